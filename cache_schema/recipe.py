@@ -1,0 +1,65 @@
+"""Recipe: what makes a record's numbers, given its key. Two stores with one recipe hold the same features.
+
+Circumstances (device, host, time, driver) are kept beside a part and never compared; prompts, views and texts are
+axes of the key and live in `axes/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from .errors import RecipeMismatch
+from .record import Json
+
+
+def canonical(value: Json) -> bytes:
+    """The one JSON byte string for a value: sorted keys, no blanks, UTF-8, no NaN."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def digest(value: Json) -> str:
+    """SHA-256 of the canonical JSON of `value`, in hex."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def flatten(value: Json, prefix: str = "") -> Iterator[tuple[str, Json]]:
+    """Dotted names and leaves of nested JSON objects, in order; lists count as leaves."""
+    if isinstance(value, dict) and value:
+        for name in sorted(value):
+            yield from flatten(value[name], f"{prefix}.{name}" if prefix else name)
+    else:
+        yield prefix, value
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Nested JSON fields; equal fields mean comparable numbers."""
+
+    fields: Mapping[str, Json]
+
+    def __post_init__(self) -> None:
+        # Through JSON once, so that tuples, and dicts in another order, cannot make two recipes out of one.
+        object.__setattr__(self, "fields", json.loads(canonical(dict(self.fields))))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the canonical JSON, in hex."""
+        return digest(dict(self.fields))
+
+    def difference(self, other: Recipe) -> list[tuple[str, Json, Json]]:
+        """(dotted name, here, there) of every leaf that differs; an absent leaf counts as None."""
+        here, there = dict(flatten(dict(self.fields))), dict(flatten(dict(other.fields)))
+        return [(n, here.get(n), there.get(n)) for n in sorted(here.keys() | there.keys()) if here.get(n) != there.get(n)]
+
+    def require_equal(self, wanted: Recipe, where: str) -> None:
+        """Raise RecipeMismatch, naming every differing field, unless `wanted` equals this (the stored) recipe."""
+        changed = self.difference(wanted)
+        if changed:
+            listed = "; ".join(f"{n}: {json.dumps(a)} there, {json.dumps(b)} asked" for n, a, b in changed)
+            raise RecipeMismatch(
+                f"The store {where} was made with another recipe: {listed}.",
+                "Another recipe is another store: give another --out, or the flags of the store.",
+            )
