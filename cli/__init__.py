@@ -1,0 +1,1 @@
+"""The command line: the dataclasses of the other rooms, read aloud."""

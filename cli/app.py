@@ -1,0 +1,174 @@
+"""The way in: `vfc`. A table of commands, each imported only when called; errors in two lines and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
+from typer.main import get_command
+
+from vfc.cache_schema.errors import ReadOnlyTarget, Refused, VfcError
+
+# name -> (module of this folder, panel, one line). A module has `command()`, which builds the typer command.
+COMMANDS: dict[str, tuple[str, str, str]] = {}
+
+
+class Lazy(TyperCommand):
+    """A command known by its name and one line of help until it is called."""
+
+    def __init__(self, name: str, line: str, panel: str | None, load: Callable[[], TyperCommand | TyperGroup]) -> None:
+        super().__init__(name=name, callback=None, params=[], help=line, rich_help_panel=panel)
+        self.load = load
+
+
+class LazyGroup(TyperGroup):
+    """A group that imports a command only when it is called, not to list it."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The command that is asked for, imported now."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command.load() if isinstance(command, Lazy) else command, rest
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """A group alone shows its help."""
+        return super().parse_args(ctx, args or ["--help"])
+
+
+def _imported(module: str) -> Callable[[], TyperCommand | TyperGroup]:
+    def load() -> TyperCommand | TyperGroup:
+        built = importlib.import_module(f"vfc.cli.{module}").command()
+        assert isinstance(built, TyperCommand | TyperGroup)
+        return built
+
+    return load
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    print(f"vfc {version('vfc')}")
+    print(f"python {sys.version.split()[0]}")
+    for library in ("torch", "transformers", "zarr", "av"):
+        try:
+            print(f"{library} {version(library)}")
+        except PackageNotFoundError:
+            print(f"{library} is not installed")
+    raise typer.Exit
+
+
+def group(name: str, line: str, entries: Mapping[str, Lazy], epilog: str = "") -> LazyGroup:
+    """A command that holds commands."""
+    app = typer.Typer(name=name, cls=LazyGroup, help=line, epilog=epilog, rich_markup_mode="rich", add_completion=False)
+    app.callback()(lambda: None)
+    built = get_command(app)
+    assert isinstance(built, LazyGroup)
+    built.commands.update(entries)
+    return built
+
+
+def root() -> LazyGroup:
+    """The command `vfc`."""
+    app = typer.Typer(
+        name="vfc",
+        cls=LazyGroup,
+        help="Run a frozen video model once over a collection, keep its hidden states, train small heads from them.",
+        epilog="Example: vfc demo",
+        rich_markup_mode="rich",
+    )
+
+    @app.callback()
+    def _(
+        version: Annotated[
+            bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show versions and leave.")
+        ] = False,
+    ) -> None:
+        return
+
+    built = get_command(app)
+    assert isinstance(built, LazyGroup)
+    built.commands.update({n: Lazy(n, line, panel, _imported(m)) for n, (m, panel, line) in COMMANDS.items()})
+    return built
+
+
+def _fail(error: str, problem: str, remedy: str, exit_code: int, *, json: bool) -> int:
+    print(f"{problem}\n{remedy}", file=sys.stderr)
+    if json:
+        from .command import print_document
+
+        print_document("error", exit_code, {"error": error, "problem": problem, "remedy": remedy})
+    return exit_code
+
+
+def _stopped(how: str, exit_code: int, *, json: bool) -> int:
+    return _fail(how, f"{how}.", "What was committed stays; the same line goes on from there.", exit_code, json=json)
+
+
+def _usage(error: TyperException, json: bool) -> int:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "vfc"
+    known = getattr(getattr(context, "command", None), "commands", None)
+    remedy = f"Known: {', '.join(known)}." if known else f"See {path} --help."
+    return _fail("UsageError", " ".join(error.format_message().split()), remedy, 2, json=json)
+
+
+def _of_system(error: OSError) -> VfcError | None:
+    """The answer to a full or read-only disk, wherever it shows."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Refused(f"The disk is full{where}.", "Make room and run the same line again; what was committed stays.")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return ReadOnlyTarget(f"{error.strerror}{where}.", "Give a place that you may write to, or change its mode.")
+    return None
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit code: see DESIGN section 4 for their meaning."""
+    json = "--json" in argv
+    try:
+        code = root().main(list(argv), prog_name="vfc", standalone_mode=False)
+        sys.stdout.flush()
+        # typer answers Ctrl-C with this code and no word.
+        if code == 130:
+            return _fail(
+                "Interrupted", "Interrupted.", "What was committed stays; run the same line again.", 130, json=json
+            )
+        return code if isinstance(code, int) else 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+        return _stopped("Terminated", code, json=json)
+    except VfcError as error:
+        return _fail(type(error).__name__, error.problem, error.remedy, error.exit_code, json=json)
+    except TyperException as error:
+        return _usage(error, json)
+    except BrokenPipeError:
+        # The reader has gone; nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        known = _of_system(error) if isinstance(error, OSError) else None
+        if known is not None:
+            return _fail(type(known).__name__, known.problem, known.remedy, known.exit_code, json=json)
+        traceback.print_exc()
+        return _fail("Bug", f"This is a bug in vfc: {error!r}.", "Please report the lines above.", 1, json=json)
+
+
+def main() -> None:
+    """The entry point of the script `vfc`."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,134 @@
+"""What a command of `vfc` is: a config dataclass, a function, an example; and what every command has in common.
+
+Data goes to stdout, talk to stderr. With `--json` stdout carries exactly one document, also on failure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import typer
+from typer.core import TyperCommand
+from typer.main import get_command
+
+from vfc.cache_schema.progress import Progress
+
+from .options import build, flags, parameter, to_json
+from .progress import Style, show
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Manners:
+    """The flags every command has besides those of its own."""
+
+    json: bool = field(
+        default=False, metadata={"help": "Print one JSON document on stdout, also on failure", "panel": "Manners"}
+    )
+    progress: Style = field(default="auto", metadata={"help": "How to show progress on stderr", "panel": "Manners"})
+    config: Path | None = field(
+        default=None,
+        metadata={"help": "Settings from an earlier run's config.json; flags win", "panel": "Manners"},
+    )
+    print_config: bool = field(
+        default=False, metadata={"help": "Print the settings as JSON and do nothing else", "panel": "Manners"}
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command hands back: a JSON document, the same for a person to read, an exit code."""
+
+    document: Mapping[str, Any]
+    text: str
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class Command(Generic[Config]):
+    """`name` as typed (`store verify`), one line of help, the settings, the work, an example that works."""
+
+    name: str
+    help: str
+    config: type[Config]
+    run: Callable[[Config, Progress], Outcome]
+    example: str
+    more: str = ""
+
+    def build(self) -> TyperCommand:
+        """The command as typer knows it, its flags read off the dataclasses."""
+
+        def call(**given: Any) -> int:
+            return self._execute(given)
+
+        listed = [*flags(self.config), *flags(Manners)]
+        # Positional ones first: Python's signatures and typer's usage line both want it so.
+        listed.sort(key=lambda flag: not flag.metadata.get("argument"))
+        call.__dict__["__signature__"] = inspect.Signature([parameter(flag) for flag in listed])
+        app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        text = "\n\n".join(part for part in (self.help, self.more) if part).replace("[", r"\[")
+        example = self.example.replace("[", r"\[")
+        app.command(self.name.split()[-1], help=text, short_help=self.help, epilog=f"Example: {example}")(call)
+        built = get_command(app)
+        assert isinstance(built, TyperCommand)
+        return built
+
+    def _execute(self, given: dict[str, Any]) -> int:
+        shared = {f.name for f in dataclasses.fields(Manners)}
+        manners = build(Manners, {name: value for name, value in given.items() if name in shared})
+        own = {name: value for name, value in given.items() if name not in shared}
+        config = build(self.config, own, manners.config)
+        if manners.print_config:
+            print(json.dumps(to_json(config), indent=2, ensure_ascii=False))
+            return 0
+        shown = show(manners.progress)
+        try:
+            outcome = self.run(config, shown)
+        finally:
+            shown.close()
+        if manners.json:
+            print_document(self.name, outcome.exit_code, outcome.document)
+        elif outcome.text:
+            print(outcome.text)
+        sys.stdout.flush()
+        return outcome.exit_code
+
+
+def print_document(command: str, exit_code: int, content: Mapping[str, Any]) -> None:
+    """The one JSON document of a command on stdout: versioned, with its exit code."""
+    schema = f"vfc.{command.replace(' ', '.')}/1"
+    document = {"schema": schema, "ok": exit_code == 0, "exit_code": exit_code, **content}
+    print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Aligned text columns with a header; numbers to the right. Plain, so that a pipe can read it."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
+    numeric = [all(isinstance(row[i], int | float) for row in rows) and bool(rows) for i in range(len(columns))]
+
+    def line(row: Sequence[str]) -> str:
+        padded = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        )
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(columns), line(["-" * width for width in widths]), *map(line, cells)])
+
+
+def human_bytes(count: float) -> str:
+    """1.5 GB for 1_500_000_000; decimal units, three figures."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
+        count /= 1000
+    return f"{count:.4g} TB"
