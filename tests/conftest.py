@@ -1,0 +1,21 @@
+"""What every test may use: the folder of real test data, and `suites` as an importable package."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+sys.path.insert(0, str(TESTS))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real clips, weights and lists: VFC_TEST_DATA, else `shared/data` beside the checkout."""
+    folder = Path(os.environ.get("VFC_TEST_DATA") or TESTS.parent.parent / "shared" / "data")
+    if not (folder / "MANIFEST.csv").is_file():
+        pytest.skip(f"no real test data at {folder}; set VFC_TEST_DATA to the folder that holds MANIFEST.csv")
+    return folder
