@@ -1,0 +1,24 @@
+"""Labels, splits, folds and times of the videos in a store: read, write, digest, and splits where none are given.
+
+They lie in `annotations/<name>.jsonl`, apart from the features, so that a label can be corrected without touching a
+part; the digest is named in every result.
+"""
+
+from .lists import class_list, class_lists
+from .rows import SPLITS, Annotation, Annotations, load, read_annotations, segment, source, write_annotations
+from .splits import with_class_split, with_video_split
+
+__all__ = [
+    "SPLITS",
+    "Annotation",
+    "Annotations",
+    "class_list",
+    "class_lists",
+    "load",
+    "read_annotations",
+    "segment",
+    "source",
+    "with_class_split",
+    "with_video_split",
+    "write_annotations",
+]

@@ -1,0 +1,136 @@
+"""Splits where none are given: by class for few-shot, by video for classification."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from zlib import crc32
+
+import numpy as np
+
+from vfc.cache_schema.errors import BadInput
+
+from .lists import class_list, class_lists, matching_lists, spelling
+from .rows import SPLITS, Annotations, source
+
+
+def with_class_split(
+    annotations: Annotations, classes: str | None, *, seed: int, way: int, splits: Sequence[str] = SPLITS
+) -> tuple[Annotations, str]:
+    """Annotations split by class, as few-shot needs it, and one line that says how.
+
+    `classes` names a built-in list, or is `seeded` for a seeded 60/20/20 split of the classes. None keeps the splits
+    that are given, else takes the one built-in list that holds every class, else the seeded split. Every split named
+    in `splits` must have `way` classes. Rows without a label go into no split.
+
+    Raises:
+        BadInput: classes outside the named list; several lists match; a class in two of the given splits; a split with
+            fewer classes than `way`, with the largest possible way.
+        UnknownName: no such list.
+    """
+    if classes is None and annotations.splits():
+        _refuse_shared_classes(annotations)
+        present = [split for split in splits if split in annotations.splits()]
+        return annotations, _checked(annotations, way, present, "Splits as given")
+    labels = annotations.labels()
+    chosen = classes or _only_match(labels)
+    if chosen == "seeded":
+        parts = _parts(labels, np.random.default_rng(seed))
+        how = f"Classes split 60/20/20 at random (seed {seed})"
+    else:
+        wanted = {spelling(name): split for split, names in class_list(chosen).items() for name in names}
+        outside = [label for label in labels if spelling(label) not in wanted]
+        if outside:
+            raise BadInput(
+                f"{len(outside)} of {len(labels)} classes are not in the list {chosen}: {_some(outside)}.",
+                f"Built-in lists: {', '.join(class_lists())}; --classes seeded splits any classes.",
+            )
+        parts = {label: wanted[spelling(label)] for label in labels}
+        how = f"Classes split by the built-in list {chosen}"
+    rows = tuple(dataclasses.replace(row, split=parts.get(row.label, "")) for row in annotations.rows)
+    split = Annotations(rows)
+    return split, _checked(split, way, splits, how)
+
+
+def with_video_split(annotations: Annotations, *, seed: int) -> tuple[Annotations, str]:
+    """Annotations split 60/20/20 within every class, as classification needs it, and one line that says how.
+
+    Splits that are given are kept. Segments of one file stay together: a file counts for the first of its labels.
+    """
+    if annotations.splits():
+        return annotations, _said(annotations, "Splits as given")
+    label_of: dict[str, str] = {}
+    for row in annotations.rows:
+        if row.label:
+            name = source(row.name)
+            label_of[name] = min(row.label, label_of.get(name, row.label))
+    files: dict[str, list[str]] = {}
+    for name in sorted(label_of):
+        files.setdefault(label_of[name], []).append(name)
+    parts: dict[str, str] = {}
+    for label, names in files.items():
+        parts |= _parts(names, np.random.default_rng([seed, crc32(label.encode())]))
+    rows = (dataclasses.replace(row, split=parts[source(row.name)] if row.label else "") for row in annotations.rows)
+    split = Annotations(tuple(rows))
+    return split, _said(split, f"Videos of every class split 60/20/20 at random (seed {seed})")
+
+
+def _parts(names: Sequence[str], generator: np.random.Generator) -> dict[str, str]:
+    """Name -> split, 60/20/20: val and test get a fifth each, rounded, at least one from 3 names up."""
+    fifth = max(1, math.floor(len(names) / 5 + 0.5)) if len(names) > 2 else 0
+    tested = fifth or len(names) // 2
+    order = [names[i] for i in generator.permutation(len(names))]
+    trained = len(names) - fifth - tested
+    return dict(zip(order, ["train"] * trained + ["val"] * fifth + ["test"] * tested, strict=True))
+
+
+def _only_match(labels: Sequence[str]) -> str:
+    """The built-in list that holds every class, or `seeded`."""
+    matches = matching_lists(labels)
+    if len(matches) > 1:
+        raise BadInput(
+            f"The {len(labels)} classes are in several built-in lists: {', '.join(matches)}.",
+            "Name one with --classes, or give --classes seeded.",
+        )
+    return matches[0] if matches else "seeded"
+
+
+def _refuse_shared_classes(annotations: Annotations) -> None:
+    held: dict[str, set[str]] = {}
+    for row in annotations.rows:
+        if row.label and row.split:
+            held.setdefault(row.label, set()).add(row.split)
+    shared = sorted(label for label, found in held.items() if len(found) > 1)
+    if shared:
+        raise BadInput(
+            f"{len(shared)} classes stand in more than one split: {_some(shared)}. Few-shot splits share no class.",
+            "Give --classes seeded or the name of a built-in list to split by class, or other --annotations.",
+        )
+
+
+def _checked(annotations: Annotations, way: int, splits: Iterable[str], how: str) -> str:
+    counts = {split: len({row.label for row in annotations.rows if row.split == split} - {""}) for split in splits}
+    narrow = [split for split in counts if counts[split] < way]
+    if narrow:
+        counted = ", ".join(f"{split} {count}" for split, count in counts.items())
+        raise BadInput(
+            f"--way {way} needs {way} classes in every split; {how[0].lower()}{how[1:]} there are: {counted}.",
+            f"The largest possible way is {min(counts.values())}; give --way, other --classes or other --annotations.",
+        )
+    return _said(annotations, how)
+
+
+def _said(annotations: Annotations, how: str) -> str:
+    videos = Counter(row.split for row in annotations.rows)
+    classes = {split: len({row.label for row in annotations.rows if row.split == split} - {""}) for split in videos}
+    counted = [f"{split} {classes[split]} classes, {videos[split]} videos" for split in annotations.splits()]
+    if videos[""]:
+        counted.append(f"{videos['']} videos in no split")
+    return f"{how}: {'; '.join(counted)} (annotations {annotations.digest[:12]})."
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    listed = ", ".join(repr(name) for name in names[:most])
+    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"
