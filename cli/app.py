@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import os
 import signal
 import sys
 import traceback
@@ -118,9 +117,10 @@ def _stopped(how: str, exit_code: int, *, json: bool) -> int:
 def _usage(error: TyperException, json: bool) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "vfc"
-    known = getattr(getattr(context, "command", None), "commands", None)
-    remedy = f"Known: {', '.join(known)}." if known else f"See {path} --help."
-    return _fail("UsageError", " ".join(error.format_message().split()), remedy, 2, json=json)
+    problem = " ".join(error.format_message().split())
+    known = getattr(getattr(context, "command", None), "commands", ())
+    remedy = f"Known: {', '.join(known)}." if "No such command" in problem else f"See {path} --help."
+    return _fail("UsageError", problem, remedy, 2, json=json)
 
 
 def _of_system(error: OSError) -> VfcError | None:
@@ -151,15 +151,11 @@ def run(argv: Sequence[str]) -> int:
         return code if isinstance(code, int) else 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
-        return _stopped("Terminated", code, json=json)
+        return _stopped("Terminated", code, json=json) if code == 128 + signal.SIGTERM else code
     except VfcError as error:
         return _fail(type(error).__name__, error.problem, error.remedy, error.exit_code, json=json)
     except TyperException as error:
         return _usage(error, json)
-    except BrokenPipeError:
-        # The reader has gone; nothing may be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except Exception as error:
         known = _of_system(error) if isinstance(error, OSError) else None
         if known is not None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,7 +69,12 @@ class Command(Generic[Config]):
         """The command as typer knows it, its flags read off the dataclasses."""
 
         def call(**given: Any) -> int:
-            return self._execute(given)
+            try:
+                return self._execute(given)
+            except BrokenPipeError:
+                # The reader of the pipe has gone, as `head` does: nothing may be written at exit either.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return 128 + signal.SIGPIPE
 
         listed = [*flags(self.config), *flags(Manners)]
         # Positional ones first: Python's signatures and typer's usage line both want it so.
