@@ -1,0 +1,172 @@
+"""A fixed projection onto fewer dimensions: fitted once, published once, applied to every record of a store.
+
+It lies in `projection/<array>.safetensors` of the store whose records went through it, so that videos added later,
+by whatever worker, go through the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from .errors import BadInput, Damaged
+from .publish import create_file
+from .record import Json
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """`values -> (values - mean) @ basis`, with orthonormal columns.
+
+    `mean` is float32 `[D]` (zeros for a random projection), `basis` float32 `[D, d]`. `about` says how it was made:
+    rule, sample, and `explained`, the share that is kept of the sample's variance (pca) or squared length (random).
+    """
+
+    mean: npt.NDArray[np.float32]
+    basis: npt.NDArray[np.float32]
+    about: Mapping[str, Json]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the shapes and values, in hex."""
+        told = hashlib.sha256(json.dumps(self.basis.shape).encode())
+        for part in (self.mean, self.basis):
+            told.update(np.ascontiguousarray(part, "<f4").tobytes())
+        return told.hexdigest()
+
+    def apply(self, values: Array) -> Array:
+        """float32 `[..., D]` to float32 `[..., d]`."""
+        return np.asarray((values - self.mean) @ self.basis, np.float32)
+
+
+def parse_projection(text: str) -> tuple[str, int]:
+    """`pca:256` -> ("pca", 256).
+
+    Raises:
+        BadInput: neither `pca:<d>` nor `random:<d>`.
+    """
+    found = re.fullmatch(r"(pca|random):([1-9]\d*)", text)
+    if not found:
+        raise BadInput(
+            f"--project {text!r} is no projection.", "Give pca:<dimensions> or random:<dimensions>, as in pca:256."
+        )
+    return found[1], int(found[2])
+
+
+def fit_projection(text: str, sample: Iterable[Array], width: int, *, seed: int = 0) -> Projection:
+    """Fit on the rows of a sample of records, one record in memory at a time.
+
+    `pca`: the leading eigenvectors of the covariance of all rows, the sign of each such that its largest entry is
+    positive. `random`: the Q of a seeded Gaussian matrix; the sample serves to measure what it keeps.
+
+    Args:
+        text: `pca:<d>` or `random:<d>`.
+        sample: Arrays `[..., D]`, float32.
+        width: D.
+        seed: Of the random projection.
+
+    Raises:
+        BadInput: fewer rows in the sample than dimensions asked of a pca.
+    """
+    rule, wanted = parse_projection(text)
+    if rule == "random":
+        return _random(sample, width, wanted, seed)
+    count, shift = 0, np.zeros(width)
+    total, squares = np.zeros(width), np.zeros((width, width))
+    for values in sample:
+        rows = values.reshape(-1, width).astype(np.float64)
+        if not count and len(rows):
+            # The moments are taken about a typical point: a few channels are far from zero and would eat the digits.
+            shift = rows.mean(axis=0)
+        rows -= shift
+        count += len(rows)
+        total += rows.sum(axis=0)
+        squares += rows.T @ rows
+    if count < wanted:
+        raise BadInput(
+            f"A {text} cannot be fitted on {count} rows.", "Ask for fewer dimensions, or extract more first."
+        )
+    offset = total / count
+    variances, vectors = np.linalg.eigh(squares / count - np.outer(offset, offset))
+    basis = vectors[:, ::-1][:, :wanted]
+    basis = basis * np.where(basis[np.abs(basis).argmax(axis=0), np.arange(wanted)] < 0, -1, 1)
+    kept, whole = variances[::-1][:wanted].clip(0).sum(), variances.clip(0).sum()
+    about: dict[str, Json] = {"rule": text, "rows": count, "explained": float(kept / whole) if whole > 0 else 1.0}
+    return Projection((shift + offset).astype(np.float32), basis.astype(np.float32), about)
+
+
+def _random(sample: Iterable[Array], width: int, wanted: int, seed: int) -> Projection:
+    gaussian = np.random.default_rng(seed).standard_normal((width, wanted))
+    basis, triangle = np.linalg.qr(gaussian)
+    # Without this the signs are LAPACK's choice; with it the basis is uniform over all of them.
+    basis = (basis * np.where(np.diag(triangle) < 0, -1, 1)).astype(np.float32)
+    count, kept, whole = 0, 0.0, 0.0
+    for values in sample:
+        rows = values.reshape(-1, width)
+        count += len(rows)
+        whole += float(np.square(rows, dtype=np.float64).sum())
+        kept += float(np.square(rows @ basis, dtype=np.float64).sum())
+    about: dict[str, Json] = {"rule": f"random:{wanted}", "seed": seed, "rows": count}
+    about["explained"] = kept / whole if whole > 0 else 1.0
+    return Projection(np.zeros(width, np.float32), basis, about)
+
+
+def projection_path(store_root: Path, array: str) -> Path:
+    """Where a store keeps the projection of an array."""
+    return store_root / "projection" / f"{array}.safetensors"
+
+
+def load_projection(store_root: Path, array: str) -> Projection | None:
+    """The published projection of an array, or None.
+
+    Raises:
+        Damaged: the file is not what was published.
+    """
+    path = projection_path(store_root, array)
+    if not path.is_file():
+        return None
+    data = path.read_bytes()
+    try:
+        parts = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        told, check = (header["__metadata__"][name] for name in ("about", "sha256"))
+        found = Projection(parts["mean"], parts["basis"], json.loads(told))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise _damaged(path) from error
+    if found.about.get("digest") != found.digest or hashlib.sha256(told.encode()).hexdigest() != check:
+        raise _damaged(path)
+    return found
+
+
+def publish_projection(store_root: Path, array: str, projection: Projection) -> Projection:
+    """Publish a projection unless one is there; the one that is there afterwards, which may be another worker's.
+
+    Raises:
+        Refused, ReadOnlyTarget: see `publish.writing`.
+    """
+    about = json.dumps({**projection.about, "digest": projection.digest}, sort_keys=True)
+    metadata = {"about": about, "sha256": hashlib.sha256(about.encode()).hexdigest()}
+    data = save({"mean": projection.mean, "basis": projection.basis}, metadata)
+    create_file(projection_path(store_root, array), data)
+    found = load_projection(store_root, array)
+    assert found is not None
+    return found
+
+
+def _damaged(path: Path) -> Damaged:
+    return Damaged(
+        f"The projection {path} is not what was published.",
+        "Restore it from a copy: another one would not fit the records that went through it.",
+    )

@@ -1,0 +1,263 @@
+"""Making arrays smaller: mean over tokens, a fixed projection, another dtype; at extraction or afterwards.
+
+Plain functions on numpy arrays, told by an array's spec how its rows lie. Extraction applies them before a record is
+written, `materialize` to records that are there; the numbers are the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .dtypes import LEAST_ROWS_FOR_INT8
+from .errors import BadInput, RecordRejected
+from .projection import Projection, parse_projection
+from .record import FEATURE_DTYPES, ArraySpec, Dtype, Json
+
+Array: TypeAlias = npt.NDArray[Any]
+
+FRAME_MAJOR: Final = "frame-major"
+CLS_FIRST: Final = "frame-major, cls first in frame"
+RAGGED_GRID: Final = "ragged grid"
+_FRAMES: Final = (FRAME_MAJOR, CLS_FIRST)
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """What to do, in this order: pool over tokens, project, change the dtype. Nothing is done unless it is named."""
+
+    pool: str = field(
+        default="",
+        metadata={
+            "help": "Mean over tokens: `4x4` onto a grid per frame, `mean` over all tokens of a frame (or all frames)"
+        },
+    )
+    grid: str = field(
+        default="", metadata={"help": "Rows x columns of the tokens of a frame, where it is no square: `8x14`"}
+    )
+    project: str = field(
+        default="", metadata={"help": "`pca:256` or `random:256`: onto so many dimensions, fitted once and kept"}
+    )
+    fit_records: int = field(
+        default=256, metadata={"help": "Records the projection is fitted on, the first by hash of the key"}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of a random projection"})
+    dtype: Dtype | None = field(default=None, metadata={"help": "Storage dtype of features", "choices": FEATURE_DTYPES})
+
+    def __post_init__(self) -> None:
+        _pool_grid(self.pool)
+        _grid(self.grid, "--grid")
+        if self.project:
+            parse_projection(self.project)
+
+    def to_json(self) -> dict[str, Json]:
+        """As kept in a recipe: what is done, with what; what is not done is left out."""
+        told: dict[str, Json] = {"pool": self.pool, "grid": self.grid, "project": self.project, "dtype": self.dtype}
+        if self.project:
+            told |= {"fit_records": self.fit_records, "seed": self.seed}
+        return {name: value for name, value in told.items() if value not in ("", None)}
+
+
+def shrunk_spec(spec: ArraySpec, shrink: Shrink) -> ArraySpec:
+    """What a feature array looks like afterwards; its name stays.
+
+    Raises:
+        BadInput: it cannot be pooled, projected or kept as int8 as asked; the array is named.
+    """
+    spec = dataclasses.replace(pooled_spec(spec, shrink.pool, shrink.grid), dtype=shrink.dtype or spec.dtype)
+    if shrink.project:
+        _, width = parse_projection(shrink.project)
+        if spec.shape[-1] is None or width > spec.shape[-1]:
+            raise BadInput(
+                f"Array {spec.name!r} has {spec.shape[-1]} dimensions; {shrink.project!r} asks for {width}.",
+                f"Give --project with {spec.shape[-1]} dimensions or fewer, or leave the array out (--array).",
+            )
+        spec = dataclasses.replace(spec, shape=(*spec.shape[:-1], width))
+    if spec.dtype == "int8" and not spec.ragged:
+        rows = math.prod(size or 1 for size in spec.shape[:-1])
+        if rows < LEAST_ROWS_FOR_INT8:
+            raise BadInput(
+                f"Array {spec.name!r} would have {rows} rows per record; int8 keeps a scale per channel and needs "
+                f"{LEAST_ROWS_FOR_INT8}.",
+                "Give --dtype fp16 or bf16, or pool less.",
+            )
+    return spec
+
+
+def pooled_spec(spec: ArraySpec, pool: str, grid: str = "") -> ArraySpec:
+    """What an array looks like after `pool_values`.
+
+    Raises:
+        BadInput: the array cannot be pooled so, with the reason.
+    """
+    if not pool:
+        return spec
+    cells = _pool_grid(pool)
+    if spec.layout == RAGGED_GRID and spec.ragged:
+        return spec
+    if len(spec.shape) == 3 and spec.layout in _FRAMES:
+        frames, tokens, width = spec.shape
+        extra = int(spec.layout == CLS_FIRST)
+        if cells is None:
+            return dataclasses.replace(spec, shape=(frames, 2, width) if extra else (frames, width))
+        rows, columns = _token_grid(spec, (tokens or 0) - extra, grid)
+        if cells[0] > rows or cells[1] > columns:
+            raise _cannot(spec, pool, f"its frames have {rows}x{columns} tokens")
+        return dataclasses.replace(spec, shape=(frames, cells[0] * cells[1] + extra, width))
+    if cells is None and len(spec.shape) == 2 and not spec.layout.startswith("cls first"):
+        return dataclasses.replace(spec, shape=spec.shape[1:], layout="")
+    raise _cannot(spec, pool, f"its layout is {spec.layout!r} with {len(spec.shape)} axes")
+
+
+def pool_values(values: Array, spec: ArraySpec, pool: str, grid: str = "", token_grid: Sequence[int] = ()) -> Array:
+    """Mean over tokens; float32 in, float32 out.
+
+    A grid `RxC` averages the tokens of every frame into R x C cells. Where the token grid is no multiple of it, cell r
+    of R takes the rows floor(r*H/R) up to ceil((r+1)*H/R), so that neighbours overlap by a row (the rule of the usual
+    adaptive average pooling). `mean` averages all tokens of a frame, or, where an array has one vector per frame or
+    step, all of these. A class token that stands first in each frame is not averaged with the others: it stays, first,
+    as it is (so `mean` leaves two tokens per frame, class token and mean).
+
+    Args:
+        values: `[T, N, D]`, `[L, D]` or `[T, D]`, as `spec` says.
+        spec: The array before pooling.
+        pool: `RxC` or `mean`.
+        grid: Rows x columns of the tokens of a frame where that is no square.
+        token_grid: (T, H, W) of this record, for the layout `ragged grid`: its `<stream>.grid`.
+
+    Raises:
+        BadInput: the array cannot be pooled so.
+        RecordRejected: this record's token grid is smaller than the pooled one, or does not fit its rows.
+    """
+    pooled_spec(spec, pool, grid)
+    cells = _pool_grid(pool)
+    if spec.layout == RAGGED_GRID and spec.ragged:
+        frames, rows, columns = _record_grid(values, spec, token_grid)
+        mean = _cell_means(values.reshape(frames, rows, columns, -1), cells or (1, 1), spec, pool)
+        return mean.reshape(-1, values.shape[-1])
+    if len(spec.shape) == 2:
+        if not len(values):
+            raise RecordRejected(f"Array {spec.name!r} of this record has no rows.", "Leave the video out.")
+        return np.asarray(values.mean(axis=0, dtype=np.float32))
+    extra = int(spec.layout == CLS_FIRST)
+    tokens = values[:, extra:]
+    if cells is None:
+        mean = tokens.mean(axis=1, keepdims=True, dtype=np.float32)
+    else:
+        rows, columns = _token_grid(spec, tokens.shape[1], grid)
+        mean = _cell_means(tokens.reshape(len(values), rows, columns, -1), cells, spec, pool)
+    if extra:
+        return np.concatenate([values[:, :1].astype(np.float32), mean], axis=1)
+    return mean[:, 0] if cells is None else mean
+
+
+def shrink_record(
+    arrays: Mapping[str, Array],
+    specs: Iterable[ArraySpec],
+    shrink: Shrink,
+    projections: Mapping[str, Projection] | None = None,
+) -> dict[str, Array]:
+    """All arrays of one record, made smaller; features float32 in and out, side arrays as they are.
+
+    `specs` are those of the arrays wanted, before shrinking. A token grid is side array `<stream>.grid`, int64 `[3]`:
+    frames, rows, columns; it is rewritten where its array was pooled. The dtype is left to the writer.
+
+    Raises:
+        BadInput, RecordRejected: see `pool_values`.
+    """
+    shrunk: dict[str, Array] = {}
+    for spec in specs:
+        values = arrays[spec.name]
+        if spec.dtype in FEATURE_DTYPES:
+            if shrink.pool:
+                values = pool_values(values, spec, shrink.pool, shrink.grid, _grid_beside(arrays, spec))
+            if projections:
+                values = projections[spec.name].apply(values)
+        elif shrink.pool and spec.name.rpartition(".")[2] == "grid":
+            cells = _pool_grid(shrink.pool) or (1, 1)
+            values = np.array([values[0], *cells], values.dtype)
+        shrunk[spec.name] = values
+    return shrunk
+
+
+def _grid_beside(arrays: Mapping[str, Array], spec: ArraySpec) -> Sequence[int]:
+    if spec.layout != RAGGED_GRID:
+        return ()
+    name = f"{spec.name.rpartition('.')[2]}.grid"
+    if name not in arrays:
+        raise BadInput(
+            f"Array {spec.name!r} has the layout 'ragged grid' but no {name!r} beside it.", "Pooling needs the grid."
+        )
+    return [int(size) for size in arrays[name]]
+
+
+def _cell_means(tokens: Array, cells: tuple[int, int], spec: ArraySpec, pool: str) -> Array:
+    """`[T, H, W, D]` to `[T, R*C, D]`."""
+    frames, rows, columns, width = tokens.shape
+    if cells[0] > rows or cells[1] > columns:
+        raise RecordRejected(
+            f"Array {spec.name!r} of this record has {rows}x{columns} tokens per frame; --pool {pool} needs as many.",
+            "Give a smaller --pool, or leave the video out.",
+        )
+    bands = [_bands(rows, cells[0]), _bands(columns, cells[1])]
+    means = np.empty((frames, cells[0] * cells[1], width), np.float32)
+    places = ((top, left) for top in bands[0] for left in bands[1])
+    for cell, (top, left) in enumerate(places):
+        tokens[:, top, left].mean(axis=(1, 2), dtype=np.float32, out=means[:, cell])
+    return means
+
+
+def _bands(size: int, parts: int) -> list[slice]:
+    return [slice(p * size // parts, -(-(p + 1) * size // parts)) for p in range(parts)]
+
+
+def _record_grid(values: Array, spec: ArraySpec, token_grid: Sequence[int]) -> tuple[int, int, int]:
+    if len(token_grid) != 3 or math.prod(token_grid) != len(values):
+        raise RecordRejected(
+            f"Array {spec.name!r} of this record has {len(values)} rows, not those of its grid {list(token_grid)}.",
+            "The grid must be frames, rows, columns of the tokens as stored.",
+        )
+    frames, rows, columns = token_grid
+    return frames, rows, columns
+
+
+def _token_grid(spec: ArraySpec, tokens: int, grid: str) -> tuple[int, int]:
+    given = _grid(grid, "--grid")
+    side = math.isqrt(tokens)
+    rows, columns = given or (side, side)
+    if rows * columns != tokens:
+        wanted = f"grid of {grid}" if given else "square"
+        raise BadInput(
+            f"Array {spec.name!r} has {tokens} tokens per frame, which is no {wanted}.",
+            "Give their rows and columns with --grid, for example --grid 8x14.",
+        )
+    return rows, columns
+
+
+def _pool_grid(pool: str) -> tuple[int, int] | None:
+    """Rows and columns of a pooled grid; None for `mean` (and for no pooling)."""
+    return None if pool in ("", "mean") else _grid(pool, "--pool")
+
+
+def _grid(text: str, flag: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if not found:
+        either = " or `mean`" if flag == "--pool" else ""
+        raise BadInput(f"{flag} {text!r} is no grid.", f"Give rows x columns, as in {flag} 4x4{either}.")
+    return int(found[1]), int(found[2])
+
+
+def _cannot(spec: ArraySpec, pool: str, reason: str) -> BadInput:
+    return BadInput(
+        f"Array {spec.name!r} cannot be pooled with {pool!r}: {reason}.",
+        "Name the arrays to keep with --array; a grid needs tokens per frame ('frame-major' or 'ragged grid').",
+    )
