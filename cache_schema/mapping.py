@@ -1,0 +1,228 @@
+"""Mapping: the shard files of one array as memory.
+
+All data sections are mapped one behind the other into one reserved range of addresses, so that the rows of all parts
+are one ndarray and a batch is one `np.take`. Each section starts at a multiple of both the page and the row; the
+file descriptors are closed at once, since a process may hold few of them. Where a system cannot do that (Windows, or
+a limit on addresses), every file is mapped on its own behind the same interface.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+import os
+import sys
+import weakref
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .dtypes import StoredArray
+from .errors import Damaged, Refused
+from .layout import Shard
+
+Array: TypeAlias = npt.NDArray[Any]
+
+_REMEDY: Final = "Run `vfc store verify` to see what is hit, then `vfc store repair`."
+_RANGE: Final = 1 << 45
+"""Most addresses to reserve for one array: 32 TB of the 128 TB that a process has."""
+_ADVICE: Final = 128 << 10
+"""One advice is cut off at the read-ahead limit of the system, commonly 128 KiB, so it is given in such pieces."""
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """One chunk file and how rows must lie in it."""
+
+    path: Path
+    shard: Shard
+
+
+class Rows(Protocol):
+    """The rows of one array over all its shard files; a *slot* is a row's number in this mapping."""
+
+    base: list[int]
+    """Slot of the first row of each file, in the order given."""
+
+    def span(self, start: int, stop: int) -> Array:
+        """Read-only view of the slots `start` to `stop`, all of one file: `[stop - start, *row]`."""
+
+    def row(self, slot: int) -> Array:
+        """Read-only view of one row."""
+
+    def gather(self, slots: npt.NDArray[np.int64], out: Array) -> None:
+        """Copy rows into `out` `[n, *row]`; the slots are known to be in range."""
+
+    def advise(self, start: int, stop: int) -> None:
+        """Ask the system to read these slots, all of one file, ahead of time."""
+
+
+def map_rows(files: Sequence[ShardFile], array: StoredArray) -> Rows:
+    """The rows of all `files` as memory.
+
+    Raises:
+        Damaged: A file that is missing, has not its size, or whose index is not the one that was written.
+        Refused: The system maps no more files.
+    """
+    return _StitchedRows(files, array) if stitchable(files, array) else _SeparateRows(files, array)
+
+
+def stitchable(files: Sequence[ShardFile], array: StoredArray) -> bool:
+    """Whether the files fit into one reservation on this system."""
+    return _libc() is not None and sum(_stride(file.shard) for file in files) <= _RANGE and array.row_bytes > 0
+
+
+def _stride(shard: Shard) -> int:
+    """Bytes of address range that a file takes: its rows, rounded up so that the next one starts at page and row."""
+    step = math.lcm(mmap.PAGESIZE, shard.row_bytes)
+    return math.ceil(shard.rows * shard.row_bytes / step) * step
+
+
+class _StitchedRows:
+    def __init__(self, files: Sequence[ShardFile], array: StoredArray) -> None:
+        self.base, at = [], 0
+        for file in files:
+            self.base.append(at // array.row_bytes)
+            at += _stride(file.shard)
+        memory, address = _reserve(max(at, mmap.PAGESIZE))
+        for file, base in zip(files, self.base, strict=True):
+            if file.shard.rows:
+                place = address + base * array.row_bytes
+                with_checked(file, lambda fd, size, place=place: _map_at(place, size, fd))  # type: ignore[misc]
+        self._address, self._row_bytes = address, array.row_bytes
+        self._rows = memory[:at].view(array.dtype).reshape(-1, *array.row_shape)
+
+    def span(self, start: int, stop: int) -> Array:
+        return self._rows[start:stop]
+
+    def row(self, slot: int) -> Array:
+        return self._rows[slot, ...]
+
+    def gather(self, slots: npt.NDArray[np.int64], out: Array) -> None:
+        # mode="raise" would go through a temporary copy of the whole result.
+        np.take(self._rows, slots, axis=0, out=out, mode="clip")
+
+    def advise(self, start: int, stop: int) -> None:
+        _advise(self._address + start * self._row_bytes, self._address + stop * self._row_bytes)
+
+
+class _SeparateRows:
+    def __init__(self, files: Sequence[ShardFile], array: StoredArray) -> None:
+        self.base, self._files, at = [], [], 0
+        for file in files:
+            self.base.append(at)
+            at += file.shard.rows
+            data = with_checked(file, map_file) if file.shard.rows else np.empty(0, np.uint8)
+            self._files.append(data.view(array.dtype).reshape(-1, *array.row_shape))
+
+    def _find(self, slot: int) -> tuple[Array, int]:
+        # The last file that starts at or before the slot: files without rows share their start with the next one.
+        index = bisect_right(self.base, slot) - 1
+        return self._files[index], slot - self.base[index]
+
+    def span(self, start: int, stop: int) -> Array:
+        rows, first = self._find(start)
+        return rows[first : first + stop - start]
+
+    def row(self, slot: int) -> Array:
+        rows, at = self._find(slot)
+        return rows[at, ...]
+
+    def gather(self, slots: npt.NDArray[np.int64], out: Array) -> None:
+        for place, slot in enumerate(slots.tolist()):
+            rows, at = self._find(slot)
+            out[place] = rows[at]
+
+    def advise(self, start: int, stop: int) -> None:
+        rows, first = self._find(start)
+        if rows.size and _libc() is not None:
+            address, step = rows.ctypes.data, rows.strides[0]
+            _advise(address + first * step, address + (first + stop - start) * step)
+
+
+def with_checked(file: ShardFile, use: Callable[[int, int], Any]) -> Any:
+    """Open a shard file, check its size and its index, and hand `use` the descriptor and the bytes of its rows."""
+    try:
+        fd = os.open(file.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError as error:
+        raise Damaged(f"{file.path} is missing.", _REMEDY) from error
+    try:
+        size, wanted = os.fstat(fd).st_size, file.shard.size
+        if size != wanted:
+            # Reading past the end of a mapped file kills the process, so this comes before any mapping.
+            raise Damaged(f"{file.path} has {size} bytes instead of {wanted}.", _REMEDY)
+        index = file.shard.index()
+        os.lseek(fd, size - len(index), os.SEEK_SET)
+        if _read(fd, len(index)) != index:
+            raise Damaged(f"The index of {file.path} is not the one that was written.", _REMEDY)
+        return use(fd, file.shard.rows * file.shard.row_bytes)
+    finally:
+        os.close(fd)
+
+
+def _read(fd: int, size: int) -> bytes:
+    pieces = []
+    while size and (piece := os.read(fd, size)):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
+def map_file(fd: int, size: int) -> npt.NDArray[np.uint8]:
+    """The first `size` bytes of an open file as read-only memory that outlives the descriptor."""
+    if _libc() is None:
+        return np.frombuffer(mmap.mmap(fd, size, access=mmap.ACCESS_READ), np.uint8)
+    return _owned(_mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd), size)
+
+
+def _reserve(size: int) -> tuple[npt.NDArray[np.uint8], int]:
+    address = _mmap(None, size, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+    return _owned(address, size), address
+
+
+def _owned(address: int, size: int) -> npt.NDArray[np.uint8]:
+    """Mapped memory as a read-only array; it is unmapped when the last view of it is gone."""
+    memory = (ctypes.c_char * size).from_address(address)
+    weakref.finalize(memory, _libc().munmap, address, size).atexit = False
+    return np.frombuffer(memoryview(memory).toreadonly(), np.uint8)
+
+
+def _map_at(address: int, size: int, fd: int) -> None:
+    _mmap(address, size, mmap.PROT_READ, mmap.MAP_SHARED | 0x10, fd)  # MAP_FIXED, the same on Linux and macOS
+
+
+def _mmap(address: int | None, size: int, protection: int, flags: int, fd: int) -> int:
+    found = _libc().mmap(address, size, protection, flags, fd, 0)
+    if found in (None, ctypes.c_void_p(-1).value):
+        reason = os.strerror(ctypes.get_errno())
+        raise Refused(
+            f"The system maps no more memory ({reason}).",
+            "Raise `ulimit -v` or vm.max_map_count, or join small parts with `vfc store compact`.",
+        )
+    return int(found)
+
+
+def _advise(start: int, stop: int) -> None:
+    start -= start % mmap.PAGESIZE
+    for piece in range(start, stop, _ADVICE):
+        _libc().madvise(piece, min(_ADVICE, stop - piece), mmap.MADV_WILLNEED)
+
+
+@cache
+def _libc() -> Any:
+    """The C library, or None where it has no mmap that maps to a given place."""
+    if sys.platform == "win32":
+        return None
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return libc

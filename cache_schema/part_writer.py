@@ -1,0 +1,214 @@
+"""An open part: records stream into a folder under `tmp/`; a rename into `parts/` commits them all at once.
+
+The order of syncs is what makes a commit survive a power cut: every file, every folder from the bottom up, the
+rename, the folder it went into. A file whose sync failed is never tried again, since the system may have dropped its
+pages: the whole part is given up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from . import disk
+from .dtypes import Array, StoredArray, fill_value
+from .layout import (
+    METADATA,
+    TABLE,
+    Shard,
+    array_json,
+    checksum,
+    chunk_name,
+    group_json,
+    pack,
+    ragged_blob,
+    table_json,
+)
+from .part import PartInfo
+from .publish import sync_folder
+from .recipe import canonical
+from .record import Json, Key
+
+# Small enough to stay in the core's cache between the checksum and the copy into the page cache.
+_PIECE = 1 << 18
+
+
+class _ArrayWriter:
+    """One stored array of an open part."""
+
+    def __init__(self, folder: Path, array: StoredArray) -> None:
+        self.array = array
+        disk.make_folder(folder)
+        self.file = disk.NewFile(folder / chunk_name(array))
+        self.crcs: list[int] = []
+        self.lengths: list[int] = []
+        self._crc = self._accepted = 0
+
+    def write(self, values: Array) -> None:
+        """Append bytes, not yet accepted."""
+        flat = values.reshape(-1).view(np.uint8)
+        for start in range(0, flat.size, _PIECE):
+            piece = flat[start : start + _PIECE]
+            self._crc = checksum(piece, self._crc)
+            self.file.write(piece)
+
+    def accept(self, crc: int, rows: int) -> None:
+        """What was written is one record."""
+        self.file.accept()
+        self._accepted = self._crc
+        self.crcs.append(crc)
+        self.lengths.append(rows)
+
+    def rollback(self, records: int) -> None:
+        """Go back to the first `records` records."""
+        del self.crcs[records:], self.lengths[records:]
+        self._crc = self._accepted
+        self.file.rollback()
+
+    def finish(self) -> dict[str, Json]:
+        """Write padding, index and metadata, and sync; size and crc32c by name of file."""
+        array, files = self.array, {}
+        shard = Shard.of(array, sum(self.lengths) if array.ragged else len(self.crcs))
+        if shard.rows:
+            self.write(np.full((shard.padding, *array.row_shape), fill_value(array.logical), array.dtype))
+            self.write(np.frombuffer(shard.index(), np.uint8))
+            self.file.finish()
+            files[f"{array.name}/{self.file.path.name}"] = {"size": shard.size, "crc32c": self._crc}
+        else:
+            self.file.discard()
+        metadata = array_json(array, shard)
+        disk.write_file(self.file.path.parent / METADATA, metadata)
+        files[f"{array.name}/{METADATA}"] = {"size": len(metadata), "crc32c": checksum(metadata)}
+        return cast("dict[str, Json]", files)
+
+
+class PartWriter:
+    """Collects records of one kind, all with the same arrays, and commits them as one part.
+
+    Args:
+        root: Folder of the store, with `tmp/` and `parts/` in it.
+        worker: Name that the part begins with.
+        kind: Kind of all its records.
+        arrays: What every record brings; none for a tombstone.
+        circumstances: Kept with the part, never compared.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        worker: str,
+        kind: str,
+        arrays: Sequence[StoredArray],
+        circumstances: Mapping[str, Json],
+    ) -> None:
+        self.kind, self.bytes, self.since = kind, 0, time.monotonic()
+        self._root, self._circumstances = root, dict(circumstances)
+        self._keys: list[bytes] = []
+        self._hashes: list[bytes] = []
+        self._metadata: list[bytes] = []
+        self._arrays: list[_ArrayWriter] = []
+        self._claim = disk.Claim(root / "tmp", worker)
+        self.name = f"{worker}-{self._claim.path.name.rpartition('+')[2]}"
+        try:
+            self._arrays.extend(_ArrayWriter(self._claim.path / array.name, array) for array in arrays)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @property
+    def hashes(self) -> list[bytes]:
+        """The 16-byte hashes of the keys added."""
+        return self._hashes
+
+    def add(self, key: Key, arrays: Mapping[str, Array], metadata: bytes) -> None:
+        """Append one record whose arrays were encoded and checked; after any error none of its bytes is left.
+
+        Args:
+            key: What it is called.
+            arrays: Stored values by stored name.
+            metadata: Canonical JSON.
+
+        Raises:
+            Refused: The disk is full.
+            ReadOnlyTarget: It takes no writes.
+        """
+        before = len(self)
+        try:
+            for writer in self._arrays:
+                writer.write(arrays[writer.array.name])
+            for writer in self._arrays:
+                values = arrays[writer.array.name]
+                writer.accept(checksum(values), len(values) if writer.array.ragged else 1)
+                self.bytes += values.nbytes
+            self._metadata.append(metadata)
+            self._hashes.append(key.hash128())
+            self._keys.append(key.encode())
+        except BaseException:
+            del self._metadata[before:], self._hashes[before:], self._keys[before:]
+            for writer in self._arrays:
+                writer.rollback(before)
+            raise
+
+    def commit(self, committed_ns: int) -> PartInfo:
+        """Make everything durable and visible; after any error the part is given up, and nothing of it is visible.
+
+        Raises:
+            Refused: The disk is full.
+            ReadOnlyTarget: It takes no writes.
+        """
+        try:
+            files: dict[str, Json] = {}
+            for writer in self._arrays:
+                files |= writer.finish()
+            files |= self._write_table()
+            attributes: dict[str, Json] = {
+                "kind": self.kind,
+                "records": len(self),
+                "committed_ns": committed_ns,
+                "tombstone": not self._arrays,
+                "circumstances": self._circumstances,
+                "files": files,
+            }
+            attributes["crc32c"] = checksum(canonical(attributes))
+            disk.write_file(self._claim.path / METADATA, group_json(attributes))
+            for folder in sorted({(self._claim.path / name).parent for name in files}):
+                sync_folder(folder)
+            sync_folder(self._claim.path)
+            disk.rename(self._claim.path, self._root / "parts" / self.name)
+        except BaseException:
+            self.abandon()
+            raise
+        self._claim.release()
+        sync_folder(self._root / "parts")
+        return PartInfo(self.name, self.kind, len(self), committed_ns, not self._arrays)
+
+    def _write_table(self) -> dict[str, Json]:
+        columns: dict[str, Array] = {"hashes": np.frombuffer(b"".join(self._hashes), np.uint8).reshape(-1, 16)}
+        columns["keys"], columns["keys.offsets"] = ragged_blob(self._keys)
+        columns["metadata"], columns["metadata.offsets"] = ragged_blob(self._metadata)
+        for writer in self._arrays:
+            columns[f"crc32c/{writer.array.name}"] = np.array(writer.crcs, "<u4")
+            if writer.array.ragged:
+                columns[f"rows/{writer.array.name}"] = np.cumsum([0, *writer.lengths], dtype="<i8")
+        table = pack(columns)
+        folder = self._claim.path / TABLE
+        disk.make_folder(folder)
+        files: dict[str, Json] = {}
+        for name, data in ((chunk_name(), table), (METADATA, table_json(len(table)))):
+            disk.write_file(folder / name, data)
+            files[f"{TABLE}/{name}"] = {"size": len(data), "crc32c": checksum(data)}
+        return files
+
+    def abandon(self) -> None:
+        """Give the part up and remove what it has written, as far as the disk allows."""
+        for writer in self._arrays:
+            writer.file.close()
+        disk.remove(self._claim.path)
+        self._claim.release()

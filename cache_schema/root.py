@@ -1,0 +1,195 @@
+"""The root of a store: its format, its recipe, its kinds and its axes, shared by many workers without locks.
+
+Each of these is one small file that is created whole or not at all; a worker that comes second reads what is there
+and compares.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from .disk import make_folder
+from .dtypes import stored_arrays
+from .errors import AxisMismatch, BadInput, Damaged, MissingPath, NotAStore, unknown_name
+from .layout import METADATA, TABLE, group_json
+from .publish import create_file, sync_folder
+from .recipe import Recipe, canonical
+from .record import KINDS, ArraySpec, Json
+
+FORMAT: Final = 1
+FOLDERS: Final = ("parts", "tmp", "kinds", "axes")
+# What may lie in a folder whose zarr.json another worker is about to write.
+_BEFORE: Final = {*FOLDERS, "annotations", "failures"}
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")
+
+
+def create_root(root: Path, recipe: Recipe) -> None:
+    """Make a store of this recipe, or find that it is one.
+
+    Raises:
+        NotAStore: The folder holds something else, or a store of a newer format.
+        RecipeMismatch: It is a store of another recipe.
+        Refused: The disk is full.
+        ReadOnlyTarget: It takes no writes.
+    """
+    if not (root / METADATA).exists():
+        _require_free(root)
+        fresh = not root.exists()
+        for name in FOLDERS:
+            make_folder(root / name)
+        create_file(root / "parts" / METADATA, group_json({}))
+        content: dict[str, Json] = {"format": FORMAT, "recipe": dict(recipe.fields), "recipe_digest": recipe.digest}
+        create_file(root / METADATA, group_json({"vfc": content}))
+        if fresh:
+            sync_folder(root.resolve().parent)
+    read_root(root).require_equal(recipe, str(root))
+
+
+def _require_free(root: Path) -> None:
+    """Refuse a folder that is neither empty nor a store being made."""
+    if root.exists() and not root.is_dir():
+        raise NotAStore(f"{root} is a file, not a store.", "Give a folder.")
+    present = {path.name for path in root.iterdir() if not path.name.startswith(".")} if root.exists() else set()
+    strange = present - _BEFORE
+    if not strange and (root / "parts").is_dir():
+        strange = {f"parts/{path.name}" for path in (root / "parts").iterdir() if path.is_dir()}
+    if strange:
+        raise NotAStore(
+            f"{root} is not empty and is no store (it holds {min(strange)} and has no {METADATA}).",
+            "Give a new folder, an empty one, or a store.",
+        )
+
+
+def read_root(root: Path) -> Recipe:
+    """The recipe of a store.
+
+    Raises:
+        MissingPath: There is nothing at this path.
+        NotAStore: It is something else, or a store of a newer format.
+        Damaged: The recipe is not the one that was written.
+    """
+    if not root.exists():
+        raise MissingPath(f"There is no store at {root}.", "Make one with `vfc extract --out`, or check the path.")
+    try:
+        described = json.loads((root / METADATA).read_bytes())["attributes"]["vfc"]
+        found = described["format"]
+    except (FileNotFoundError, NotADirectoryError, ValueError, LookupError, TypeError):
+        raise NotAStore(
+            f"{root} is not a feature store: it has no {METADATA} that vfc wrote.",
+            "Give the folder that `vfc extract --out` wrote.",
+        ) from None
+    if found != FORMAT:
+        raise NotAStore(
+            f"The store {root} has format {found}; this version of vfc reads format {FORMAT}.",
+            "Upgrade vfc: pip install --upgrade vfc.",
+        )
+    recipe = Recipe(described["recipe"])
+    if recipe.digest != described["recipe_digest"]:
+        raise Damaged(
+            f"The recipe in {root / METADATA} is not the one that was written.", "Restore this one file from a copy."
+        )
+    return recipe
+
+
+def bind_kind(root: Path, kind: str, specs: Sequence[ArraySpec]) -> tuple[ArraySpec, ...]:
+    """Bind a kind of record to its arrays, once for the life of the store; returns them sorted by name.
+
+    Raises:
+        AxisMismatch: The kind is bound to other arrays.
+        UnknownName: There is no such kind.
+        BadInput: No arrays, or names that cannot be.
+    """
+    if kind not in KINDS:
+        raise unknown_name("kind of record", kind, KINDS)
+    for array in stored_arrays(specs):
+        if not _NAME.fullmatch(array.name) or array.name == TABLE:
+            raise BadInput(
+                f"An array cannot be called {array.name!r}.",
+                f"Use letters, digits and . _ @ + -, and not {TABLE!r}.",
+            )
+    ordered = sorted(specs, key=lambda spec: spec.name)
+    if not ordered:
+        raise BadInput(f"The kind {kind!r} was declared without arrays.", "Declare at least one ArraySpec.")
+    wanted: Json = {"kind": kind, "arrays": [spec.to_json() for spec in ordered]}
+    found = _bind(root / "kinds" / f"{kind}.json", wanted)
+    if found != wanted:
+        there = read_kinds(root)[kind]
+        raise AxisMismatch(
+            f"Records of kind {kind!r} in {root} have the arrays {_shown(there)}; asked: {_shown(ordered)}.",
+            "Records of a kind have the same arrays: use the flags of the store, or another --out.",
+        )
+    return tuple(ordered)
+
+
+def _shown(specs: Sequence[ArraySpec]) -> str:
+    return ", ".join(
+        f"{spec.name} {spec.dtype} [{', '.join('L' if n is None else str(n) for n in spec.shape)}]"
+        + (f" ({spec.layout})" if spec.layout else "")
+        for spec in specs
+    )
+
+
+def read_kinds(root: Path) -> dict[str, tuple[ArraySpec, ...]]:
+    """The arrays of every kind that is declared.
+
+    Raises:
+        Damaged: A file that cannot be read as what was written.
+    """
+    kinds = {}
+    for path in sorted((root / "kinds").glob("*.json")):
+        content = _read(path)
+        try:
+            kinds[path.stem] = tuple(ArraySpec.from_json(array) for array in content["arrays"])
+        except (LookupError, TypeError) as error:
+            raise _damaged(path) from error
+    return kinds
+
+
+def bind_axis(root: Path, axis: str, name: str, content: Json) -> None:
+    """Bind an id of an axis (a prompt, a view, a text) to what it means, once for the life of the store.
+
+    Raises:
+        AxisMismatch: The id means something else.
+        BadInput: An id that cannot be a file name.
+    """
+    if not _NAME.fullmatch(name) or not axis.isalnum():
+        raise BadInput(f"{axis}-{name} cannot be the id of an axis.", "Use letters, digits and . _ @ + - in an id.")
+    wanted: Json = {"axis": axis, "id": name, "content": content}
+    found = _bind(root / "axes" / f"{axis}-{name}.json", wanted)
+    if found != json.loads(canonical(wanted)):
+        raise AxisMismatch(
+            f"{axis} {name!r} of {root} means {canonical(found['content']).decode()}; "
+            f"asked: {canonical(content).decode()}.",
+            "An id keeps its meaning for the life of a store: use a new id.",
+        )
+
+
+def read_axis(root: Path, axis: str) -> dict[str, Json]:
+    """What every id of an axis means."""
+    return {
+        content["id"]: content["content"]
+        for content in (_read(path) for path in sorted((root / "axes").glob(f"{axis}-*.json")))
+        if content["axis"] == axis
+    }
+
+
+def _bind(path: Path, content: Json) -> Any:
+    if not path.exists():
+        create_file(path, canonical(content))
+    return _read(path)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> Damaged:
+    return Damaged(f"{path} is not what was written.", "Restore this one file from a copy.")

@@ -1,0 +1,243 @@
+"""StoreWriter: check, stream, commit. Any number of writers may work on one store at once.
+
+Nothing counts before its part is renamed into `parts/`. A writer that dies loses at most the part it had open; the
+next writer of the same name removes what it left. No file is shared between writers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from . import catalog, disk
+from .dtypes import Array, StoredArray, encode, stored_arrays
+from .errors import BadInput, MissingRecord, RecordRejected, VfcError, unknown_name
+from .part_writer import PartWriter
+from .recipe import Recipe, canonical
+from .record import ArraySpec, Json, Key, Record
+from .root import bind_axis, bind_kind, create_root, read_kinds
+
+
+class StoreWriter:
+    """Adds records to a store, which is made where there is none.
+
+    Used as a context manager it commits at the end, and after an exception too: whole records already added are kept.
+
+    Args:
+        root: Folder of the store.
+        recipe: How its numbers are made; must be that of the store.
+        worker: Name of this writer among those at work, letters, digits, dots, dashes.
+        part_bytes: Commit when an open part has this many bytes,
+        part_seconds: or is this old.
+        circumstances: Device, host, driver ...: kept with every part, never compared.
+
+    Raises:
+        NotAStore: The folder holds something else, or a store of a newer format.
+        RecipeMismatch: It is a store of another recipe.
+        Refused: The disk is full.
+        ReadOnlyTarget: It takes no writes.
+    """
+
+    committed: int
+    """Records that this writer has committed."""
+    bytes_written: int
+    """Bytes of their arrays."""
+
+    def __init__(
+        self,
+        root: Path,
+        recipe: Recipe,
+        *,
+        worker: str = "w0",
+        part_bytes: int = 128 << 20,
+        part_seconds: float = 60.0,
+        circumstances: Mapping[str, Json] | None = None,
+    ) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", worker):
+            raise BadInput(f"A worker cannot be called {worker!r}.", "Use letters, digits, dots and dashes.")
+        self.root, self.recipe, self.worker = Path(root), recipe, worker
+        self._part_bytes, self._part_seconds = part_bytes, part_seconds
+        self._circumstances = dict(circumstances or {})
+        self.committed = self.bytes_written = 0
+        create_root(self.root, recipe)
+        disk.make_folder(self.root / "tmp")
+        disk.clear_stale(self.root / "tmp", worker)
+        self._specs: dict[str, tuple[ArraySpec, ...]] = {}
+        self._stored: dict[str, tuple[StoredArray, ...]] = {}
+        for kind, specs in read_kinds(self.root).items():
+            self._specs[kind], self._stored[kind] = specs, stored_arrays(specs)
+        self._open: dict[str, PartWriter] = {}
+        self._added: set[bytes] = set()
+        self._deleted: set[bytes] = set()
+        self._latest = 0
+        self._closed = False
+        self.refresh()
+
+    def declare(self, kind: str, specs: Sequence[ArraySpec]) -> None:
+        """Say what arrays the records of a kind have; the same for the life of the store.
+
+        Raises:
+            AxisMismatch: The kind has other arrays in this store.
+        """
+        self._specs[kind] = bind_kind(self.root, kind, specs)
+        self._stored[kind] = stored_arrays(self._specs[kind])
+
+    def bind(self, axis: str, id: str, content: Json) -> None:  # noqa: A002
+        """Say what an id of an axis (a prompt, a view, a text) means; the same for the life of the store.
+
+        Raises:
+            AxisMismatch: The id means something else in this store.
+        """
+        bind_axis(self.root, axis, id, content)
+
+    def __contains__(self, key: Key) -> bool:
+        """Whether the key is committed, by anyone as of the last refresh, or was added here."""
+        return self._holds(key.hash128())
+
+    def _holds(self, name: bytes) -> bool:
+        return name in self._added or (name not in self._deleted and int(self._catalog.locate([name])[0]) >= 0)
+
+    def add(self, record: Record) -> None:
+        """Check, encode and append one record; commits by itself when the part is full or old.
+
+        Raises:
+            RecordRejected: It cannot be stored; no byte of it was.
+            Refused: The disk is full. Records added before stay, and are committed if there is room for that.
+            ReadOnlyTarget: It takes no writes.
+            UnknownName: Its kind was not declared.
+        """
+        self._require_open()
+        key, kind = record.key, record.key.kind
+        if kind not in self._specs:
+            raise unknown_name("declared kind", kind, self._specs)
+        name = key.hash128()
+        if self._holds(name):
+            raise RecordRejected(
+                f"The store already holds {kind} {key.name!r} (view {key.view}, prompt {key.prompt!r}).",
+                "What is committed never changes: skip keys that are in the writer, or delete them first.",
+            )
+        arrays, metadata = self._encoded(record), self._metadata(record)
+        part = self._open.get(kind)
+        if part is None:
+            part = PartWriter(self.root, self.worker, kind, self._stored[kind], self._circumstances)
+            self._open[kind] = part
+        part.add(key, arrays, metadata)
+        self._added.add(name)
+        if part.bytes >= self._part_bytes or time.monotonic() - part.since >= self._part_seconds:
+            self._commit(kind)
+
+    def _encoded(self, record: Record) -> dict[str, Array]:
+        specs = self._specs[record.key.kind]
+        wanted = {spec.name for spec in specs}
+        if record.arrays.keys() != wanted:
+            raise RecordRejected(
+                f"Record {record.key.name!r} brings the arrays {sorted(record.arrays)}; its kind has {sorted(wanted)}.",
+                "Bring every declared array and no other.",
+            )
+        arrays: dict[str, Array] = {}
+        for spec in specs:
+            arrays[spec.name], scale = encode(record.arrays[spec.name], spec)
+            if scale is not None:
+                arrays[f"{spec.name}.scale"] = scale
+        return arrays
+
+    def _metadata(self, record: Record) -> bytes:
+        try:
+            return canonical(dict(record.metadata))
+        except (TypeError, ValueError) as error:
+            raise RecordRejected(
+                f"The metadata of {record.key.name!r} is no JSON: {error}.",
+                "Use finite numbers, strings, lists, dicts.",
+            ) from error
+
+    def commit(self) -> None:
+        """Make every record added so far durable and visible.
+
+        Raises:
+            Refused: The disk is full; the records of the open part are lost, those committed before stay.
+            ReadOnlyTarget: It takes no writes.
+        """
+        for kind in list(self._open):
+            self._commit(kind)
+
+    def _commit(self, kind: str) -> None:
+        part = self._open.pop(kind)
+        if not len(part):
+            part.abandon()
+            return
+        hashes = part.hashes
+        try:
+            part.commit(self._stamp())
+        except BaseException:
+            self._added.difference_update(hashes)
+            raise
+        self.committed += len(part)
+        self.bytes_written += part.bytes
+
+    def _stamp(self) -> int:
+        """A time later than that of every part known here, whatever the clocks of other machines say."""
+        self._latest = max(time.time_ns(), self._latest + 1)
+        return self._latest
+
+    def delete(self, keys: Iterable[Key]) -> None:
+        """Hide committed records; `compact` drops their bytes. They may be added anew afterwards.
+
+        Raises:
+            MissingRecord: A key that the store does not hold.
+        """
+        self._require_open()
+        by_kind: dict[str, list[Key]] = {}
+        for key in keys:
+            if key not in self:
+                raise MissingRecord(
+                    f"The store holds no {key.kind} {key.name!r} to delete.", "See `vfc store inspect`."
+                )
+            by_kind.setdefault(key.kind, []).append(key)
+        self.commit()
+        for kind, group in by_kind.items():
+            part = PartWriter(self.root, self.worker, kind, (), self._circumstances)
+            for key in dict.fromkeys(group):
+                part.add(key, {}, b"{}")
+            hashes = part.hashes
+            part.commit(self._stamp())
+            self._added.difference_update(hashes)
+            self._deleted.update(hashes)
+
+    def refresh(self) -> None:
+        """Take notice of what other writers have committed meanwhile."""
+        self._catalog = catalog.current(self.root)
+        self._latest = max(self._latest, self._catalog.latest)
+        self._deleted.clear()
+
+    def close(self) -> None:
+        """Commit, and leave the catalog up to date for the next opener; twice is once."""
+        if not self._closed:
+            self._closed = True
+            self.commit()
+            # A part of another writer may be damaged: that is for `verify` to say, not for this writer.
+            with contextlib.suppress(VfcError):
+                self.refresh()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise BadInput(f"The writer of {self.root} is closed.", "Make a new StoreWriter.")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        # The first error is the one to report; what could be saved is saved.
+        with contextlib.suppress(VfcError, OSError):
+            self.close()
+        for part in self._open.values():
+            part.abandon()
