@@ -78,6 +78,14 @@ class Catalog:
             rows[i] = self._search(int(at[i]), heads[i], wanted[i])
         return rows
 
+    def find(self, name: bytes) -> int:
+        """The number of the record with this 16-byte hash, -1 where it is not there."""
+        head = np.uint64(int.from_bytes(name[:8], "big"))
+        at = int(np.searchsorted(self.sorted_hashes, head))
+        if at == len(self) or self.sorted_hashes[at] != head:
+            return -1
+        return self._search(at, head, np.frombuffer(name, np.uint8))
+
     def _search(self, at: int, head: np.uint64, wanted: npt.NDArray[np.uint8]) -> int:
         """Go through the records that share half a hash."""
         while at < len(self) and self.sorted_hashes[at] == head:

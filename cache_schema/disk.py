@@ -46,7 +46,7 @@ def make_folder(path: Path) -> None:
 class NewFile:
     """A file being written once, front to back: small pieces are gathered, large ones go straight through.
 
-    `accept` marks all bytes so far as wanted; `rollback` drops those after the last mark.
+    `rollback` drops what was written after a position.
     """
 
     _GATHER: Final = 1 << 18
@@ -57,7 +57,6 @@ class NewFile:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         self._pending = bytearray()
         self._on_disk = 0
-        self.accepted = 0
 
     def write(self, data: bytes | npt.NDArray[np.uint8]) -> None:
         """Append bytes.
@@ -92,20 +91,21 @@ class NewFile:
                 self._on_disk += done
                 data = data[done:]
 
-    def accept(self) -> None:
-        """All bytes so far belong to the file."""
-        self.accepted = self._on_disk + len(self._pending)
+    @property
+    def position(self) -> int:
+        """Bytes written so far."""
+        return self._on_disk + len(self._pending)
 
-    def rollback(self) -> None:
-        """Forget the bytes after the last `accept`."""
-        if self._on_disk > self.accepted:
+    def rollback(self, position: int) -> None:
+        """Forget the bytes after a position that was passed before."""
+        if self._on_disk > position:
             self._pending.clear()
             with writing(self.path):
-                os.ftruncate(self._fd, self.accepted)
-                os.lseek(self._fd, self.accepted, os.SEEK_SET)
-            self._on_disk = self.accepted
+                os.ftruncate(self._fd, position)
+                os.lseek(self._fd, position, os.SEEK_SET)
+            self._on_disk = position
         else:
-            del self._pending[self.accepted - self._on_disk :]
+            del self._pending[position - self._on_disk :]
 
     def finish(self) -> None:
         """Flush, sync and close."""

@@ -221,7 +221,7 @@ def _convert(values: Array, spec: ArraySpec) -> Array:
         source = np.ascontiguousarray(values, "<f4")
         bits = source.view("<u4")
         # Round to nearest, ties to even, as every framework does.
-        stored = ((bits + (np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1)))) >> 16).astype("<u2")
+        stored: Array = ((bits + (np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1)))) >> 16).astype("<u2")
     else:
         source = values
         with np.errstate(over="ignore"):
@@ -241,7 +241,7 @@ def _quantise(values: Array, spec: ArraySpec) -> tuple[Array, Array]:
     rows = values.reshape(-1, values.shape[-1]) if values.ndim else values.reshape(1, 1)
     if len(rows) < LEAST_ROWS_FOR_INT8:
         raise RecordRejected(
-            f"Array {spec.name!r} has {len(rows)} rows; int8 keeps a scale per channel: {LEAST_ROWS_FOR_INT8} at least.",
+            f"Array {spec.name!r} has {len(rows)} rows; int8, a scale per channel, needs {LEAST_ROWS_FOR_INT8}.",
             "Store it with --dtype fp16 or bf16.",
         )
     _require_finite(values, "fp32", spec)

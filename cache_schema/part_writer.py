@@ -46,28 +46,21 @@ class _ArrayWriter:
         self.file = disk.NewFile(folder / chunk_name(array))
         self.crcs: list[int] = []
         self.lengths: list[int] = []
-        self._crc = self._accepted = 0
+        self.crc = 0
 
     def write(self, values: Array) -> None:
-        """Append bytes, not yet accepted."""
+        """Append bytes."""
         flat = values.reshape(-1).view(np.uint8)
         for start in range(0, flat.size, _PIECE):
             piece = flat[start : start + _PIECE]
-            self._crc = checksum(piece, self._crc)
+            self.crc = checksum(piece, self.crc)
             self.file.write(piece)
 
-    def accept(self, crc: int, rows: int) -> None:
-        """What was written is one record."""
-        self.file.accept()
-        self._accepted = self._crc
-        self.crcs.append(crc)
-        self.lengths.append(rows)
-
-    def rollback(self, records: int) -> None:
+    def rollback(self, records: int, position: int, crc: int) -> None:
         """Go back to the first `records` records."""
         del self.crcs[records:], self.lengths[records:]
-        self._crc = self._accepted
-        self.file.rollback()
+        self.crc = crc
+        self.file.rollback(position)
 
     def finish(self) -> dict[str, Json]:
         """Write padding, index and metadata, and sync; size and crc32c by name of file."""
@@ -77,7 +70,7 @@ class _ArrayWriter:
             self.write(np.full((shard.padding, *array.row_shape), fill_value(array.logical), array.dtype))
             self.write(np.frombuffer(shard.index(), np.uint8))
             self.file.finish()
-            files[f"{array.name}/{self.file.path.name}"] = {"size": shard.size, "crc32c": self._crc}
+            files[f"{array.name}/{self.file.path.name}"] = {"size": shard.size, "crc32c": self.crc}
         else:
             self.file.discard()
         metadata = array_json(array, shard)
@@ -139,21 +132,23 @@ class PartWriter:
             Refused: The disk is full.
             ReadOnlyTarget: It takes no writes.
         """
-        before = len(self)
+        before, size = len(self), self.bytes
+        marks = [(writer.file.position, writer.crc) for writer in self._arrays]
         try:
             for writer in self._arrays:
-                writer.write(arrays[writer.array.name])
-            for writer in self._arrays:
                 values = arrays[writer.array.name]
-                writer.accept(checksum(values), len(values) if writer.array.ragged else 1)
+                writer.write(values)
+                writer.crcs.append(checksum(values))
+                writer.lengths.append(len(values) if writer.array.ragged else 1)
                 self.bytes += values.nbytes
             self._metadata.append(metadata)
             self._hashes.append(key.hash128())
             self._keys.append(key.encode())
         except BaseException:
             del self._metadata[before:], self._hashes[before:], self._keys[before:]
-            for writer in self._arrays:
-                writer.rollback(before)
+            self.bytes = size
+            for writer, (position, crc) in zip(self._arrays, marks, strict=True):
+                writer.rollback(before, position, crc)
             raise
 
     def commit(self, committed_ns: int) -> PartInfo:

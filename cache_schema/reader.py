@@ -66,8 +66,11 @@ class StoreReader:
         self.kinds = read_kinds(self.root)
         self._stored = {kind: {a.name: a for a in stored_arrays(specs)} for kind, specs in self.kinds.items()}
         self._catalog = found
-        known = getattr(self, "_parts", [])
-        self._parts = [*known, *(Part(self.root / "parts" / info.name) for info in found.parts[len(known) :])]
+        known: list[Part] = getattr(self, "_parts", [])
+        self._parts: list[Part] = [
+            *known,
+            *(Part(self.root / "parts" / info.name) for info in found.parts[len(known) :]),
+        ]
         self._part_kinds = [info.kind for info in found.parts]
         self._first: list[int] = found.first.tolist()
         self._columns: dict[tuple[str, str], Column] = {}
@@ -95,7 +98,7 @@ class StoreReader:
         return len(self._catalog)
 
     def __contains__(self, key: Key) -> bool:
-        return int(self._catalog.locate([key.hash128()])[0]) >= 0
+        return self._catalog.find(key.hash128()) >= 0
 
     @property
     def digest(self) -> str:
@@ -256,7 +259,10 @@ class StoreReader:
         return [(key, other) for key in self.keys(left) for other in partners.get((key.name, key.view), ())]
 
     def _number(self, place: Place) -> int:
-        return int(self.locate([place])[0]) if isinstance(place, Key) else int(place)
+        if not isinstance(place, Key):
+            return int(place)
+        record = self._catalog.find(place.hash128())
+        return record if record >= 0 else int(self.locate([place])[0])
 
     def _numbers(self, records: Records) -> npt.NDArray[np.int64]:
         if isinstance(records, np.ndarray):

@@ -67,6 +67,10 @@ class StoreWriter:
         create_root(self.root, recipe)
         disk.make_folder(self.root / "tmp")
         disk.clear_stale(self.root / "tmp", worker)
+        # A place that takes no writes is better found now than after a model was loaded.
+        probe = disk.Claim(self.root / "tmp", worker)
+        disk.remove(probe.path)
+        probe.release()
         self._specs: dict[str, tuple[ArraySpec, ...]] = {}
         self._stored: dict[str, tuple[StoredArray, ...]] = {}
         for kind, specs in read_kinds(self.root).items():
@@ -100,7 +104,7 @@ class StoreWriter:
         return self._holds(key.hash128())
 
     def _holds(self, name: bytes) -> bool:
-        return name in self._added or (name not in self._deleted and int(self._catalog.locate([name])[0]) >= 0)
+        return name in self._added or (name not in self._deleted and self._catalog.find(name) >= 0)
 
     def add(self, record: Record) -> None:
         """Check, encode and append one record; commits by itself when the part is full or old.
@@ -162,8 +166,14 @@ class StoreWriter:
             Refused: The disk is full; the records of the open part are lost, those committed before stay.
             ReadOnlyTarget: It takes no writes.
         """
+        errors = []
         for kind in list(self._open):
-            self._commit(kind)
+            try:
+                self._commit(kind)
+            except (VfcError, OSError) as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def _commit(self, kind: str) -> None:
         part = self._open.pop(kind)
@@ -215,13 +225,20 @@ class StoreWriter:
         self._deleted.clear()
 
     def close(self) -> None:
-        """Commit, and leave the catalog up to date for the next opener; twice is once."""
+        """Commit, and leave the catalog up to date for the next opener; twice is once.
+
+        Raises:
+            Refused: The disk is full; the records of the open part are lost, those committed before stay.
+            ReadOnlyTarget: It takes no writes.
+        """
         if not self._closed:
             self._closed = True
-            self.commit()
-            # A part of another writer may be damaged: that is for `verify` to say, not for this writer.
-            with contextlib.suppress(VfcError):
-                self.refresh()
+            try:
+                self.commit()
+            finally:
+                # A part of another writer may be damaged: that is for `verify` to say, not for this writer.
+                with contextlib.suppress(VfcError):
+                    self.refresh()
 
     def _require_open(self) -> None:
         if self._closed:
@@ -239,5 +256,3 @@ class StoreWriter:
         # The first error is the one to report; what could be saved is saved.
         with contextlib.suppress(VfcError, OSError):
             self.close()
-        for part in self._open.values():
-            part.abandon()
