@@ -1,0 +1,54 @@
+"""Where the time of the main thread goes, so that a run can say what held it up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+Item = TypeVar("Item")
+
+STAGES: Final = ("decode", "pixels", "forward", "write")
+
+
+class Clock:
+    """Adds up seconds by stage: waiting for decoders, for pixels, forwarding, waiting for the writer."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.began = time.perf_counter()
+
+    @contextmanager
+    def counts(self, stage: str) -> Iterator[None]:
+        """The time in here belongs to `stage`."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - began
+
+    def each(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
+        """The items; the time until each comes belongs to `stage`."""
+        source = iter(items)
+        while True:
+            with self.counts(stage):
+                try:
+                    item = next(source)
+                except StopIteration:
+                    return
+            yield item
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self.began
+
+    def shares(self) -> Mapping[str, float]:
+        """Stage -> its part of the time counted, 0 to 1."""
+        total = sum(self.seconds.values()) or 1.0
+        return {stage: seconds / total for stage, seconds in self.seconds.items()}
+
+    def bottleneck(self) -> str:
+        """The stage that took most; empty where nothing ran."""
+        return max(self.seconds, key=lambda stage: self.seconds[stage]) if any(self.seconds.values()) else ""

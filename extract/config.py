@@ -1,0 +1,161 @@
+"""The settings of `vfc extract` and `vfc plan`. Apart from the work, so that their flags are known without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vfc.cache_schema.errors import BadInput
+
+
+def _models() -> list[str]:
+    from .backbone import names
+
+    return names()
+
+
+def _shown(panel: str, help_line: str, **more: Any) -> dict[str, Any]:
+    return {"panel": panel, "help": help_line, **more}
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """What to run over which videos, where to keep it, and how fast.
+
+    Raises:
+        BadInput: a number that is too small, or settings that contradict each other.
+    """
+
+    videos: Path = field(
+        default=Path("videos"),
+        metadata=_shown("Input", "Folder (class per subfolder), CSV, JSONL or published list of videos"),
+    )
+    root: Path | None = field(
+        default=None, metadata=_shown("Input", "Folder that the paths of a list start from; default: the list's own")
+    )
+    include: tuple[str, ...] = field(default=(), metadata=_shown("Input", "Only these classes", metavar="CLASS,..."))
+    exclude: tuple[str, ...] = field(default=(), metadata=_shown("Input", "All classes but these", metavar="CLASS,..."))
+    classes: str | None = field(
+        default=None, metadata=_shown("Input", "Built-in class list that splits the classes, for example hmdb51-arn")
+    )
+    frames: str = field(
+        default="tsn-centre",
+        metadata=_shown("Input", "Which frames: tsn-centre, tsn-random, linspace, stride:n, fps:x, all ..."),
+    )
+    num_frames: int = field(default=8, metadata=_shown("Input", "Frames per video"))
+    seed: int = field(default=0, metadata=_shown("Input", "Seed of --frames tsn-random"))
+    stream: int | None = field(
+        default=None, metadata=_shown("Input", "Index of the video stream in the file; default: the container's best")
+    )
+    texts: str | None = field(
+        default=None,
+        metadata=_shown("Input", "FILE with a text per line, or the word classes: texts to run the text tower on"),
+    )
+    template: tuple[str, ...] = field(
+        default=(),
+        metadata=_shown(
+            "Input", "Text with {label} to fill every text into; may be given again", metavar="TEXT", commas=False
+        ),
+    )
+
+    model: str = field(
+        default="video-llava", metadata=_shown("Model", "Family of models: see vfc models list", choices=_models)
+    )
+    checkpoint: str | None = field(
+        default=None, metadata=_shown("Model", "Hub id or folder of the weights; default: the family's own")
+    )
+    layer: tuple[str, ...] = field(
+        default=(), metadata=_shown("Model", "Layers to keep, 0 = what enters block 1, or norm", metavar="LAYER,...")
+    )
+    text_layer: tuple[str, ...] = field(
+        default=(), metadata=_shown("Model", "Layers of the text tower to keep", metavar="LAYER,...")
+    )
+    keep: tuple[str, ...] = field(
+        default=(), metadata=_shown("Model", "Streams to keep: frames, visual, embedding, text", metavar="STREAM,...")
+    )
+    cut_texts: bool = field(
+        default=False,
+        metadata=_shown("Model", "Cut texts that are longer than the text tower takes, instead of refusing them"),
+    )
+    dtype: Literal["fp32", "fp16", "bf16", "int8"] | None = field(
+        default=None, metadata=_shown("Model", "Storage dtype; default: the family's")
+    )
+    compute_dtype: Literal["fp32", "fp16", "bf16"] | None = field(
+        default=None, metadata=_shown("Model", "Dtype of the forward; default: the weights'")
+    )
+    attention: Literal["eager", "sdpa", "flash_attention_2"] | None = field(
+        default=None, metadata=_shown("Model", "Attention implementation; default: the library's choice")
+    )
+    mode: Literal["deterministic", "fast"] | None = field(
+        default=None,
+        metadata=_shown(
+            "Model", "deterministic: equal bit for bit whatever the ranks and resumes (default on a CPU); fast: batched"
+        ),
+    )
+
+    out: Path = field(default=Path("store"), metadata=_shown("Output", "The store to make or to go on with"))
+    retry_failed: bool = field(
+        default=False, metadata=_shown("Output", "Try again what earlier runs listed under failures/")
+    )
+    part_mb: float = field(default=128.0, metadata=_shown("Output", "Commit after this many megabytes"))
+    part_seconds: float = field(default=60.0, metadata=_shown("Output", "Commit after this many seconds"))
+    worker: str | None = field(
+        default=None, metadata=_shown("Output", "Name of this process in parts/ and failures/; default: r<rank>")
+    )
+
+    device: str | None = field(
+        default=None, metadata=_shown("Performance", "cpu, cuda or cuda:1; default: a GPU where there is one")
+    )
+    batch: int | None = field(
+        default=None, metadata=_shown("Performance", "Videos per forward in fast mode; default: 8")
+    )
+    threads: int | None = field(
+        default=None,
+        metadata=_shown(
+            "Performance", "CPU threads of the forward; in deterministic mode part of the recipe, default there 4"
+        ),
+    )
+    decode_workers: int | None = field(
+        default=None, metadata=_shown("Performance", "Processes that decode videos; default: one per core, 8 at most")
+    )
+    seconds_per_video: float = field(
+        default=60.0, metadata=_shown("Performance", "Time a decoder may take for one video")
+    )
+    rank: int | None = field(
+        default=None,
+        metadata=_shown("Performance", "This process's number among --world-size; default: from torchrun or SLURM"),
+    )
+    world_size: int | None = field(default=None, metadata=_shown("Performance", "How many processes share the work"))
+
+    def __post_init__(self) -> None:
+        least = {"num_frames": 1, "batch": 1, "threads": 1, "decode_workers": 1}
+        above = ("part_mb", "part_seconds", "seconds_per_video")
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise _too_small(name, value, f"{lowest} or more")
+        for name in above:
+            if not getattr(self, name) > 0:
+                raise _too_small(name, getattr(self, name), "more than 0")
+        if self.batch not in (None, 1) and self.mode == "deterministic":
+            raise BadInput(
+                f"--batch {self.batch} contradicts --mode deterministic, which forwards every video alone.",
+                "Leave --batch out, or give --mode fast.",
+            )
+        if self.template and self.texts is None:
+            raise BadInput("--template is given without --texts.", "Say what to fill in: --texts FILE or classes.")
+
+
+@dataclass(frozen=True)
+class PlanConfig(ExtractConfig):
+    """The settings of the run to plan, and how closely to look."""
+
+    calibrate: bool = field(
+        default=True, metadata=_shown("Plan", "Decode and forward a few of the videos to estimate time and memory")
+    )
+
+
+def _too_small(name: str, value: float, wanted: str) -> BadInput:
+    flag = f"--{name.replace('_', '-')}"
+    return BadInput(f"{flag} is {value}.", f"{flag} takes {wanted}.")

@@ -1,0 +1,66 @@
+"""Ctrl-C and SIGTERM: between records they stop the run, within a record they wait until it is kept."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interrupted(BaseException):
+    """The run was asked to stop; not an Exception, so that nothing on the way takes it for a failing video."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+class Interrupts:
+    """While entered, SIGINT and SIGTERM raise Interrupted in the main thread, but never inside `shielded`.
+
+    There it is raised on the way out. A second signal raises at once: who asks twice gives the record at hand up.
+    Outside the main thread, where Python allows no handlers, this does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._shields = 0
+        self._pending: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._on) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def _on(self, signum: int, frame: FrameType | None) -> None:
+        first, self._pending = self._pending is None, signum
+        if not (first and self._shields):
+            raise Interrupted(signum)
+
+    def ignore(self) -> None:
+        """From now on signals are only noted: what follows is short and must not be torn."""
+        for number in self._before:
+            signal.signal(number, self._note)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self._pending = signum
+
+    @contextmanager
+    def shielded(self) -> Iterator[None]:
+        """What is done in here is done whole."""
+        self._shields += 1
+        try:
+            yield
+        finally:
+            self._shields -= 1
+        if self._pending is not None and not self._shields:
+            raise Interrupted(self._pending)

@@ -1,0 +1,80 @@
+"""The texts that become `text` records: lines of a file or the class names, filled into templates."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from vfc.cache_schema.errors import BadInput, MissingPath
+from vfc.cache_schema.protocol import fill_prompt
+from vfc.cache_schema.record import Key
+
+CLASSES: Final = "classes"
+PLAIN: Final = "{label}"
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text as the text tower will see it, the label it stands for, the id of its template."""
+
+    text: str
+    label: str
+    template: str
+
+    @property
+    def key(self) -> Key:
+        """Its record's key: the text is its own name."""
+        return Key("text", self.text)
+
+
+def template_id(template: str) -> str:
+    """The id that a template is bound to: its letters, hyphenated, and 8 hex digits of its SHA-256."""
+    letters = "-".join(re.findall(r"[a-z0-9]+", template.lower()))[:40].strip("-")
+    return f"{letters or 'template'}-{hashlib.sha256(template.encode()).hexdigest()[:8]}"
+
+
+def spoken(label: str) -> str:
+    """A class name as one says it: underscores are blanks, `ApplyEyeMakeup` is three words."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label.replace("_", " "))
+
+
+def read_texts(source: str, templates: Sequence[str], labels: Iterable[str]) -> tuple[Text, ...]:
+    """The distinct texts that `--texts` and `--template` ask for, in order.
+
+    Args:
+        source: `classes` for the `labels` as they are spoken, else a UTF-8 file with one text per line.
+        templates: Texts with the field `{label}`; none means the label alone.
+        labels: Class names of the collection.
+
+    Raises:
+        MissingPath: There is no such file.
+        BadInput: No text in it, no class has a name, or a template that cannot be read.
+        UnknownName: A template with another field.
+    """
+    given = [(label, spoken(label)) for label in labels] if source == CLASSES else _lines(Path(source))
+    if not given:
+        raise BadInput(
+            f"--texts {source} gives no text.",
+            "Put one text on each line of the file, or give --texts classes for videos that lie in class folders.",
+        )
+    found: dict[str, Text] = {}
+    for template in templates or (PLAIN,):
+        for label, words in given:
+            filled = fill_prompt(template, {"label": words})
+            found.setdefault(filled, Text(filled, label, template_id(template)))
+    return tuple(found.values())
+
+
+def _lines(path: Path) -> list[tuple[str, str]]:
+    try:
+        text = path.read_text("utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError):
+        raise MissingPath(f"There is no file of texts {path}.", "Give a file, or --texts classes.") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 text (byte {error.start}).", "Save it as UTF-8.") from None
+    lines = [line.strip() for line in text.split("\n")]
+    return [(line, line) for line in lines if line]
