@@ -18,8 +18,17 @@ from typer.main import get_command
 
 from vfc.cache_schema.errors import ReadOnlyTarget, Refused, VfcError
 
-# name -> (module of this folder, panel, one line). A module has `command()`, which builds the typer command.
-COMMANDS: dict[str, tuple[str, str, str]] = {}
+from .command import HELP, print_document
+
+# name -> (module of this folder : function that builds the command, panel, one line).
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "extract": ("extract:extract", "From videos to a store", "Run a frozen model over videos, keep its hidden states."),
+    "plan": ("extract:plan", "From videos to a store", "Say what extract would do: records, bytes, time."),
+    "models": ("models:models", "From videos to a store", "Which models there are, and what they give."),
+    "episodes": ("heads:episodes", "From a store to a score", "Write a frozen, hashed list of few-shot tasks."),
+    "eval": ("heads:evaluate", "From a store to a score", "Score a training-free metric on few-shot tasks."),
+    "train-head": ("heads:train_head", "From a store to a score", "Train a head on a store and test it once."),
+}
 
 
 class Lazy(TyperCommand):
@@ -43,9 +52,10 @@ class LazyGroup(TyperGroup):
         return super().parse_args(ctx, args or ["--help"])
 
 
-def _imported(module: str) -> Callable[[], TyperCommand | TyperGroup]:
+def _imported(target: str) -> Callable[[], TyperCommand | TyperGroup]:
     def load() -> TyperCommand | TyperGroup:
-        built = importlib.import_module(f"vfc.cli.{module}").command()
+        module, function = target.split(":")
+        built = getattr(importlib.import_module(f"vfc.cli.{module}"), function)()
         assert isinstance(built, TyperCommand | TyperGroup)
         return built
 
@@ -69,7 +79,15 @@ def _print_version(wanted: bool) -> None:
 
 def group(name: str, line: str, entries: Mapping[str, Lazy], epilog: str = "") -> LazyGroup:
     """A command that holds commands."""
-    app = typer.Typer(name=name, cls=LazyGroup, help=line, epilog=epilog, rich_markup_mode="rich", add_completion=False)
+    app = typer.Typer(
+        name=name,
+        cls=LazyGroup,
+        help=line,
+        epilog=epilog,
+        rich_markup_mode="rich",
+        add_completion=False,
+        context_settings=HELP,
+    )
     app.callback()(lambda: None)
     built = get_command(app)
     assert isinstance(built, LazyGroup)
@@ -85,6 +103,7 @@ def root() -> LazyGroup:
         help="Run a frozen video model once over a collection, keep its hidden states, train small heads from them.",
         epilog="Example: vfc demo",
         rich_markup_mode="rich",
+        context_settings=HELP,
     )
 
     @app.callback()
@@ -97,15 +116,13 @@ def root() -> LazyGroup:
 
     built = get_command(app)
     assert isinstance(built, LazyGroup)
-    built.commands.update({n: Lazy(n, line, panel, _imported(m)) for n, (m, panel, line) in COMMANDS.items()})
+    built.commands.update({n: Lazy(n, line, panel, _imported(target)) for n, (target, panel, line) in COMMANDS.items()})
     return built
 
 
 def _fail(error: str, problem: str, remedy: str, exit_code: int, *, json: bool) -> int:
     print(f"{problem}\n{remedy}", file=sys.stderr)
     if json:
-        from .command import print_document
-
         print_document("error", exit_code, {"error": error, "problem": problem, "remedy": remedy})
     return exit_code
 

@@ -5,6 +5,7 @@ Data goes to stdout, talk to stderr. With `--json` stdout carries exactly one do
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import json
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import typer
 from typer.core import TyperCommand
@@ -26,6 +27,7 @@ from .options import build, flags, parameter, to_json
 from .progress import Style, show
 
 Config = TypeVar("Config")
+HELP: Final = {"help_option_names": ["-h", "--help"]}
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,16 @@ class Manners:
     """The flags every command has besides those of its own."""
 
     json: bool = field(
-        default=False, metadata={"help": "Print one JSON document on stdout, also on failure", "panel": "Manners"}
+        default=False,
+        metadata={"help": "Print one JSON document on stdout, also on failure", "panel": "Manners", "one_way": True},
     )
     progress: Style = field(default="auto", metadata={"help": "How to show progress on stderr", "panel": "Manners"})
     config: Path | None = field(
-        default=None,
-        metadata={"help": "Settings from an earlier run's config.json; flags win", "panel": "Manners"},
+        default=None, metadata={"help": "Settings from an earlier run's config.json; flags win", "panel": "Manners"}
     )
     print_config: bool = field(
-        default=False, metadata={"help": "Print the settings as JSON and do nothing else", "panel": "Manners"}
+        default=False,
+        metadata={"help": "Print the settings as JSON and do nothing else", "panel": "Manners", "one_way": True},
     )
 
 
@@ -80,7 +83,7 @@ class Command(Generic[Config]):
         # Positional ones first: Python's signatures and typer's usage line both want it so.
         listed.sort(key=lambda flag: not flag.metadata.get("argument"))
         call.__dict__["__signature__"] = inspect.Signature([parameter(flag) for flag in listed])
-        app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        app = typer.Typer(add_completion=False, rich_markup_mode="rich", context_settings=HELP)
         text = "\n\n".join(part for part in (self.help, self.more) if part).replace("[", r"\[")
         example = self.example.replace("[", r"\[")
         app.command(self.name.split()[-1], help=text, short_help=self.help, epilog=f"Example: {example}")(call)
@@ -130,6 +133,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         return "  ".join(padded).rstrip()
 
     return "\n".join([line(columns), line(["-" * width for width in widths]), *map(line, cells)])
+
+
+def first_sentence(file: Path) -> str:
+    """What a module says of itself in its first line, read without importing it."""
+    return (ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "").split("\n", 1)[0]
 
 
 def human_bytes(count: float) -> str:

@@ -3,7 +3,8 @@
 A field may be bool, int, float, str, Path, a Literal, a tuple of those, any of them or None, or another frozen
 dataclass, whose fields are laid out flat. Its metadata may hold: `help` (one line), `panel`, `choices` (names, or a
 function that lists them), `argument` (positional), `flag` (another name than the field's), `metavar`, `commas`
-(False: a tuple is given by repeating the flag only, for values that hold commas themselves).
+(False: a tuple is given by repeating the flag only, for values that hold commas themselves), `one_way` (True: a bool
+that can only be switched on).
 
 A value comes from the command line, else from the `--config` file, else from the dataclass.
 """
@@ -273,6 +274,7 @@ def _help(flag: Flag) -> str:
     elif default is not None and default != "":
         default = f"default: {default}"
     text = str(flag.metadata.get("help", ""))
+    text = text if text.endswith("...") else text.rstrip(".")
     return f"{text} [{default}]".replace("[", r"\[") if default else text.replace("[", r"\[")
 
 
@@ -292,7 +294,8 @@ def parameter(flag: Flag) -> inspect.Parameter:
         info: Any = typer.Argument(metavar=flag.metavar, **common)
         default = inspect.Parameter.empty if flag.required else None
     elif flag.scalar is bool:
-        info = typer.Option(f"{flag.spelled}/--no-{flag.spelled[2:]}", **common)
+        both = "" if flag.metadata.get("one_way") else f"/--no-{flag.spelled[2:]}"
+        info = typer.Option(flag.spelled + both, **common)
     else:
         info = typer.Option(flag.spelled, metavar=flag.metavar, **common)
     if default is None:

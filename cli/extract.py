@@ -1,0 +1,65 @@
+"""`vfc extract` and `vfc plan`: from videos to a store, and what that would take."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from typer.core import TyperCommand
+
+from vfc.cache_schema.progress import Progress
+
+from .command import Command, Outcome
+from .options import to_json
+
+if TYPE_CHECKING:
+    from vfc.extract.config import ExtractConfig, PlanConfig
+
+_EXAMPLE = "--model image --checkpoint google/vit-base-patch16-224 --videos ./videos --out ./store"
+
+
+def _extract(config: ExtractConfig, progress: Progress) -> Outcome:
+    from vfc.cache_schema.publish import replace_file
+    from vfc.extract.run import extract
+
+    summary = extract(config, progress)
+    if summary.rank == 0 and (config.out / "zarr.json").exists():
+        settings = {"command": "extract", "vfc": version("vfc"), "config": to_json(config)}
+        replace_file(config.out / "config.json", json.dumps(settings, indent=2, ensure_ascii=False).encode() + b"\n")
+    return Outcome(summary.to_json(), "\n".join(summary.lines()), summary.exit_code)
+
+
+def _plan(config: PlanConfig, progress: Progress) -> Outcome:
+    from vfc.extract.plan import plan
+
+    found = plan(config, progress)
+    return Outcome(found.to_json(), "\n".join(found.lines()))
+
+
+def extract() -> TyperCommand:
+    """`vfc extract`."""
+    from vfc.extract.config import ExtractConfig
+
+    return Command(
+        "extract",
+        "Run a frozen model over videos and keep its hidden states in a store.",
+        ExtractConfig,
+        _extract,
+        f"vfc extract {_EXAMPLE}",
+        "The same line goes on where an earlier run stopped; several processes may run it at once.",
+    ).build()
+
+
+def plan() -> TyperCommand:
+    """`vfc plan`."""
+    from vfc.extract.config import PlanConfig
+
+    return Command(
+        "plan",
+        "Say what vfc extract with the same flags would do, and refuse what cannot fit.",
+        PlanConfig,
+        _plan,
+        f"vfc plan {_EXAMPLE}",
+        "Writes nothing. A few videos are decoded and forwarded to estimate the time (--no-calibrate leaves that out).",
+    ).build()

@@ -1,0 +1,98 @@
+"""`vfc eval`, `vfc episodes` and `vfc train-head <method>`: what `heads` can do with a store."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from typer.core import TyperCommand, TyperGroup
+
+from vfc.cache_schema.progress import Progress
+
+from .app import Lazy, group
+from .command import Command, Outcome, first_sentence, table
+
+if TYPE_CHECKING:
+    from vfc.heads.report import Table
+
+
+class _Result(Protocol):
+    def to_json(self) -> dict[str, Any]: ...
+
+    def tables(self) -> list[Table]: ...
+
+
+def tables_text(tables: Iterable[Table]) -> str:
+    """Tables of a report, one below the other, each under its title."""
+    return "\n\n".join(f"{shown.title}\n{table(shown.columns, shown.rows)}" for shown in tables)
+
+
+def _outcome(result: _Result) -> Outcome:
+    return Outcome(result.to_json(), tables_text(result.tables()))
+
+
+def evaluate() -> TyperCommand:
+    """`vfc eval`."""
+    from vfc.heads.evaluate import EvalConfig, evaluate
+
+    return Command(
+        "eval",
+        "Score a training-free metric on frozen few-shot tasks.",
+        EvalConfig,
+        lambda config, progress: _outcome(evaluate(config, progress)),
+        "vfc eval --cache ./store --representation difference --centre all --split all --shot 5",
+    ).build()
+
+
+def episodes() -> TyperCommand:
+    """`vfc episodes`."""
+    from vfc.heads.evaluate import EpisodesConfig, episodes
+
+    return Command(
+        "episodes",
+        "Write a frozen, hashed list of few-shot tasks.",
+        EpisodesConfig,
+        lambda config, progress: _outcome(episodes(config, progress)),
+        "vfc episodes --cache ./store --split test --shot 5 --out test-5shot.jsonl",
+        "The same list is drawn anew wherever the annotations, sizes and seed are the same; a file is for passing on.",
+    ).build()
+
+
+def _about(name: str) -> str:
+    from vfc.heads import methods
+
+    return first_sentence(Path(methods.__path__[0]) / f"{name.replace('-', '_')}.py")
+
+
+def _train_head(name: str) -> Callable[[], TyperCommand]:
+    def load() -> TyperCommand:
+        from vfc.heads import head
+        from vfc.heads.fit import train
+
+        parts = head.configs(name)
+        # The settings of the task, of the head and of the training, side by side as one dataclass.
+        whole = dataclasses.make_dataclass(
+            "TrainHead",
+            [(part, type(value), dataclasses.field(default=value)) for part, value in parts.items()],
+            frozen=True,
+        )
+
+        def run(config: Any, progress: Progress) -> Outcome:
+            result = train(name, config.task, config.head, config.train, progress)
+            shown = _outcome(result)
+            said = f"Weights, curve, settings and report.html: {result.folder}"
+            return dataclasses.replace(shown, text=f"{shown.text}\n\n{said}")
+
+        return Command(f"train-head {name}", _about(name), whole, run, f"vfc train-head {name} --cache ./store").build()
+
+    return load
+
+
+def train_head() -> TyperGroup:
+    """`vfc train-head`, one command per file in `heads/methods/`."""
+    from vfc.heads.methods import names
+
+    entries = {name: Lazy(name, _about(name), None, _train_head(name)) for name in names()}
+    return group("train-head", "Train a head on a store and test it once.", entries)

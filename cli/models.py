@@ -1,0 +1,127 @@
+"""`vfc models list|show`: which frozen families there are, and what one of them gives per clip."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from typer.core import TyperGroup
+
+from vfc.cache_schema.progress import Progress
+
+from .app import Lazy, group
+from .command import Command, Outcome, first_sentence, human_bytes, table
+
+
+@dataclass(frozen=True)
+class ListConfig:
+    """`vfc models list` takes no settings."""
+
+
+@dataclass(frozen=True)
+class ShowConfig:
+    """Which family, which checkpoint, and what would be kept."""
+
+    model: str = field(metadata={"help": "Family: see vfc models list", "argument": True})
+    checkpoint: str | None = field(
+        default=None, metadata={"help": "Hub id or folder; default: the family's own", "panel": "Model"}
+    )
+    layer: tuple[str, ...] = field(default=(), metadata={"help": "Layers to keep", "panel": "Model"})
+    text_layer: tuple[str, ...] = field(default=(), metadata={"help": "Layers of the text tower", "panel": "Model"})
+    texts: bool = field(default=False, metadata={"help": "Texts would be run too", "panel": "Model", "one_way": True})
+    num_frames: int = field(default=8, metadata={"help": "Frames per video", "panel": "Model"})
+    dtype: Literal["fp32", "fp16", "bf16", "int8"] | None = field(
+        default=None, metadata={"help": "Storage dtype; default: the family's", "panel": "Model"}
+    )
+
+
+def _file(name: str) -> Path:
+    from vfc.extract import backbones
+
+    return Path(backbones.__path__[0]) / f"{name.replace('-', '_')}.py"
+
+
+def _default_checkpoint(file: Path) -> str | None:
+    """The family's own weights, read from its file: importing it would load torch and transformers."""
+    for node in ast.parse(file.read_text("utf-8")).body:
+        target = node.target if isinstance(node, ast.AnnAssign) else None
+        if isinstance(target, ast.Name) and target.id == "DEFAULT_CHECKPOINT" and isinstance(node, ast.AnnAssign):
+            value = ast.literal_eval(node.value) if node.value else None
+            return value if isinstance(value, str) else None
+    return None
+
+
+def list_models(config: ListConfig, progress: Progress) -> Outcome:
+    """Every family by its file, with its own checkpoint."""
+    from vfc.extract.backbone import names
+
+    found = [
+        {"model": name, "checkpoint": _default_checkpoint(_file(name)), "about": first_sentence(_file(name))}
+        for name in names()
+    ]
+    rows = [(each["model"], each["checkpoint"] or "give --checkpoint", each["about"]) for each in found]
+    return Outcome({"models": found}, table(("model", "weights", "about"), rows))
+
+
+def show(config: ShowConfig, progress: Progress) -> Outcome:
+    """Layers, shapes and bytes of one family with one checkpoint; reads its configuration, not its weights.
+
+    Raises:
+        VfcError: no such family, checkpoint or layer; see `BackboneOptions`.
+    """
+    from vfc.cache_schema.dtypes import record_bytes
+    from vfc.cache_schema.record import ArraySpec
+    from vfc.extract.backbone import BackboneOptions, open_backbone
+
+    options = BackboneOptions(
+        checkpoint=config.checkpoint,
+        layers=config.layer,
+        text_layers=config.text_layer,
+        texts=config.texts or bool(config.text_layer),
+        num_frames=config.num_frames,
+        storage=config.dtype,
+    )
+    backbone = open_backbone(config.model, options)
+
+    def described(spec: ArraySpec) -> dict[str, Any]:
+        per_row = record_bytes(spec, 1) if spec.ragged else None
+        total = None if spec.ragged else record_bytes(spec)
+        return {**spec.to_json(), "bytes": total, "bytes_per_row": per_row}
+
+    def row(where: str, each: dict[str, Any]) -> tuple[str, ...]:
+        shape = ", ".join("L" if size is None else str(size) for size in each["shape"])
+        size = f"{human_bytes(each['bytes_per_row'])} a row" if each["bytes"] is None else human_bytes(each["bytes"])
+        return where, each["name"], f"[{shape}]", each["dtype"], size, each["layout"]
+
+    layers = {
+        stream: {layer: described(spec) for layer, spec in known.items()} for stream, known in backbone.taps().items()
+    }
+    kept = {kind: [described(spec) for spec in specs] for kind, specs in backbone.specs().items()}
+    columns = ("array", "shape", "dtype", "per record", "layout")
+    could = [row(layer, each) for known in layers.values() for layer, each in known.items()]
+    would = [row(kind, each) for kind, specs in kept.items() for each in specs]
+    text = (
+        f"{config.model}: layers that could be kept (--layer; the text tower's: --text-layer)\n"
+        f"{table(('layer', *columns), could)}\n\n"
+        f"With these flags a record is\n{table(('kind', *columns), would)}"
+    )
+    return Outcome({"model": config.model, "layers": layers, "record": kept}, text)
+
+
+def models() -> TyperGroup:
+    """`vfc models`."""
+    listing = Command("models list", "Name the families of models.", ListConfig, list_models, "vfc models list")
+    showing = Command(
+        "models show",
+        "Show a model's layers, widths, tokens and bytes per clip.",
+        ShowConfig,
+        show,
+        "vfc models show clip --layer 11",
+        "Reads the configuration of the checkpoint, not its weights.",
+    )
+    entries = {
+        each.name.split()[-1]: Lazy(each.name.split()[-1], each.help, None, each.build) for each in (listing, showing)
+    }
+    return group("models", "Which models there are, and what they give.", entries)
