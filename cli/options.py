@@ -78,7 +78,8 @@ class Flag:
             UnknownName: outside the allowed values, with a suggestion.
         """
         allowed = self.choices()
-        if allowed and text not in allowed:
+        # The default may name what another version or an extra brings; the room that takes it says so.
+        if allowed and text not in allowed and text != str(self.default):
             raise unknown_name(self.name.replace("_", " "), text, allowed)
         if self.literal:
             return self.literal[allowed.index(text)]
