@@ -32,6 +32,8 @@ from vfc.cache_schema.errors import BadInput, unknown_name
 Indices = npt.NDArray[np.int64]
 
 DEFAULT_RULE: Final = "tsn-centre"
+CLOCK_SLACK: Final = 1.1e-3
+"""Seconds that a frame may be shown late and still count as shown: containers round times, often to a millisecond."""
 _COUNTED: Final = ("hf-arange", "linspace", "linspace-round", "tsn-centre", "tsn-random")
 _COUNTING: Final = ("all", "fps:x", "stride:n")
 
@@ -117,10 +119,8 @@ def frame_indices(
 
 def _at_rate(rate: float, total: int, fps: float, seconds: npt.NDArray[np.float64] | None) -> Indices:
     shown = np.arange(total) / fps if seconds is None else seconds - seconds[0]
-    # Containers round time stamps, often to a millisecond: a frame shown that little late still counts as shown.
-    slack = 1.1e-3
-    wanted = np.arange(math.floor((float(shown[-1]) + slack) * rate) + 1) / rate
-    return np.searchsorted(shown, wanted + slack, side="right").astype(np.int64) - 1
+    wanted = np.arange(math.floor((float(shown[-1]) + CLOCK_SLACK) * rate) + 1) / rate
+    return np.searchsorted(shown, wanted + CLOCK_SLACK, side="right").astype(np.int64) - 1
 
 
 def _finite(text: str) -> bool:

@@ -1,0 +1,71 @@
+"""Job, Clip, Failure: what is asked of a decoder and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from vfc.cache_schema.record import Json
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip to decode: which file, which frames (the arguments of `read_clip`), under which name to report it."""
+
+    name: str
+    path: Path
+    rule: str
+    num_frames: int
+    stream: int | None = None
+    seed: int = 0
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The chosen frames of one video.
+
+    `frames`: RGB, uint8 `[T, H, W, 3]`, upright. `seconds`: when each is shown on the clock of the file, float64
+    `[T]`. `indices`: their numbers in presentation order, counted from 0 over the whole video, int64 `[T]`. `fps`:
+    mean frame rate. `total_frames`: how many frames a decoder delivers, whatever the header says. `notes`: what else
+    is worth keeping beside the features (see `metadata`).
+    """
+
+    frames: npt.NDArray[np.uint8]
+    seconds: npt.NDArray[np.float64]
+    indices: npt.NDArray[np.int64]
+    fps: float
+    total_frames: int
+    notes: Mapping[str, Json] = field(default_factory=dict)
+
+    def metadata(self) -> dict[str, Json]:
+        """What a record of this clip remembers, as JSON.
+
+        `indices`, `seconds`, `fps`, `total_frames`, `height`, `width`, and of the notes `stream`, `codec`, `rotation`
+        (degrees counter-clockwise, already applied; `mirrored` where the file asks for that too), `repeated` (how many
+        times the last frame was repeated because the video is too short). Only where they apply: `header_frames`
+        (the header promises another number), `seconds_from` ("frame rate" where the file's own times run backwards),
+        `window` (the part of the video that was asked for), `damage` (what could not be decoded).
+        """
+        return {
+            "indices": self.indices.tolist(),
+            "seconds": self.seconds.tolist(),
+            "fps": self.fps,
+            "total_frames": self.total_frames,
+            "height": self.frames.shape[1],
+            "width": self.frames.shape[2],
+            **self.notes,
+        }
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A video that gave no clip, and why, in one line."""
+
+    name: str
+    reason: str

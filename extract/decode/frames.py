@@ -1,0 +1,127 @@
+"""The two ways to decode: only what chosen frames need, or everything in the order of delivery."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from .packets import Keyframe, PacketIndex
+
+
+class Doubt(Exception):
+    """The packet index does not describe what the decoder delivers."""
+
+
+def decode_at(
+    container: InputContainer, video: VideoStream, index: PacketIndex, wanted: Sequence[int], threads: int
+) -> Iterator[VideoFrame]:
+    """The frames with the time stamps `wanted` (rising), decoding no more than they lean on.
+
+    Raises:
+        Doubt: a frame does not come when it should, or comes damaged.
+        FFmpegError: anything at all that the decoder objects to.
+    """
+    codec = video.codec_context
+    codec.thread_type = "NONE" if threads == 1 else "AUTO"
+    codec.thread_count = threads
+    if not index.open_groups:  # there, frames that come before the keyframe of a seek fail as a matter of course
+        codec.options = {"err_detect": "explode"}
+    # H.264 marks pictures that no other picture leans on (nal_ref_idc 0), so leaving them out changes nothing else.
+    # HEVC's mark only holds within one temporal layer, and the others have none.
+    droppable = codec.codec.canonical_name == "h264"
+    targets = set(wanted)
+    packets: Iterator[Packet[VideoStream]] = iter(())
+    reached: int | None = None
+    waiting = iter(wanted)
+    target = next(waiting, None)
+    while target is not None:
+        key = index.governing(target)
+        if reached is None or key.pts > reached:
+            packets = _seek(container, video, key)
+            reached = key.pts
+        packet = next(packets, None)
+        if packet is None:
+            raise Doubt
+        if packet.is_keyframe and packet.pts is not None:
+            reached = max(reached, packet.pts)
+        if droppable:
+            codec.skip_frame = "NONREF" if packet.size and packet.pts not in targets else "DEFAULT"
+        for frame in codec.decode(packet if packet.size else None):
+            if target is None or frame.pts is None or frame.pts < target:
+                continue
+            if frame.pts > target or frame.is_corrupt:
+                raise Doubt
+            yield frame
+            target = next(waiting, None)
+
+
+def _seek(container: InputContainer, video: VideoStream, key: Keyframe) -> Iterator[Packet[VideoStream]]:
+    """Packets from `key` on. Containers disagree on whether a seek goes by pts or dts, so what comes is checked."""
+    for offset in dict.fromkeys((key.pts, key.dts)):
+        if offset is None:
+            continue
+        container.seek(offset, stream=video, backward=True)
+        packets = container.demux(video)
+        for packet in packets:
+            if packet.pts == key.pts and packet.is_keyframe:
+                return itertools.chain((packet,), packets)
+            if packet.dts is None or key.dts is None or packet.dts >= key.dts:
+                break
+    raise Doubt
+
+
+class Damage:
+    """What was passed over in a decoding that does not give up."""
+
+    def __init__(self) -> None:
+        self.packets = 0
+        self.frames = 0
+        self.last = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.packets or self.frames)
+
+    def words(self, prefix: str = "") -> str:
+        """For people, `prefix` in front; empty where nothing was passed over."""
+        parts = []
+        if self.packets:
+            parts.append(f"{self.packets} packets could not be read or decoded ({self.last})")
+        if self.frames:
+            parts.append(f"{self.frames} frames are marked as damaged")
+        return prefix + "; ".join(parts) if parts else ""
+
+
+def deliver(container: InputContainer, video: VideoStream, damage: Damage) -> Iterator[VideoFrame]:
+    """Every frame in the order of delivery; errors are counted in `damage`."""
+    codec = video.codec_context
+    codec.thread_type = "NONE"
+    codec.thread_count = 1
+    packets = container.demux(video)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError as error:
+            damage.packets += 1
+            damage.last = words_of(error)
+            packet = None
+        ending = packet is None or not packet.size
+        try:
+            for frame in codec.decode(None if ending else packet):
+                damage.frames += frame.is_corrupt
+                yield frame
+        except av.FFmpegError as error:
+            damage.packets += 1
+            damage.last = words_of(error)
+        if ending:
+            return
+
+
+def words_of(error: Exception) -> str:
+    """What FFmpeg or the system says, without the number and the file name."""
+    return str(getattr(error, "strerror", None) or error).strip().rstrip(".")

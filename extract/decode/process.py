@@ -1,0 +1,159 @@
+"""One worker process, seen from the pool: started, given a job, timed, killed, replaced."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from typing import IO, Final, Protocol
+
+from vfc.cache_schema.errors import Refused
+
+from .clip import Clip, Failure, Job
+from .wire import Budget, Closed, TooLate, job_to_json, receive, receive_clip, send
+
+START_SECONDS: Final = 120.0
+"""How long a worker process may take to import what it needs, on a machine that is busy with other things."""
+_DYING_SECONDS: Final = 10.0
+
+
+class Limits(Protocol):
+    """What a worker process may use: wall-clock seconds per video, bytes of address space."""
+
+    seconds_per_video: float
+    memory_bytes: int
+
+
+class Worker:
+    """A worker process and the ends of its pipes; replaced by a new process whenever it had to be killed.
+
+    All methods but `kill` belong to one thread.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._process: subprocess.Popen[bytes] | None = None
+        self._printed: IO[bytes] | None = None
+        self._guard = threading.Lock()
+        self._killed = False
+
+    def start(self) -> None:
+        """Start the process and wait until it can take a job; nothing where it runs, or was killed for good.
+
+        Raises:
+            Refused: it does not start.
+        """
+        with self._guard:
+            if self._killed or self._process is not None:
+                return
+            try:
+                self._printed = tempfile.TemporaryFile()  # noqa: SIM115 (outlives this function)
+                self._process = self._launch(self._printed)
+            except OSError as error:
+                raise _cannot_start(str(error)) from error
+        try:
+            receive(self._pipes()[1], Budget(START_SECONDS))
+        except (Closed, TooLate) as error:
+            printed = self._last_words()
+            self._end()
+            if not self._killed:
+                raise _cannot_start(printed or "it does not answer") from error
+
+    def decode(self, job: Job) -> Clip | Failure:
+        """The clip of `job`, or why there is none, when the time budget is spent at the latest."""
+        if self._process is None or self._process.poll() is not None:
+            self._end()
+            self.start()
+        budget = Budget(self._limits.seconds_per_video)
+        try:
+            write, read = self._pipes()
+            send(write, job_to_json(job))
+            message = receive(read, budget)
+            if "failed" in message:
+                return Failure(job.name, message["failed"])
+            return receive_clip(read, message, budget)
+        except TooLate:
+            self._end()
+            spent = f"{self._limits.seconds_per_video:g} s"
+            return Failure(job.name, f"decoding it took longer than the {spent} that a video may take")
+        except Closed:
+            return Failure(job.name, self._cause_of_death())
+
+    def kill(self) -> None:
+        """End the process for good, from any thread; the thread that waits for it sees its pipe close."""
+        with self._guard:
+            self._killed = True
+            if self._process is not None:
+                self._process.kill()
+
+    def close(self) -> None:
+        """End the process for good and let go of its pipes."""
+        self.kill()
+        self._end()
+
+    def _launch(self, printed: IO[bytes]) -> subprocess.Popen[bytes]:
+        limits = (str(os.getpid()), str(self._limits.memory_bytes))
+        # The process finds packages where this one does (and nowhere else), and leaves the cores to its siblings.
+        paths = os.pathsep.join(path for path in sys.path if path)
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "vfc.extract.decode.worker", *limits],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=printed,
+            bufsize=0,
+            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        )
+
+    def _pipes(self) -> tuple[int, int]:
+        process = self._process
+        if process is None or process.stdin is None or process.stdout is None:
+            raise Closed
+        return process.stdin.fileno(), process.stdout.fileno()
+
+    def _cause_of_death(self) -> str:
+        printed = self._last_words()
+        code = self._end(_DYING_SECONDS)
+        if code is None or self._killed:
+            return "the run ended before it was decoded"
+        if code >= 0:
+            return f"its decoder ended the process with exit status {code}" + (f" ({printed})" if printed else "")
+        name = signal.Signals(-code).name if -code in {*signal.Signals} else f"signal {-code}"
+        hint = "; the system does that when memory runs out" if -code == signal.SIGKILL else ""
+        return f"its decoder process was ended by {name}{hint}"
+
+    def _last_words(self) -> str:
+        """The last line that the process printed."""
+        if self._printed is None:
+            return ""
+        self._printed.seek(max(0, self._printed.seek(0, os.SEEK_END) - 2000))
+        lines = self._printed.read().decode(errors="replace").strip().splitlines()
+        return lines[-1].strip() if lines else ""
+
+    def _end(self, patience: float = 0.0) -> int | None:
+        """Kill the process unless it ends by itself within `patience` seconds; its exit status."""
+        process = self._process
+        if process is None:
+            return None
+        try:
+            code = process.wait(patience) if patience else process.poll()
+        except subprocess.TimeoutExpired:
+            code = None
+        if code is None:
+            process.kill()
+            code = process.wait()
+        with self._guard:
+            self._process = None
+        for stream in (process.stdin, process.stdout, self._printed):
+            if stream is not None:
+                stream.close()
+        self._printed = None
+        return code
+
+
+def _cannot_start(why: str) -> Refused:
+    return Refused(
+        f"A decoder process cannot be started: {why}.", "Free memory or processes, or give fewer decode workers."
+    )

@@ -1,0 +1,134 @@
+"""What passes through the pipes between a pool and its worker processes: a length, JSON, then the pixels as bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import struct
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from vfc.cache_schema.record import Json
+
+from .clip import Clip, Job
+
+_LENGTH: Final = struct.Struct("<I")
+_MOMENT: Final = 0.5
+
+
+class Closed(Exception):
+    """The other end is gone."""
+
+
+class TooLate(Exception):
+    """The time budget was spent and nothing came."""
+
+
+class Budget:
+    """Seconds that may be spent waiting. Time during which this process was stopped or asleep does not count."""
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+
+    def wait(self, poll: select.poll) -> bool:
+        """Whether there is something to read, now or before a moment has passed.
+
+        Raises:
+            TooLate: there is nothing, and the budget is spent.
+        """
+        before = time.monotonic()
+        if poll.poll(min(max(self.left, 0.0), _MOMENT) * 1000):
+            return True
+        if self.left <= 0:
+            raise TooLate
+        self.left -= min(time.monotonic() - before, 2 * _MOMENT)
+        return False
+
+
+def send(fd: int, message: dict[str, Json], payload: memoryview | None = None) -> None:
+    """Write one message; `payload` follows as it is.
+
+    Raises:
+        Closed: nobody reads any more.
+    """
+    text = json.dumps(message).encode()
+    try:
+        for part in (memoryview(_LENGTH.pack(len(text)) + text), payload):
+            rest = part
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+    except OSError as error:
+        raise Closed from error
+
+
+def receive(fd: int, budget: Budget | None = None) -> dict[str, Any]:
+    """Read one message (not what follows it).
+
+    Raises:
+        Closed: the other end is gone.
+        TooLate: the budget was spent first.
+    """
+    length = bytearray(_LENGTH.size)
+    fill(fd, memoryview(length), budget)
+    text = bytearray(_LENGTH.unpack(length)[0])
+    fill(fd, memoryview(text), budget)
+    message: dict[str, Any] = json.loads(text)
+    return message
+
+
+def fill(fd: int, view: memoryview, budget: Budget | None = None) -> None:
+    """Read into the whole of `view`, straight from the pipe; raises as `receive` does."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while view:
+        if budget is not None and not budget.wait(poll):
+            continue
+        try:
+            count = os.readv(fd, [view])
+        except OSError as error:
+            raise Closed from error
+        if count == 0:
+            raise Closed
+        view = view[count:]
+
+
+def job_to_json(job: Job) -> dict[str, Json]:
+    """`job` for the pipe; names that are no valid Unicode pass through as JSON escapes."""
+    return {**asdict(job), "path": str(job.path)}
+
+
+def job_from_json(data: dict[str, Any]) -> Job:
+    """The inverse of `job_to_json`."""
+    return Job(**{**data, "path": Path(data["path"])})
+
+
+def send_clip(fd: int, clip: Clip) -> None:
+    """Write a clip; raises as `send` does."""
+    header: dict[str, Json] = {
+        "shape": list(clip.frames.shape),
+        "seconds": clip.seconds.tolist(),
+        "indices": clip.indices.tolist(),
+        "fps": clip.fps,
+        "total_frames": clip.total_frames,
+        "notes": dict(clip.notes),
+    }
+    send(fd, header, clip.frames.data.cast("B"))
+
+
+def receive_clip(fd: int, header: dict[str, Any], budget: Budget | None = None) -> Clip:
+    """The clip whose header has been read; raises as `receive` does."""
+    frames = np.empty(header["shape"], dtype=np.uint8)
+    fill(fd, frames.data.cast("B"), budget)
+    return Clip(
+        frames,
+        np.array(header["seconds"], dtype=np.float64),
+        np.array(header["indices"], dtype=np.int64),
+        header["fps"],
+        header["total_frames"],
+        header["notes"],
+    )
