@@ -138,15 +138,15 @@ def encode(values: Array, spec: ArraySpec) -> tuple[Array, Array | None]:
     if spec.dtype not in FEATURE_DTYPES:
         if values.dtype.newbyteorder("=") != stored_dtype(spec.dtype).newbyteorder("="):
             raise _wrong_dtype(values, spec, spec.dtype)
-        return np.ascontiguousarray(values, stored_dtype(spec.dtype)), None
+        return np.asarray(values, stored_dtype(spec.dtype), order="C"), None
     if spec.dtype == "bf16" and values.dtype == np.uint16:
-        stored = np.ascontiguousarray(values, "<u2")
+        stored = np.asarray(values, "<u2", order="C")
         _require_finite(stored, "bf16", spec)
         return stored, None
     if values.dtype not in (np.float32, np.float16):
         raise _wrong_dtype(values, spec, "float32 or float16" + (" or uint16 bits" if spec.dtype == "bf16" else ""))
     if spec.dtype == "int8":
-        return _quantise(np.ascontiguousarray(values, "<f4"), spec)
+        return _quantise(np.asarray(values, "<f4", order="C"), spec)
     return _convert(values, spec), None
 
 
@@ -218,16 +218,16 @@ def _require_finite(stored: Array, dtype: str, spec: ArraySpec) -> None:
 def _convert(values: Array, spec: ArraySpec) -> Array:
     """float32 or float16 to fp32, fp16 or bf16, with the range checked."""
     if spec.dtype == "bf16":
-        source = np.ascontiguousarray(values, "<f4")
+        source = np.asarray(values, "<f4", order="C")
         bits = source.view("<u4")
         # Round to nearest, ties to even, as every framework does.
         stored: Array = ((bits + (np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1)))) >> 16).astype("<u2")
     else:
         source = values
         with np.errstate(over="ignore"):
-            stored = np.ascontiguousarray(values, stored_dtype(spec.dtype))
+            stored = np.asarray(values, stored_dtype(spec.dtype), order="C")
     if spec.dtype == "bf16" or not _finite(stored, spec.dtype):
-        _require_finite(np.ascontiguousarray(source, "<f4"), "fp32", spec)
+        _require_finite(np.asarray(source, "<f4", order="C"), "fp32", spec)
         if not _finite(stored, spec.dtype):
             largest = "65504" if spec.dtype == "fp16" else "3.39e38"
             raise RecordRejected(

@@ -75,7 +75,7 @@ def test_fp16_is_that_of_torch_or_rejected(values: np.ndarray[Any, Any]) -> None
 def test_fp32_is_kept_bit_for_bit_or_rejected(values: np.ndarray[Any, Any]) -> None:
     spec = ArraySpec("x", "fp32", values.shape)
     if not np.isfinite(values).all():
-        with pytest.raises(RecordRejected, match="'x' holds NaN or Inf"):
+        with pytest.raises(RecordRejected, match=r"'x' holds NaN or Inf"):
             encode(values, spec)
         return
     stored, _ = encode(values, spec)
@@ -92,7 +92,7 @@ def test_every_kind_of_nan_and_inf_is_seen_in_halves(bits: int) -> None:
     for place in (0, 1 << 18, (1 << 19) - 1):
         bad = values.copy()
         bad[place] = bits
-        with pytest.raises(RecordRejected, match="holds NaN or Inf.\nThe model overflowed"):
+        with pytest.raises(RecordRejected, match=r"holds NaN or Inf.\nThe model overflowed"):
             encode(bad.view(np.float16), spec)
 
 
@@ -101,15 +101,15 @@ def test_bf16_bit_patterns_are_taken_as_they_are_but_checked(bits: int) -> None:
     spec = ArraySpec("x", "bf16", (3,))
     values = np.array([0x3F80, 0x7F7F, 0xFF7F], np.uint16)
     np.testing.assert_array_equal(encode(values, spec)[0], values)
-    with pytest.raises(RecordRejected, match="holds NaN or Inf"):
+    with pytest.raises(RecordRejected, match=r"holds NaN or Inf"):
         encode(np.array([0x3F80, bits, 0], np.uint16), spec)
 
 
 def test_overflow_names_the_dtype_that_would_hold_it() -> None:
-    with pytest.raises(RecordRejected, match="reaches 65520, beyond the 65504 of fp16.\nStore it with --dtype bf16"):
+    with pytest.raises(RecordRejected, match=r"reaches 65520, beyond the 65504 of fp16.\nStore it with --dtype bf16"):
         encode(np.array([1, -65520], np.float32), ArraySpec("x", "fp16", (2,)))
     encode(np.array([65519], np.float32), ArraySpec("x", "fp16", (1,)))  # rounds to 65504
-    with pytest.raises(RecordRejected, match="beyond the 3.39e38 of bf16.\nStore it with --dtype fp32"):
+    with pytest.raises(RecordRejected, match=r"beyond the 3.39e38 of bf16.\nStore it with --dtype fp32"):
         encode(np.array([3.4e38], np.float32), ArraySpec("x", "bf16", (1,)))
 
 
@@ -152,9 +152,9 @@ def test_int8_refuses_few_rows(shape: tuple[int, ...], rows: int) -> None:
 def test_int8_refuses_nan_and_needs_its_scale() -> None:
     values = np.ones((32, 4), np.float32)
     values[3, 3] = np.inf
-    with pytest.raises(RecordRejected, match="NaN or Inf"):
+    with pytest.raises(RecordRejected, match=r"NaN or Inf"):
         encode(values, ArraySpec("x", "int8", (32, 4)))
-    with pytest.raises(BadInput, match="mean nothing without their scales"):
+    with pytest.raises(BadInput, match=r"mean nothing without their scales"):
         decode(np.zeros((2, 2), np.int8), "int8")
 
 
@@ -179,9 +179,9 @@ def test_side_arrays_may_hold_nan() -> None:
 
 
 def test_features_come_as_float32_or_halves() -> None:
-    with pytest.raises(RecordRejected, match="comes as float64.\nHand it over as float32 or float16.$"):
+    with pytest.raises(RecordRejected, match=r"comes as float64.\nHand it over as float32 or float16.$"):
         encode(np.ones(3), ArraySpec("x", "fp16", (3,)))
-    with pytest.raises(RecordRejected, match="comes as int64.\nHand it over as float32 or float16 or uint16 bits."):
+    with pytest.raises(RecordRejected, match=r"comes as int64.\nHand it over as float32 or float16 or uint16 bits."):
         encode(np.ones(3, np.int64), ArraySpec("x", "bf16", (3,)))
 
 
@@ -200,7 +200,7 @@ def test_bytes_of_a_record() -> None:
     assert record_bytes(ArraySpec("x", "bf16", (None, 512)), rows=30) == 30_720
     assert record_bytes(ArraySpec("x", "int8", (None, 512)), rows=0) == 2048
     assert record_bytes(ArraySpec("x", "fp32", ())) == 4
-    with pytest.raises(BadInput, match="'x' is ragged"):
+    with pytest.raises(BadInput, match=r"'x' is ragged"):
         record_bytes(ArraySpec("x", "bf16", (None, 512)))
 
 
@@ -211,5 +211,5 @@ def test_scales_lie_beside_int8_arrays() -> None:
         ("b", "|i1", (None, 6), True, 6),
         ("b.scale", "<f4", (6,), False, 24),
     ]
-    with pytest.raises(BadInput, match="Two arrays would be called 'b.scale'"):
+    with pytest.raises(BadInput, match=r"Two arrays would be called 'b.scale'"):
         stored_arrays([ArraySpec("b", "int8", (None, 6)), ArraySpec("b.scale", "fp32", (6,))])

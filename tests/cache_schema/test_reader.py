@@ -64,7 +64,9 @@ def test_damage_is_met_at_the_first_touch_of_its_record(tmp_path: Path) -> None:
         with pytest.raises(Damaged, match=r"'layer3.visual' of video 'class 0/clip003.mp4' \(part w0-.*\n.*verify"):
             read()
     reader.take([record(2).key, record(4).key], "layer3.visual", out)
-    np.testing.assert_array_equal(open_store(tmp_path / "s", verify="never").view(record(2).key, "single"), made(2)["single"])
+    np.testing.assert_array_equal(
+        open_store(tmp_path / "s", verify="never").view(record(2).key, "single"), made(2)["single"]
+    )
     open_store(tmp_path / "s", verify="never").view(record(3).key, "layer3.visual")
 
 
@@ -73,7 +75,7 @@ def test_a_window_checks_its_whole_record_once(tmp_path: Path) -> None:
     flip(tmp_path / "s", "long", 32 * 6 + 31 * 6)  # the 32nd row of record 1, which has 33
     reader = open_store(tmp_path / "s")
     reader.window(record(0).key, "long", 0, 5)
-    with pytest.raises(Damaged, match="'long' of video 'class 1/clip001.mp4'"):
+    with pytest.raises(Damaged, match=r"'long' of video 'class 1/clip001.mp4'"):
         reader.window(record(1).key, "long", 0, 5)
 
 
@@ -89,7 +91,7 @@ def test_when_a_change_after_the_first_read_is_noticed(tmp_path: Path, verify: A
         file.seek(100)
         file.write(b"\xff")
     if noticed:
-        with pytest.raises(Damaged, match="have changed"):
+        with pytest.raises(Damaged, match=r"have changed"):
             reader.take(rows, "layer3.visual", out)
     else:
         reader.take(rows, "layer3.visual", out)
@@ -167,5 +169,5 @@ def test_the_front_door_names_everything_it_lists() -> None:
     import vfc.cache_schema as door
 
     assert all(getattr(door, name) is not None for name in door.__all__)
-    with pytest.raises(AttributeError, match="has no attribute 'StoreWirter'"):
+    with pytest.raises(AttributeError, match=r"has no attribute 'StoreWirter'"):
         _ = door.StoreWirter
