@@ -17,6 +17,7 @@ from .wire import Budget, Closed, TooLate, job_to_json, receive, receive_clip, s
 
 START_SECONDS: Final = 120.0
 """How long a worker process may take to import what it needs, on a machine that is busy with other things."""
+_ATTEMPTS: Final = 3
 _DYING_SECONDS: Final = 10.0
 
 
@@ -44,33 +45,30 @@ class Worker:
         """Start the process and wait until it can take a job; nothing where it runs, or was killed for good.
 
         Raises:
-            Refused: it does not start.
+            Refused: it does not start, not even when tried again.
         """
-        with self._guard:
-            if self._killed or self._process is not None:
-                return
+        for attempt in range(1, _ATTEMPTS + 1):
+            with self._guard:
+                if self._killed or self._process is not None:
+                    return
+                try:
+                    self._printed = tempfile.TemporaryFile()  # noqa: SIM115 (outlives this function)
+                    self._process = self._launch(self._printed)
+                except OSError as error:
+                    raise _cannot_start(str(error)) from error
             try:
-                self._printed = tempfile.TemporaryFile()  # noqa: SIM115 (outlives this function)
-                self._process = self._launch(self._printed)
-            except OSError as error:
-                raise _cannot_start(str(error)) from error
-        try:
-            receive(self._pipes()[1], Budget(START_SECONDS))
-        except (Closed, TooLate) as error:
-            printed = self._last_words()
-            self._end()
-            if not self._killed:
-                raise _cannot_start(printed or "it does not answer") from error
+                receive(self._pipes()[1], Budget(START_SECONDS))
+            except (Closed, TooLate) as error:
+                printed = self._last_words()
+                code = self._end()
+                if attempt == _ATTEMPTS:
+                    raise _cannot_start(printed or f"it ends with status {code}") from error
 
     def decode(self, job: Job) -> Clip | Failure:
         """The clip of `job`, or why there is none, when the time budget is spent at the latest."""
-        if self._process is None or self._process.poll() is not None:
-            self._end()
-            self.start()
         budget = Budget(self._limits.seconds_per_video)
         try:
-            write, read = self._pipes()
-            send(write, job_to_json(job))
+            read = self._hand_over(job)
             message = receive(read, budget)
             if "failed" in message:
                 return Failure(job.name, message["failed"])
@@ -81,6 +79,21 @@ class Worker:
             return Failure(job.name, f"decoding it took longer than the {spent} that a video may take")
         except Closed:
             return Failure(job.name, self._cause_of_death())
+
+    def _hand_over(self, job: Job) -> int:
+        """Give `job` to a process that takes it; the pipe to read from. One that died before is no fault of the job."""
+        for _ in range(_ATTEMPTS):
+            self.start()
+            try:
+                write, read = self._pipes()
+                send(write, job_to_json(job))
+                receive(read, Budget(START_SECONDS))
+                return read
+            except (Closed, TooLate):
+                if self._killed:
+                    raise Closed from None
+                self._end()
+        raise _cannot_start("it ends before it takes a job")
 
     def kill(self) -> None:
         """End the process for good, from any thread; the thread that waits for it sees its pipe close."""
@@ -116,7 +129,7 @@ class Worker:
     def _cause_of_death(self) -> str:
         printed = self._last_words()
         code = self._end(_DYING_SECONDS)
-        if code is None or self._killed:
+        if self._killed or code is None:
             return "the run ended before it was decoded"
         if code >= 0:
             return f"its decoder ended the process with exit status {code}" + (f" ({printed})" if printed else "")

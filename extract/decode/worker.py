@@ -42,7 +42,9 @@ def main(parent: int, memory_bytes: int) -> None:
     with contextlib.suppress(Closed):
         send(clips_out, {"ready": True})
         while True:
-            _serve(jobs.get(), clips_out)
+            job = jobs.get()
+            send(clips_out, {"taken": True})
+            _serve(job, clips_out)
 
 
 def _listen(fd: int, jobs: queue.SimpleQueue[dict[str, Any]]) -> None:
