@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 from suites.store import RECIPE, VIDEO, StoreSuite, made, record
 
 from vfc.cache_schema import ArraySpec, BadInput, Damaged, Key, Record, StoreWriter, open_store
 from vfc.cache_schema import mapping as mapping_module
+from vfc.cache_schema.dtypes import encode
 
 
 class TestStore(StoreSuite):
@@ -47,6 +50,22 @@ def flip(root: Path, array: str, offset: int) -> None:
     data = bytearray(path.read_bytes())
     data[offset] ^= 1
     path.write_bytes(data)
+
+
+def test_the_digest_is_what_its_definition_says(tmp_path: Path) -> None:
+    filled(tmp_path / "s", range(5), part_bytes=2000)
+    expected = hashlib.sha256(RECIPE.digest.encode())
+    for key in sorted((record(i).key for i in range(5)), key=Key.encode):
+        expected.update(len(key.encode()).to_bytes(4, "little") + key.encode())
+        arrays: dict[str, bytes] = {}
+        for spec in VIDEO:
+            stored, scale = encode(made(int(key.name[-7:-4]))[spec.name], spec)
+            arrays[spec.name] = stored.tobytes()
+            if scale is not None:
+                arrays[spec.name + ".scale"] = scale.tobytes()
+        for name in sorted(arrays):
+            expected.update(name.encode() + b"\0" + google_crc32c.value(arrays[name]).to_bytes(4, "little"))
+    assert open_store(tmp_path / "s").digest == expected.hexdigest()
 
 
 def test_damage_is_met_at_the_first_touch_of_its_record(tmp_path: Path) -> None:
