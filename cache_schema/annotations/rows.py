@@ -215,14 +215,19 @@ def write_annotations(store_root: Path, name: str, annotations: Annotations) -> 
 def load(store_root: Path, name_or_file: str = "default") -> Annotations:
     """Annotations by their name in a store, or from a file (anything that ends in .jsonl or is an existing file).
 
+    A derived store that has none of its own uses those of its parent.
+
     Raises:
         UnknownName: the store has none of this name; those it has are listed.
         MissingPath, BadInput: see `read_annotations`.
     """
-    folder = store_root / "annotations"
-    path = folder / f"{name_or_file}.jsonl"
-    if path.is_file():
-        return read_annotations(path)
+    folders = [store_root / "annotations"]
+    if store_root.resolve().parent.name == "derived":
+        folders.append(store_root.resolve().parent.parent / "annotations")
+    for folder in folders:
+        if (folder / f"{name_or_file}.jsonl").is_file():
+            return read_annotations(folder / f"{name_or_file}.jsonl")
     if name_or_file.endswith(".jsonl") or Path(name_or_file).is_file():
         return read_annotations(Path(name_or_file))
-    raise unknown_name("set of annotations", name_or_file, [found.stem for found in folder.glob("*.jsonl")])
+    known = {path.stem for folder in folders for path in folder.glob("*.jsonl")}
+    raise unknown_name("set of annotations", name_or_file, known)

@@ -1,0 +1,29 @@
+"""Upkeep of a store: look, check, mend, tidy, join, make smaller, compare. Each verb is a function of paths."""
+
+from .compacting import Compaction, Merge, compact, merge
+from .comparing import ArrayDifference, Comparison, compare
+from .deriving import Derivation, convert, materialize
+from .health import DamagedPart, Repair, Verification, repair, verify
+from .inspecting import AnnotationSummary, Inspection, KindSummary, inspect
+
+__all__ = [
+    "AnnotationSummary",
+    "ArrayDifference",
+    "Compaction",
+    "Comparison",
+    "DamagedPart",
+    "Derivation",
+    "Inspection",
+    "KindSummary",
+    "Merge",
+    "Repair",
+    "Verification",
+    "compact",
+    "compare",
+    "convert",
+    "inspect",
+    "materialize",
+    "merge",
+    "repair",
+    "verify",
+]

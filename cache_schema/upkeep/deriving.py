@@ -1,0 +1,289 @@
+"""Stores made from a store: convert (another dtype), materialize (pooled, projected, another dtype)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from vfc.cache_schema import catalog
+from vfc.cache_schema.annotations import read_annotations, write_annotations
+from vfc.cache_schema.dtypes import StoredArray, decode, stored_arrays
+from vfc.cache_schema.errors import BadInput, RecordRejected, unknown_name
+from vfc.cache_schema.part import Part
+from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.projection import Projection, fit_projection, load_projection, publish_projection
+from vfc.cache_schema.reader import StoreReader, open_store
+from vfc.cache_schema.recipe import Recipe
+from vfc.cache_schema.record import FEATURE_DTYPES, ArraySpec, Dtype, Json, Key, Record
+from vfc.cache_schema.root import read_axis
+from vfc.cache_schema.shrink import Shrink, shrink_record, shrunk_spec
+from vfc.cache_schema.writer import StoreWriter
+
+from .inspecting import names_in
+from .stored import StoredPart, StoredRecord, live_rows
+
+_SOURCE = "parent_crc32c"
+"""Metadata of a derived record: the checksums of what it was made from, so that a replaced parent shows."""
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """What `convert` or `materialize` did.
+
+    `present` records were there already; `explained` is the share that each array's projection keeps; `rejected` are
+    the records that could not be made, with the reason; `orphans` counts those whose parent record is gone.
+    """
+
+    path: str
+    parent: str
+    added: int
+    replaced: int
+    present: int
+    parts: int
+    kinds: Mapping[str, tuple[ArraySpec, ...]]
+    explained: Mapping[str, float]
+    rejected: tuple[tuple[str, str], ...]
+    orphans: int
+
+    def to_json(self) -> dict[str, Json]:
+        """As one JSON document."""
+        return cast("dict[str, Json]", asdict(self))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is read of every kind, what it becomes, and how."""
+
+    reads: Mapping[str, tuple[ArraySpec, ...]]
+    becomes: Mapping[str, tuple[ArraySpec, ...]]
+    shrink: Shrink
+    function: str
+    arrays: Sequence[str]
+
+
+def convert(root: Path, out: Path, dtype: Dtype, progress: Progress, *, arrays: Sequence[str] = ()) -> Derivation:
+    """A new store with features in another dtype; its recipe names the parent's, the function and the dtype.
+
+    `arrays` are those to convert, all features if none is named; the others are kept as they are. Run again, it adds
+    what is new in the parent.
+
+    Raises:
+        UnknownName: no such array.
+        BadInput: int8 for an array with fewer than 32 rows per record, by name.
+        RecipeMismatch: `out` holds something else.
+        Damaged: bytes of the parent are not what was committed.
+        Refused, ReadOnlyTarget: the target is full or takes no writes.
+    """
+    reader, shrink = open_store(root), Shrink(dtype=dtype)
+    chosen = _chosen(reader, arrays)
+    becomes = {
+        kind: tuple(shrunk_spec(spec, shrink) if spec.name in chosen else spec for spec in specs)
+        for kind, specs in reader.kinds.items()
+    }
+    return _derive(reader, out, _Plan(dict(reader.kinds), becomes, shrink, "convert", arrays), progress)
+
+
+def materialize(
+    root: Path,
+    shrink: Shrink,
+    progress: Progress,
+    *,
+    name: str = "",
+    out: Path | None = None,
+    arrays: Sequence[str] = (),
+) -> Derivation:
+    """A store of smaller arrays, under `derived/<name>/` of the parent or at `out`; one part per part of the parent.
+
+    It holds the named feature arrays (all if none is named) and the side arrays of their kinds. Run again, it adds
+    what is new in the parent and replaces what was replaced there; a projection stays the one that was fitted first.
+    Below `derived/` the annotations are those of the parent; elsewhere they are copied.
+
+    Raises:
+        UnknownName: no such array.
+        BadInput: an array that cannot be pooled, projected or kept as asked, by name; neither or both of name and out.
+        RecipeMismatch: the target was made with other parameters.
+        Damaged: bytes of the parent are not what was committed.
+        Refused, ReadOnlyTarget: the target is full or takes no writes.
+    """
+    if bool(name) == (out is not None):
+        raise BadInput("materialize needs either a name or an --out.", "Give --name pooled, or --out FOLDER.")
+    if out is None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise BadInput(f"{name!r} cannot name a derived store.", "Use letters, digits, '.', '_' and '-'.")
+    reader = open_store(root)
+    chosen = _chosen(reader, arrays)
+    reads = {
+        kind: tuple(spec for spec in specs if spec.name in chosen or spec.dtype not in FEATURE_DTYPES)
+        for kind, specs in reader.kinds.items()
+        if any(spec.name in chosen for spec in specs)
+    }
+    becomes = {
+        kind: tuple(shrunk_spec(spec, shrink) if spec.name in chosen else spec for spec in specs)
+        for kind, specs in reads.items()
+    }
+    target = out or root / "derived" / name
+    return _derive(reader, target, _Plan(reads, becomes, shrink, "materialize", arrays), progress)
+
+
+def _chosen(reader: StoreReader, arrays: Sequence[str]) -> set[str]:
+    """The feature arrays that are meant."""
+    features = {spec.name for specs in reader.kinds.values() for spec in specs if spec.dtype in FEATURE_DTYPES}
+    for array in arrays:
+        if array not in features:
+            raise unknown_name("feature array in this store", array, features)
+    return set(arrays) or features
+
+
+def _derive(reader: StoreReader, target: Path, plan: _Plan, progress: Progress) -> Derivation:
+    projections = _projections(reader, target, plan, progress) if plan.shrink.project else {}
+    fields: dict[str, Json] = {
+        "parent": {"digest": reader.recipe.digest, "recipe": dict(reader.recipe.fields)},
+        "function": plan.function,
+        "parameters": {**plan.shrink.to_json(), "arrays": [*sorted(plan.arrays)] or "all"},
+    }
+    if projections:
+        fields["projection"] = {name: found.digest for name, found in projections.items()}
+    # Parts end where those of the parent end.
+    writer = StoreWriter(target, Recipe(fields), worker=plan.function, part_bytes=1 << 62, part_seconds=float("inf"))
+    with writer:
+        for kind, specs in plan.becomes.items():
+            writer.declare(kind, specs)
+        for axis in names_in(reader.root / "axes", "*.json", "-"):
+            for name, content in read_axis(reader.root, axis).items():
+                writer.bind(axis, name, content)
+        counts = _Counts()
+        _fill(reader.root, writer, plan, projections, counts, progress)
+    if target.parent.resolve() != (reader.root / "derived").resolve():
+        for path in sorted((reader.root / "annotations").glob("*.jsonl")):
+            write_annotations(target, path.stem, read_annotations(path))
+    made = catalog.current(target)
+    parents = catalog.current(reader.root).locate([made.hashes[row].tobytes() for row in made.live().tolist()])
+    return Derivation(
+        path=str(target),
+        parent=str(reader.root),
+        added=counts.added,
+        replaced=counts.replaced,
+        present=counts.present,
+        parts=len(made.parts),
+        kinds=plan.becomes,
+        explained={name: float(cast("float", found.about["explained"])) for name, found in projections.items()},
+        rejected=tuple(counts.rejected),
+        orphans=int((parents < 0).sum()),
+    )
+
+
+@dataclass
+class _Counts:
+    added: int = 0
+    replaced: int = 0
+    present: int = 0
+    rejected: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+
+def _fill(
+    root: Path,
+    writer: StoreWriter,
+    plan: _Plan,
+    projections: Mapping[str, Projection],
+    counts: _Counts,
+    progress: Progress,
+) -> None:
+    """Make what the target lacks, part by part of the parent."""
+    found, there = catalog.current(root), open_store(writer.root)
+    progress.begin(plan.function, len(found), "records")
+    for info, rows in live_rows(found):
+        if info.kind not in plan.reads or not rows:
+            continue
+        specs = plan.reads[info.kind]
+        stored = StoredPart(root / "parts" / info.name, stored_arrays(specs))
+        todo = _todo(stored.part, rows, stored_arrays(specs), writer, there)
+        stale = [stored.part.key(row) for row, _ in todo if stored.part.key(row) in writer]
+        if stale:
+            writer.delete(stale)
+        counts.present += len(rows) - len(todo)
+        counts.replaced += len(stale)
+        progress.advance(len(rows) - len(todo))
+        for row, made_from in todo:
+            record = stored.record(row)
+            try:
+                arrays = shrink_record(_decoded(record, specs), specs, plan.shrink, projections)
+                writer.add(Record(record.key, arrays, {**json.loads(record.metadata), _SOURCE: made_from}))
+                counts.added += 1
+            except RecordRejected as error:
+                counts.rejected.append((record.key.name, error.problem))
+            progress.advance()
+        writer.commit()
+    counts.added -= counts.replaced
+
+
+def _todo(
+    part: Part, rows: Sequence[int], arrays: Sequence[StoredArray], writer: StoreWriter, there: StoreReader
+) -> list[tuple[int, dict[str, Json]]]:
+    """The rows of a part that are not in the target, or are there as made from other bytes; with their checksums."""
+    crcs = {array.name: part.crcs(array.name) for array in arrays}
+    todo = []
+    for row in rows:
+        key = part.key(row)
+        made_from: dict[str, Json] = {name: int(column[row]) for name, column in crcs.items()}
+        if key not in writer or there.metadata(key).get(_SOURCE) != made_from:
+            todo.append((row, made_from))
+    return todo
+
+
+def _decoded(record: StoredRecord, specs: Sequence[ArraySpec]) -> dict[str, npt.NDArray[Any]]:
+    """Features as float32, side arrays as they are."""
+    return {
+        spec.name: decode(record.arrays[spec.name], spec.dtype, record.arrays.get(f"{spec.name}.scale"))
+        for spec in specs
+    }
+
+
+def _projections(reader: StoreReader, target: Path, plan: _Plan, progress: Progress) -> dict[str, Projection]:
+    """The projection of every feature array that changes: the published one, or fitted and published now."""
+    found = {}
+    pooling = dataclasses.replace(plan.shrink, project="", dtype=None)
+    for kind, specs in plan.reads.items():
+        for spec in specs:
+            if spec.dtype not in FEATURE_DTYPES:
+                continue
+            wide = shrunk_spec(dataclasses.replace(spec, dtype="fp32"), pooling).shape[-1]
+            assert wide is not None
+            if spec.name not in found:
+                there = load_projection(target, spec.name)
+                if there is None:
+                    progress.say(f"Fitting {plan.shrink.project} of {spec.name}.")
+                    sample = _sample(reader, kind, spec, specs, pooling, plan.shrink.fit_records)
+                    fitted = fit_projection(plan.shrink.project, sample, wide, seed=plan.shrink.seed)
+                    there = publish_projection(target, spec.name, fitted)
+                found[spec.name] = there
+            if found[spec.name].basis.shape[0] != wide or found[spec.name].about["rule"] != plan.shrink.project:
+                raise BadInput(
+                    f"The projection of {spec.name!r} in {target} is {found[spec.name].about['rule']} of "
+                    f"{found[spec.name].basis.shape[0]} dimensions; {plan.shrink.project} of {wide} was asked.",
+                    "Give another --name or --out, or the --project of that store.",
+                )
+    return found
+
+
+def _sample(
+    reader: StoreReader, kind: str, spec: ArraySpec, specs: Sequence[ArraySpec], pooling: Shrink, count: int
+) -> Iterator[npt.NDArray[Any]]:
+    """The array, pooled, of the first `count` names by SHA-256: the same for every worker that looks."""
+    first: dict[str, Key] = {}
+    for key in reader.keys(kind):
+        first.setdefault(key.name, key)
+    for name in sorted(first, key=lambda name: hashlib.sha256(name.encode()).digest())[:count]:
+        needed = [s for s in specs if s.name == spec.name or s.dtype not in FEATURE_DTYPES]
+        arrays = {s.name: reader.read(first[name], s.name) for s in needed}
+        try:
+            yield np.asarray(shrink_record(arrays, needed, pooling)[spec.name])
+        except RecordRejected:
+            continue  # it will be rejected when its turn comes, too

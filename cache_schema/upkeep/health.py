@@ -1,0 +1,250 @@
+"""verify: whether every byte is what was committed. repair: keep what is whole, name what must be made again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+from vfc.cache_schema import catalog, disk
+from vfc.cache_schema.annotations import read_annotations
+from vfc.cache_schema.errors import Damaged, VfcError
+from vfc.cache_schema.part import Fault, Part, check
+from vfc.cache_schema.part_writer import PartWriter
+from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.projection import load_projection
+from vfc.cache_schema.publish import sync_folder
+from vfc.cache_schema.record import ArraySpec, Json, Key
+from vfc.cache_schema.root import read_axis, read_kinds, read_root
+
+from .inspecting import names_in
+from .remains import Remains, remains
+from .stored import alone, drop_parts, live_rows
+
+_WORKER = "repair"
+
+
+@dataclass(frozen=True)
+class DamagedPart:
+    """A part that is not what was committed: what is wrong, and which of its records cannot be saved.
+
+    `keys` are those that could be named, from the part or from the catalog; `unnamed` counts the others. Damage to an
+    index or to Zarr metadata costs no record.
+    """
+
+    part: str
+    kind: str
+    records: int
+    faults: tuple[Fault, ...]
+    keys: tuple[Key, ...]
+    unnamed: int
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found. `other` are faults of small files beside the parts."""
+
+    path: str
+    parts: int
+    records: int
+    bytes: int
+    damaged: tuple[DamagedPart, ...]
+    other: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.damaged and not self.other
+
+    def to_json(self) -> dict[str, Json]:
+        """As one JSON document."""
+        return cast("dict[str, Json]", {"ok": self.ok, **asdict(self)})
+
+
+def verify(root: Path, progress: Progress) -> Verification:
+    """Read every byte of every part and compare it with what was committed; read the small files beside them.
+
+    Raises:
+        MissingPath, NotAStore: nothing there, or no store.
+        Damaged: the recipe itself is not the one that was written.
+    """
+    read_root(root)
+    saved = catalog.load(root)
+    hit, records, size = [], 0, 0
+    folders = _folders(root)
+    progress.begin("verify", len(folders), "parts")
+    for folder in folders:
+        faults = check(folder)
+        if faults:
+            hit.append(remains(folder, faults, _kinds(root), saved))
+            records += len(hit[-1].intact)
+        else:
+            attributes = Part(folder).attributes
+            records += 0 if attributes["tombstone"] else attributes["records"]
+            size += sum(file["size"] for file in attributes["files"].values())
+        progress.advance(note=folder.name if faults else "")
+    damaged = [_told(found) for found in hit] + _vanished(root, saved, {folder.name for folder in folders})
+    return Verification(str(root), len(folders), records, size, tuple(damaged), tuple(_other_faults(root)))
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in (root / "parts").iterdir() if path.is_dir())
+
+
+def _kinds(root: Path) -> Mapping[str, tuple[ArraySpec, ...]]:
+    try:
+        return read_kinds(root)
+    except Damaged:
+        return {}
+
+
+def _told(found: Remains) -> DamagedPart:
+    info = found.info
+    return DamagedPart(info.name, info.kind, info.records, found.faults, found.lost, found.unnamed)
+
+
+def _vanished(root: Path, saved: catalog.Catalog | None, present: set[str]) -> list[DamagedPart]:
+    """Parts that the catalog knows and that are gone, with records that no other part holds.
+
+    A part that was compacted away is gone too, but its records lie elsewhere.
+    """
+    if saved is None or all(info.name in present for info in saved.parts):
+        return []
+    elsewhere: set[bytes] = set()
+    for name in present:
+        try:
+            part = Part(root / "parts" / name)
+            elsewhere.update(part.key(row).encode() for row in range(part.info.records))
+        except Damaged:
+            elsewhere.update(saved.keys_of(name) or ())
+    lost = []
+    for info, rows in live_rows(saved):
+        names = [] if info.name in present else saved.keys_of(info.name) or []
+        keys = tuple(Key.decode(names[row]) for row in rows if names and names[row] not in elsewhere)
+        if keys:
+            lost.append(DamagedPart(info.name, info.kind, info.records, (Fault("", "the part is missing"),), keys, 0))
+    return lost
+
+
+def _other_faults(root: Path) -> list[str]:
+    """What is wrong with the small files beside the parts."""
+    checks: list[Callable[[], object]] = [lambda: read_kinds(root)]
+    for axis in names_in(root / "axes", "*.json", "-"):
+        checks.append(lambda axis=axis: read_axis(root, axis))  # type: ignore[misc]
+    for path in sorted((root / "annotations").glob("*.jsonl")):
+        checks.append(lambda path=path: read_annotations(path))  # type: ignore[misc]
+    for name in names_in(root / "projection", "*.safetensors"):
+        checks.append(lambda name=name: load_projection(root, name))  # type: ignore[misc]
+    faults = []
+    for one in checks:
+        try:
+            one()
+        except VfcError as error:
+            faults.append(error.problem)
+    return faults
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What `repair` did. `redo` are the keys to make again; `unnamed` says of which parts others cannot be named."""
+
+    path: str
+    damaged: tuple[DamagedPart, ...]
+    saved: int
+    redo: tuple[Key, ...]
+    unnamed: tuple[str, ...]
+    quarantine: str
+    other: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Json]:
+        """As one JSON document."""
+        return cast("dict[str, Json]", asdict(self))
+
+
+def repair(root: Path, progress: Progress, *, drop: bool = False) -> Repair:
+    """Take damaged parts out of a store: into `quarantine/`, or for good with `drop`.
+
+    What is whole in them is written into a new part first, so that a kill in between costs nothing. The records to
+    make again are named; running the extraction again makes them, since they are not committed any more.
+
+    Raises:
+        MissingPath, NotAStore: nothing there, or no store.
+        Damaged: the recipe or the list of kinds is hit, which no repair can guess.
+        Refused: another repair or compact is at work, or the disk is full; nothing is lost.
+        ReadOnlyTarget: the store takes no writes.
+    """
+    read_root(root)
+    kinds = read_kinds(root)
+    with alone(root):
+        disk.clear_stale(root / "tmp", _WORKER)
+        saved = catalog.load(root)
+        folders = _folders(root)
+        vanished = _vanished(root, saved, {folder.name for folder in folders})
+        progress.begin("repair", len(folders), "parts")
+        hit, kept = [], 0
+        for folder in folders:
+            faults = check(folder)
+            if faults:
+                found = remains(folder, faults, kinds, saved)
+                kept += _rewritten(root, found)
+                _take_out(root, folder, drop)
+                hit.append(found)
+            progress.advance(note=folder.name if faults else "")
+        after = catalog.current(root)
+    lost = [(key, found.info.order) for found in hit if not found.info.tombstone for key in found.lost]
+    return Repair(
+        path=str(root),
+        damaged=(*(_told(found) for found in hit), *vanished),
+        saved=kept,
+        redo=tuple(sorted({*_still_missing(after, lost), *(key for part in vanished for key in part.keys)})),
+        unnamed=tuple(_unnamed(found) for found in hit if found.unnamed or not found.info.records),
+        quarantine="" if drop or not hit else str(root / "quarantine"),
+        other=tuple(_other_faults(root)),
+    )
+
+
+def _rewritten(root: Path, found: Remains) -> int:
+    """Write what is whole into a new part that counts as old as the damaged one; the number of records."""
+    if not found.intact:
+        return 0
+    part = PartWriter(root, _WORKER, found.info.kind, found.arrays, {"repaired": found.info.name})
+    try:
+        for record in found.records():
+            part.add(record.key, record.arrays, record.metadata)
+    except BaseException:
+        part.abandon()
+        raise
+    part.commit(found.info.committed_ns)
+    return 0 if found.info.tombstone else len(found.intact)
+
+
+def _take_out(root: Path, folder: Path, drop: bool) -> None:
+    if drop:
+        drop_parts(root, _WORKER, [folder.name])
+        return
+    disk.make_folder(root / "quarantine")
+    disk.rename(folder, root / "quarantine" / folder.name)
+    sync_folder(root / "quarantine")
+    sync_folder(root / "parts")
+
+
+def _still_missing(after: catalog.Catalog, lost: list[tuple[Key, tuple[int, str]]]) -> list[Key]:
+    """Of the keys that were lost with a part of some age, those that no part holds and none has deleted since."""
+    deleted: dict[bytes, tuple[int, str]] = {}
+    for i, info in enumerate(after.parts):
+        if info.tombstone:
+            for name in after.hashes[int(after.first[i]) : int(after.first[i + 1])]:
+                deleted[name.tobytes()] = max(info.order, deleted.get(name.tobytes(), info.order))
+    rows = after.locate([key.hash128() for key, _ in lost]).tolist()
+    return [
+        key
+        for (key, order), row in zip(lost, rows, strict=True)
+        if row < 0 and deleted.get(key.hash128(), (-1, "")) < order
+    ]
+
+
+def _unnamed(found: Remains) -> str:
+    if found.info.tombstone:
+        return f"{found.info.name}: the names of {found.unnamed} deleted records; they may show again"
+    return f"{found.info.name}: part of {found.unnamed or 'an unknown number of'} unnamed records"

@@ -1,0 +1,145 @@
+"""inspect: what a store holds, counted without reading features."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from vfc.cache_schema import catalog
+from vfc.cache_schema.annotations import read_annotations
+from vfc.cache_schema.part import Part
+from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.reader import open_store
+from vfc.cache_schema.record import ArraySpec, Json
+from vfc.cache_schema.root import read_axis
+
+from .stored import live_rows
+
+
+@dataclass(frozen=True)
+class KindSummary:
+    """The records of one kind: how many count, in how many parts, their arrays, bytes of all files of these parts."""
+
+    kind: str
+    records: int
+    parts: int
+    bytes: int
+    arrays: tuple[ArraySpec, ...]
+
+
+@dataclass(frozen=True)
+class AnnotationSummary:
+    """One set of annotations: rows, classes, rows per split, digest."""
+
+    name: str
+    rows: int
+    labels: int
+    splits: Mapping[str, int]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a store holds. `duplicates` and `deleted` count records that are on disk and do not count any more."""
+
+    path: str
+    digest: str
+    recipe_digest: str
+    recipe: Mapping[str, Json]
+    kinds: tuple[KindSummary, ...]
+    axes: Mapping[str, tuple[str, ...]]
+    annotations: tuple[AnnotationSummary, ...]
+    failures: tuple[Mapping[str, Json], ...]
+    duplicates: int
+    deleted: int
+    derived: tuple[str, ...]
+    projections: tuple[str, ...]
+    quarantined: tuple[str, ...]
+
+    @property
+    def records(self) -> int:
+        """Records that count, of all kinds."""
+        return sum(kind.records for kind in self.kinds)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files of all parts."""
+        return sum(kind.bytes for kind in self.kinds)
+
+    def to_json(self) -> dict[str, Json]:
+        """As one JSON document."""
+        return cast("dict[str, Json]", {**asdict(self), "records": self.records, "bytes": self.bytes})
+
+
+def inspect(root: Path, progress: Progress) -> Inspection:
+    """Count and describe what a store holds, without reading features.
+
+    Raises:
+        MissingPath, NotAStore: nothing there, or no store.
+        Damaged: a part whose table or metadata is hit; `verify` says which.
+    """
+    reader = open_store(root)
+    found = catalog.current(root)
+    progress.begin("inspect", len(found.parts), "parts")
+    records, parts, sizes = Counter[str](), Counter[str](), Counter[str]()
+    for info, rows in live_rows(found):
+        records[info.kind] += len(rows)
+        parts[info.kind] += 1
+        files = Part(root / "parts" / info.name).attributes["files"]
+        sizes[info.kind] += sum(file["size"] for file in files.values())
+        progress.advance()
+    kinds = tuple(
+        KindSummary(kind, records[kind], parts[kind], sizes[kind], specs) for kind, specs in reader.kinds.items()
+    )
+    kept = np.repeat(np.array([not info.tombstone for info in found.parts], bool), [p.records for p in found.parts])
+    hashes = found.hashes[kept]
+    distinct = len(np.unique(np.ascontiguousarray(hashes).view("V16"))) if len(hashes) else 0
+    return Inspection(
+        path=str(root),
+        digest=reader.digest,
+        recipe_digest=reader.recipe.digest,
+        recipe=reader.recipe.fields,
+        kinds=kinds,
+        axes={axis: tuple(read_axis(root, axis)) for axis in names_in(root / "axes", "*.json", "-")},
+        annotations=tuple(_annotations(path) for path in sorted((root / "annotations").glob("*.jsonl"))),
+        failures=tuple(open_failures(root, {(key.kind, key.name) for key in reader.keys(None)})),
+        duplicates=len(hashes) - distinct,
+        deleted=distinct - len(found),
+        derived=names_in(root / "derived", "*"),
+        projections=names_in(root / "projection", "*.safetensors"),
+        quarantined=names_in(root / "quarantine", "*"),
+    )
+
+
+def names_in(folder: Path, pattern: str, cut: str = "") -> tuple[str, ...]:
+    """What a folder holds, by name without suffix, or up to `cut`; sorted, each once."""
+    suffix = pattern.lstrip("*")
+    names = {path.name.removesuffix(suffix) for path in folder.glob(pattern) if not path.name.startswith(".")}
+    return tuple(sorted({name.partition(cut)[0] for name in names} if cut else names))
+
+
+def _annotations(path: Path) -> AnnotationSummary:
+    found = read_annotations(path)
+    splits = Counter(row.split for row in found.rows if row.split)
+    return AnnotationSummary(path.stem, len(found), len(found.labels()), dict(splits), found.digest)
+
+
+def open_failures(root: Path, committed: set[tuple[str, str]]) -> list[dict[str, Json]]:
+    """The rows that extraction listed as failed (kind, name, reason ...), not committed; the last of each."""
+    failed: dict[tuple[str, str], dict[str, Json]] = {}
+    for path in sorted((root / "failures").glob("*.jsonl")):
+        for line in path.read_text("utf-8", errors="replace").split("\n"):
+            try:
+                row = json.loads(line)
+                name = (str(row["kind"]), str(row["name"]))
+            except (ValueError, LookupError, TypeError):
+                continue  # cut short by a kill
+            if name not in committed:
+                failed[name] = row
+    return [failed[name] for name in sorted(failed)]
