@@ -20,6 +20,9 @@ PATIENCE: Final = 8
 class Writer(Protocol):
     """What is used of a `StoreWriter`."""
 
+    def __contains__(self, key: Key) -> bool:
+        """Whether it is kept already."""
+
     def add(self, record: Record) -> None:
         """Take one record; RecordRejected costs that record only."""
 
@@ -57,6 +60,7 @@ class Behind:
     ) -> None:
         """`proven`: whether the store holds records already, so that a few losses at the end are bad luck."""
         self.kept = 0
+        self.there = 0
         self.lost: list[Lost] = []
         self._writer, self._failures, self._idle_seconds = writer, failures, idle_seconds
         self._proven = proven
@@ -128,6 +132,9 @@ class Behind:
                 self._writer.commit()
 
     def _keep(self, made: Made) -> None:
+        if made.record.key in self._writer:
+            self.there += 1
+            return
         try:
             self._writer.add(made.record)
         except RecordRejected as error:

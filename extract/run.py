@@ -92,7 +92,7 @@ class _Run:
             self._declare(writer)
             _annotate(config.out, self.whole.annotations, self.progress)
             proven = bool(self.whole.there)
-            behind = Behind(writer, failures, proven=proven, idle_seconds=config.part_seconds)
+            behind = Behind(writer, failures, proven=proven, idle_seconds=max(config.part_seconds, 0.1))
             try:
                 work.backbone.load()
                 self.clock = Clock()
@@ -186,7 +186,7 @@ def _summary(
 ) -> Summary:
     exists = (config.out / "zarr.json").exists()
     lost = behind.lost if behind else []
-    done = behind.kept if behind else 0
+    done, appeared = (behind.kept, behind.there) if behind else (0, 0)
     digest = ""
     if exists:
         with closing(open_store(config.out, verify="never")) as reader:
@@ -198,10 +198,10 @@ def _summary(
         mode=work.mode,
         device=str(work.device),
         done=done,
-        skipped=len(work.there),
+        skipped=len(work.there) + appeared,
         failed=tuple((item.key.name, item.reason) for item in lost),
         failed_before=tuple((item.name, item.reason) for item in work.failed),
-        left=work.to_do - done - len(lost),
+        left=work.to_do - done - appeared - len(lost),
         seconds=clock.elapsed if behind else 0.0,
         shares=clock.shares() if behind else {},
         bytes=written,

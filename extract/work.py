@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -111,15 +112,20 @@ def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
         there=(),
         failed=(),
     )
-    if not (config.out / "zarr.json").exists():
+    if not _holds_something(config.out):
         return work
-    reader = open_store(config.out, verify="never")
-    try:
+    with open_store(config.out, verify="never") as reader:
         reader.recipe.require_equal(recipe, str(config.out))
         known = KnownFailures({}) if config.retry_failed else read_failures(config.out)
         return _less_what_is_there(work, reader, known)
-    finally:
-        reader.close()
+
+
+def _holds_something(out: Path) -> bool:
+    """Whether there is a store to read, or something else that opening it will complain about."""
+    if (out / "zarr.json").exists() or (out.exists() and not out.is_dir()):
+        return True
+    # Another rank may be making the store at this moment; its root file comes last.
+    return out.is_dir() and any(out.iterdir()) and not (out / "parts").is_dir()
 
 
 def _less_what_is_there(work: Work, reader: StoreReader, known: KnownFailures) -> Work:
