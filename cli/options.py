@@ -56,8 +56,8 @@ class Flag:
 
     def choices(self) -> tuple[str, ...]:
         """The allowed values as text; empty where any value goes."""
-        given = self.metadata.get("choices", ())
-        return tuple(str(value) for value in (self.literal or (given() if callable(given) else given)))
+        given = self.metadata.get("choices", self.literal)
+        return tuple(str(value) for value in (given() if callable(given) else given))
 
     @property
     def metavar(self) -> str:
@@ -82,7 +82,7 @@ class Flag:
         if allowed and text not in allowed and text != str(self.default):
             raise unknown_name(self.name.replace("_", " "), text, allowed)
         if self.literal:
-            return self.literal[allowed.index(text)]
+            return next(value for value in self.literal if str(value) == text)
         try:
             return self.scalar(text)
         except ValueError:

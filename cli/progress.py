@@ -35,6 +35,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def figures(rate: float) -> str:
+    """2.35, 23.5, 235, 2,350: three figures or all digits before the point."""
+    return f"{rate:.3g}" if rate < 100 else f"{rate:,.0f}"
+
+
 class Stage:
     """The count, rate and time left of the stage at work."""
 
@@ -56,7 +61,7 @@ class Stage:
         rate, left = self.rate(now), self.seconds_left(now)
         parts = [f"{self.done}{'' if self.total is None else f'/{self.total}'} {self.unit}"]
         if rate is not None:
-            parts.append(f"{rate:.3g} {self.unit}/s")
+            parts.append(f"{figures(rate)} {self.unit}/s")
         if left:
             parts.append(f"{duration(left)} left")
         if self.note:
@@ -162,7 +167,7 @@ class Bar:
         class Rate(ProgressColumn):
             def render(self, task: Task) -> Text:
                 speed = task.finished_speed or task.speed
-                return Text(f"{speed:.3g} {task.fields['unit']}/s" if speed else "", style="progress.data.speed")
+                return Text(f"{figures(speed)} {task.fields['unit']}/s" if speed else "", style="progress.data.speed")
 
         columns: list[ProgressColumn | str] = [
             TextColumn("{task.description}", markup=False),

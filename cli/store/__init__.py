@@ -1,0 +1,16 @@
+"""`vfc store <verb>`: look at a store, mend it, make others from it."""
+
+from __future__ import annotations
+
+from typer.core import TyperGroup
+
+from vfc.cli.app import Lazy, group
+
+from . import look, make, mend
+
+
+def store() -> TyperGroup:
+    """`vfc store`."""
+    verbs = {each.name.split()[-1]: each for part in (look, mend, make) for each in part.COMMANDS}
+    entries = {name: Lazy(name, each.help, None, each.build) for name, each in verbs.items()}
+    return group("store", "Look at a store, mend it, make others from it.", entries)
