@@ -1,0 +1,77 @@
+"""Video and Collection: what is to be looked at, under which names."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from vfc.cache_schema.annotations import Annotation, Annotations
+
+VIDEO_SUFFIXES: Final = frozenset(
+    ".3g2 .3gp .asf .avi .divx .f4v .flv .gif .m2ts .m2v .m4v .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf .ogm .ogv .rm "
+    ".rmvb .ts .vob .webm .wmv .y4m".split()
+)
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video, or one segment of a video.
+
+    `name`: the name in the key of its records, the path below the collection's root with forward slashes in Unicode
+    NFC; of a segment `<path>#t=<start>-<end>`. `path`: the file as the system knows it; it need not exist (a listed
+    file that is missing becomes a failure, not a gap). An empty label or split is one that is not known.
+    """
+
+    name: str
+    path: Path
+    label: str = ""
+    split: str = ""
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Videos sorted by name (as UTF-8), every name once.
+
+    `skipped`: suffix -> how many files of that suffix were passed over as no videos. `missing`: names of listed videos
+    whose file is not there; they are among `videos`. `notes`: what was decided while reading, in lines for people.
+    """
+
+    videos: tuple[Video, ...]
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def annotations(self) -> Annotations:
+        """Labels, splits and times, a row per video."""
+        return Annotations(
+            tuple(Annotation(v.name, v.label, v.split, "", v.start_seconds, v.end_seconds) for v in self.videos)
+        )
+
+
+def is_video(name: str) -> bool:
+    """Whether a file name has the suffix of a video."""
+    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+
+
+def name_of(relative: str) -> str:
+    """The name for a path below the root: NFC, so that it is the same on every file system.
+
+    Bytes that are no UTF-8 are spelled out (`caf\\xe9.mp4`).
+    """
+    return unicodedata.normalize("NFC", os.fsencode(relative).decode("utf-8", "backslashreplace"))
+
+
+def folder_label(name: str) -> str:
+    """The class that a name tells: its immediate parent folder, none at the root."""
+    return PurePosixPath(name).parent.name
+
+
+def some(names: list[str], most: int = 3) -> str:
+    """The first few of `names`, and that there are more."""
+    return ", ".join(names[:most]) + (" ..." if len(names) > most else "")
