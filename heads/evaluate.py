@@ -1,0 +1,214 @@
+"""Training-free few-shot evaluation: a metric on stored features over a frozen list of tasks; writing such lists."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, cast
+
+import torch
+from torch import Tensor
+
+from vfc.cache_schema.annotations import Annotations
+from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.protocol import EpisodeList, EpisodeSpec
+from vfc.cache_schema.reader import StoreReader, open_store
+from vfc.cache_schema.record import Json
+
+from .episodes import ArraySettings, EpisodeSettings, Score, Tasks, in_use, keys_of, positions, score, tasks_at_once
+from .matching import METRICS, REPRESENTATIONS, comparable
+from .report import Table, percent
+from .serve import Features, choose_array
+
+_SPLITS: Final = ("test", "val", "train", "all")
+
+
+@dataclass(frozen=True)
+class EvalConfig(ArraySettings, EpisodeSettings):
+    """`vfc eval`: what is compared, how, on which tasks."""
+
+    metric: str = field(
+        default="mean-cosine",
+        metadata={"help": "How two clips are compared.", "panel": "Protocol", "choices": tuple(METRICS)},
+    )
+    representation: str | None = field(
+        default=None,
+        metadata={
+            "help": "What is compared; default: mean for mean-cosine, ordered for the others.",
+            "panel": "Protocol",
+            "choices": tuple(REPRESENTATIONS),
+        },
+    )
+    centre: Literal["none", "train", "all"] = field(
+        default="none",
+        metadata={
+            "help": "Subtract the mean over the clips in use: of the train split, or of all.",
+            "panel": "Protocol",
+            "choices": ("none", "train", "all"),
+        },
+    )
+    split: Literal["test", "val", "train", "all"] = field(
+        default="test", metadata={"help": "Classes the tasks come from.", "panel": "Protocol", "choices": _SPLITS}
+    )
+    tasks: int = field(default=10_000, metadata={"help": "Number of tasks.", "panel": "Protocol"})
+    seed: int = field(default=0, metadata={"help": "Seed of the tasks, and of a seeded split.", "panel": "Protocol"})
+    episodes: Path | None = field(
+        default=None,
+        metadata={"help": "A frozen list (vfc episodes); its split, sizes and seed hold.", "panel": "Protocol"},
+    )
+    otam_lambda: float = field(
+        default=0.1, metadata={"help": "Smoothing of otam's minimum; CLIP-FSAR takes 0.5.", "panel": "Protocol"}
+    )
+
+
+@dataclass(frozen=True)
+class EpisodesConfig(EpisodeSettings):
+    """`vfc episodes`: which tasks are drawn, and where the list is written."""
+
+    view: int = field(default=0, metadata={"help": "View the clips must have.", "panel": "Input"})
+    split: Literal["test", "val", "train", "all"] = field(
+        default="test", metadata={"help": "Classes the tasks come from.", "panel": "Protocol", "choices": _SPLITS}
+    )
+    tasks: int = field(default=10_000, metadata={"help": "Number of tasks.", "panel": "Protocol"})
+    seed: int = field(default=0, metadata={"help": "Seed of the tasks, and of a seeded split.", "panel": "Protocol"})
+    out: Path = field(default=Path("episodes.jsonl"), metadata={"help": "The list to write.", "panel": "Output"})
+
+
+@dataclass(frozen=True)
+class EpisodesResult:
+    """A list that was written."""
+
+    path: Path
+    episodes: EpisodeList
+
+    def to_json(self) -> dict[str, Json]:
+        """Where the list is and what it names."""
+        return {
+            "path": str(self.path),
+            "list_digest": self.episodes.digest,
+            "annotations_digest": self.episodes.annotations_digest,
+            "tasks": len(self.episodes.episodes),
+            **cast("dict[str, Json]", dataclasses.asdict(self.episodes.spec)),
+        }
+
+    def tables(self) -> list[Table]:
+        """One table of names and values."""
+        rows = tuple((name.replace("_", " "), str(value)) for name, value in self.to_json().items())
+        return [Table("Episode list", ("", ""), rows)]
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """A score and everything it rests on."""
+
+    score: Score
+    provenance: dict[str, Json]
+
+    def to_json(self) -> dict[str, Json]:
+        """Accuracy, interval, per-class accuracy, confusion, and every digest; equal in every run."""
+        return {**self.provenance, **self.score.to_json()}
+
+    def tables(self) -> list[Table]:
+        """The figure, its provenance, and one row per class."""
+        given = self.provenance
+        what = f"{given['way']}-way {given['shot']}-shot, {given['metric']}, {given['representation']}"
+        rows = [("accuracy", percent(self.score.accuracy, self.score.interval))]
+        rows += [(name.replace("_", " "), str(value)) for name, value in given.items()]
+        per_class = cast("dict[str, float | None]", self.score.to_json()["per_class"])
+        return [
+            Table(what, ("", ""), tuple(rows)),
+            Table(
+                "Per class",
+                ("class", "accuracy"),
+                tuple((label, "not asked" if value is None else percent(value)) for label, value in per_class.items()),
+            ),
+        ]
+
+
+def episodes(config: EpisodesConfig, progress: Progress) -> EpisodesResult:
+    """Draw a frozen list of tasks from the classes of a split and write it.
+
+    Raises:
+        BadInput: too few classes or clips (with the largest possible number); see `in_use`.
+    """
+    reader = open_store(config.cache)
+    spec = EpisodeSpec(config.split, config.way, config.shot, config.queries, config.seed)
+    annotations = _annotations(reader, config, spec, config.view, divide=config.split != "all", progress=progress)
+    drawn = EpisodeList.draw(annotations, spec, config.tasks)
+    drawn.write(config.out)
+    return EpisodesResult(config.out, drawn)
+
+
+def evaluate(config: EvalConfig, progress: Progress) -> EvalResult:
+    """Score a metric on a store without training anything.
+
+    The representation is built first, then its mean is subtracted (`centre`), then the metric joins the shots.
+
+    Raises:
+        UnknownName: a metric, representation, array, split or class list that does not exist.
+        BadInput: too few classes or clips; a list drawn for other annotations; several arrays to choose from.
+    """
+    reader = open_store(config.cache)
+    annotations, listed = _frozen_list(config, reader, progress)
+    spec = choose_array(reader, array=config.array, layer=config.layer)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    features = Features(reader, keys_of(annotations, config.view), spec, device=device, resident="ram")
+    rows = comparable(features.gather(torch.arange(len(features))), config.metric, config.representation)
+    rows = _centred(rows, annotations, config.centre)
+    metric = METRICS[config.metric]
+    options = {"smoothing": config.otam_lambda} if config.metric == "otam" else {}
+
+    def classify(support: Tensor, query: Tensor) -> Tensor:
+        return metric(rows[query.to(device)], rows[support.to(device)], **options)
+
+    tasks = Tasks.of(listed.episodes, positions(annotations))
+    progress.begin("Evaluate", len(tasks), "tasks")
+    found = score(tasks, classify, tasks_at_once(tasks, rows[0].numel()), progress)
+    default = "mean" if config.metric == "mean-cosine" else "ordered"
+    provenance: dict[str, Json] = {
+        "metric": config.metric,
+        "representation": config.representation or default,
+        "centre": config.centre,
+        **cast("dict[str, Json]", options),
+        "array": spec.name,
+        "view": config.view,
+        **cast("dict[str, Json]", dataclasses.asdict(listed.spec)),
+        "tasks": len(tasks),
+        "clips": len(annotations),
+        "list_digest": listed.digest,
+        "annotations_digest": annotations.digest,
+        "store_digest": reader.digest,
+        "recipe_digest": reader.recipe.digest,
+    }
+    reader.close()
+    return EvalResult(found, provenance)
+
+
+def _frozen_list(config: EvalConfig, reader: StoreReader, progress: Progress) -> tuple[Annotations, EpisodeList]:
+    if config.episodes is None:
+        spec = EpisodeSpec(config.split, config.way, config.shot, config.queries, config.seed)
+    else:
+        spec = EpisodeList.read(config.episodes).spec
+    divide = spec.split != "all" or config.centre == "train"
+    annotations = _annotations(reader, config, spec, config.view, divide=divide, progress=progress)
+    if config.episodes is not None:
+        return annotations, EpisodeList.read(config.episodes, annotations)
+    return annotations, EpisodeList.draw(annotations, spec, config.tasks)
+
+
+def _annotations(
+    reader: StoreReader, config: EpisodeSettings, spec: EpisodeSpec, view: int, *, divide: bool, progress: Progress
+) -> Annotations:
+    splits = () if spec.split == "all" else (spec.split,)
+    settings = dataclasses.replace(config, way=spec.way)
+    return in_use(reader, settings, splits if divide else None, seed=spec.seed, view=view, progress=progress)
+
+
+def _centred(rows: Tensor, annotations: Annotations, centre: str) -> Tensor:
+    """`[n, T, R]` less its mean over clips, per time position."""
+    if centre == "none":
+        return rows
+    names = {row.name for row in annotations.of_split(centre).rows}
+    chosen = torch.tensor([row.name in names for row in annotations.rows], device=rows.device)
+    return rows - rows[chosen].mean(dim=0)

@@ -1,0 +1,154 @@
+"""The contract of a head and of a task, the settings of training, and how a method is found by its file name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from vfc.cache_schema.errors import UnknownName
+from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.record import ArraySpec, Json
+
+from . import methods, tasks
+from .report import Confusion, Table
+
+names = methods.names
+
+
+class Head(nn.Module, ABC):
+    """Turns batches of its task into loss terms and scores. Built as `Head(config, specs)`.
+
+    `specs` names each stream by its role (`visual`, and whatever else a task serves), not by layer or file, so that
+    a head knows nothing of layers; it takes its widths from there and calls `require` for what it cannot do without.
+    Dropout and other draws use torch's global generator, seeded anew from (seed, update) before every update.
+    """
+
+    tokens: ClassVar[bool] = False
+    """True where the head wants `[T, N, D]` as stored; else tokens are averaged to `[T, D]` before they reach it."""
+
+    @abstractmethod
+    def __init__(self, config: Any, specs: Mapping[str, ArraySpec]) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def loss(self, batch: Any) -> Mapping[str, Tensor]:
+        """Named terms; training minimises their sum."""
+
+    @abstractmethod
+    def scores(self, batch: Any) -> Tensor:
+        """What the task measures; larger is likelier."""
+
+
+class Method(Protocol):
+    """What a file in `methods/` defines."""
+
+    TASK: str
+    Config: type[Any]
+    Head: type[Head]
+
+
+class Task(Protocol):
+    """One task on one store: how batches are drawn, what is measured. Made by `prepare` of its file in `tasks/`."""
+
+    specs: Mapping[str, ArraySpec]
+    """By role, as the head will see them."""
+
+    identity: Mapping[str, Json]
+    """Digests of what the numbers depend on beside the settings: store, recipe, annotations, test list."""
+
+    def batches(self, start: int) -> Generator[Any]:
+        """Training batches for updates `start`, `start + 1` ... without end: functions of (seed, update)."""
+
+    def validate(self, head: Head) -> float | None:
+        """The figure that chooses the checkpoint, higher is better; None where the last one counts."""
+
+    def test(self, head: Head, progress: Progress) -> dict[str, Json]:
+        """The result, measured once; the task's `tables` draws it."""
+
+
+class TaskFile(Protocol):
+    """What a file in `tasks/` defines."""
+
+    Config: type[Any]
+
+    def prepare(
+        self, config: Any, train: TrainConfig, head: type[Head], device: torch.device, progress: Progress
+    ) -> Task:
+        """Read the store and the annotations, fix the protocol."""
+
+    def tables(self, result: Mapping[str, Json]) -> list[Table]:
+        """A result as tables of text."""
+
+    def confusion(self, result: Mapping[str, Json]) -> Confusion | None:
+        """The confusion matrix of a result, where the task has one."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How any head is trained. Every draw comes from (seed, update): a resumed run equals an uninterrupted one."""
+
+    steps: int = field(default=300, metadata={"help": "Updates of the weights.", "panel": "Training"})
+    batch: int = field(default=16, metadata={"help": "Tasks (or clips) per update.", "panel": "Training"})
+    lr: float = field(default=1e-3, metadata={"help": "Learning rate of AdamW.", "panel": "Training"})
+    weight_decay: float = field(default=1e-2, metadata={"help": "Decoupled weight decay.", "panel": "Training"})
+    warmup: int = field(default=0, metadata={"help": "Updates in which the rate rises to --lr.", "panel": "Training"})
+    schedule: Literal["constant", "cosine", "multistep"] = field(
+        default="cosine",
+        metadata={
+            "help": "The rate after the warm-up; multistep: x0.1 at 60 % and at 80 %.",
+            "panel": "Training",
+            "choices": ("constant", "cosine", "multistep"),
+        },
+    )
+    clip: float = field(
+        default=1.0, metadata={"help": "Largest norm of the gradient; 0: no limit.", "panel": "Training"}
+    )
+    precision: Literal["fp32", "bf16"] = field(
+        default="fp32",
+        metadata={"help": "bf16: mixed precision by autocast.", "panel": "Training", "choices": ("fp32", "bf16")},
+    )
+    validate_every: int = field(
+        default=50,
+        metadata={"help": "Updates between validations; each also writes a checkpoint.", "panel": "Training"},
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of weights and training draws.", "panel": "Training"})
+    device: Literal["auto", "cpu"] = field(
+        default="auto",
+        metadata={"help": "auto: a GPU where there is one.", "panel": "Training", "choices": ("auto", "cpu")},
+    )
+    out: Path | None = field(
+        default=None, metadata={"help": "Run folder; default runs/<head>-<digest of the settings>.", "panel": "Output"}
+    )
+
+
+def find(name: str) -> Method:
+    """The method called `name` (`prototype`); UnknownName with a suggestion where there is none."""
+    return cast("Method", methods.find(name))
+
+
+def task_of(method: Method) -> TaskFile:
+    """The task a method plugs into."""
+    return cast("TaskFile", tasks.find(method.TASK))
+
+
+def configs(name: str) -> dict[str, Any]:
+    """Default settings of a method and all it needs: `task`, `head`, `train`; the command line makes flags of these."""
+    method = find(name)
+    return {"task": task_of(method).Config(), "head": method.Config(), "train": TrainConfig()}
+
+
+def require(specs: Mapping[str, ArraySpec], role: str, head: str) -> ArraySpec:
+    """The spec of a stream that `head` cannot do without; UnknownName that lists what the store serves."""
+    if role not in specs:
+        served = ", ".join(f"{name} ({spec.name} {list(spec.shape)})" for name, spec in sorted(specs.items()))
+        raise UnknownName(
+            f"The head {head!r} needs a stream {role!r}, which this store does not give.",
+            f"It gives: {served or 'nothing'}. Choose with --array or --layer, or extract with a model that has it.",
+        )
+    return specs[role]

@@ -1,0 +1,21 @@
+"""One published method per file; the file name, hyphenated, is the public name. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+from vfc.cache_schema.errors import unknown_name
+
+
+def names() -> list[str]:
+    """Public names of the methods, from the file names alone."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+
+
+def find(name: str) -> ModuleType:
+    """Import the method called `name`; UnknownName with a suggestion where there is none."""
+    if name not in names():
+        raise unknown_name("head", name, names())
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

@@ -1,0 +1,140 @@
+"""What a result looks like: tables of text, rows of results.jsonl, and one self-contained HTML page."""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from vfc.cache_schema.publish import replace_file, writing
+from vfc.cache_schema.record import Json
+
+_POINTS: Final = 1000
+
+
+@dataclass(frozen=True)
+class Table:
+    """Plain text in rows and columns; the command line and the HTML page draw it."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often a class (row) was taken for another (column)."""
+
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+def percent(value: float, half_width: float | None = None) -> str:
+    """`56.12 ± 0.43 %` of a share and the half width of its interval."""
+    return f"{100 * value:.2f} %" if half_width is None else f"{100 * value:.2f} ± {100 * half_width:.2f} %"
+
+
+def points(value: float, half_width: float) -> str:
+    """`+3.20 ± 0.35` of a difference of two shares, in percentage points."""
+    return f"{100 * value:+.2f} ± {100 * half_width:.2f}"
+
+
+def append_rows(path: Path, rows: Iterable[Mapping[str, Json]]) -> None:
+    """Add lines of JSON to a .jsonl file."""
+    with writing(path), open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(dict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a .jsonl file; none where it does not exist. A last line that a kill cut short is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def write_html(
+    path: Path, title: str, tables: Sequence[Table], curve: Sequence[Mapping[str, Any]], confusion: Confusion | None
+) -> None:
+    """One page with everything inside: tables, the curve of loss and validation, the confusion matrix.
+
+    `curve` holds rows with `step` and `loss`, some of them with `validation` too.
+    """
+    pictures = [_curve_picture(curve)] if curve else []
+    if confusion is not None:
+        pictures.append(_confusion_picture(confusion))
+    body = "\n".join([f"<h1>{html.escape(title)}</h1>", *map(_table_html, tables), *pictures])
+    style = (
+        "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}"
+        "table{border-collapse:collapse;margin:1rem 0}caption{text-align:left;font-weight:600;padding:.3rem 0}"
+        "td,th{border-bottom:1px solid #ccc;padding:.25rem .8rem;text-align:left}"
+        "td+td{font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto}"
+    )
+    page = (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{style}</style></head><body>\n{body}\n</body></html>\n"
+    )
+    replace_file(path, page.encode())
+
+
+def _table_html(table: Table) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.columns)
+    rows = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
+    return f"<table><caption>{html.escape(table.title)}</caption>\n<tr>{head}</tr>\n{rows}\n</table>"
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure, figure.subplots()
+
+
+def _svg(figure: Any) -> str:
+    import matplotlib
+
+    out = io.StringIO()
+    # A fixed salt and no date: the same run gives the same page.
+    with matplotlib.rc_context({"svg.hashsalt": "vfc", "svg.fonttype": "none"}):
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()[out.getvalue().index("<svg") :]
+
+
+def _curve_picture(curve: Sequence[Mapping[str, Any]]) -> str:
+    figure, axes = _figure(7, 3)
+    shown = curve[:: max(1, len(curve) // _POINTS)]
+    axes.plot([row["step"] for row in shown], [row["loss"] for row in shown], color="tab:blue", linewidth=1)
+    axes.set_xlabel("update")
+    axes.set_ylabel("loss", color="tab:blue")
+    chosen = [row for row in curve if row.get("validation") is not None]
+    if chosen:
+        right = axes.twinx()
+        right.plot([r["step"] for r in chosen], [100 * r["validation"] for r in chosen], "o-", color="tab:orange")
+        right.set_ylabel("validation, %", color="tab:orange")
+    return _svg(figure)
+
+
+def _confusion_picture(confusion: Confusion) -> str:
+    count = len(confusion.labels)
+    side = max(3.5, 0.45 * count + 2)
+    figure, axes = _figure(side, side)
+    shares = [[100 * n / max(1, sum(row)) for n in row] for row in confusion.counts]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    axes.set_xticks(range(count), confusion.labels, rotation=90)
+    axes.set_yticks(range(count), confusion.labels)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("class")
+    if count <= 25:
+        for i, row in enumerate(shares):
+            for j, share in enumerate(row):
+                axes.text(j, i, f"{share:.0f}", ha="center", va="center", fontsize=8, color="w" if share > 50 else "k")
+    return _svg(figure)
