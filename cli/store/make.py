@@ -55,7 +55,7 @@ class ExportConfig:
     """Which store, into which format."""
 
     store: Path = field(metadata={"help": "The store", "argument": True})
-    to: Literal["hdf5", "npy", "safetensors"] = field(metadata={"help": "The format", "panel": "Output"})
+    format: Literal["hdf5", "npy", "safetensors"] = field(metadata={"help": "The format", "panel": "Output"})
     out: Path = field(metadata={"help": "The file (hdf5) or folder to make", "panel": "Output"})
     arrays: tuple[str, ...] = field(default=(), metadata={**_ARRAYS, "help": "Arrays to export; default: all of them"})
 
@@ -103,7 +103,7 @@ def _materialize(config: MaterializeConfig, progress: Progress) -> Outcome:
 def _export(config: ExportConfig, progress: Progress) -> Outcome:
     from vfc.cache_schema.exchange import export
 
-    done = export(config.store, config.out, config.to, progress, arrays=config.arrays)
+    done = export(config.store, config.out, config.format, progress, arrays=config.arrays)
     text = (
         f"{done.path}: {count(done.records, 'record')} of {', '.join(done.arrays)} in {count(done.files, 'file')}, "
         f"{human_bytes(done.bytes)} written"
@@ -138,7 +138,7 @@ COMMANDS: tuple[Command[Any], ...] = (
         "Write a store as HDF5, as a folder of npy files, or as safetensors.",
         ExportConfig,
         _export,
-        "vfc store export ./store --to hdf5 --out store.h5",
+        "vfc store export ./store --format hdf5 --out store.h5",
         "HDF5 copies no features: its data sets point at the files of the store, which must stay where it is.",
     ),
 )
