@@ -1,0 +1,200 @@
+"""Backbone: a frozen network that turns clips and texts into named arrays. The contract, and how one is found.
+
+A family is a file in `backbones/`; its name, hyphenated, is what `--model` takes. Nothing here imports torch: lists,
+help texts and option checks stay cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+
+from vfc.cache_schema.errors import BadInput, unknown_name
+from vfc.cache_schema.record import FEATURE_DTYPES, ArraySpec, Dtype, Json
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from torch import Tensor
+
+COMPUTE_DTYPES = ("fp32", "fp16", "bf16")
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
+
+
+class Frames(Protocol):
+    """What a backbone takes from a decoded clip; `decode.Clip` is one."""
+
+    @property
+    def frames(self) -> npt.NDArray[Any]:
+        """RGB, uint8 `[T, H, W, 3]`."""
+
+    @property
+    def seconds(self) -> npt.NDArray[Any]:
+        """Presentation time of each frame in seconds, float64 `[T]`."""
+
+
+@dataclass(frozen=True)
+class BackboneOptions:
+    """What can be asked of a backbone; families refuse what they do not have.
+
+    `checkpoint`: a folder, a hub id, or `id@revision`; None is the family's default. `layers`, `text_layers`: taps,
+    "0" to "L" or "norm". `texts`: whether text records are wanted; only then is the text tower read. `keep`: streams
+    to keep, of the kinds whose streams it names; empty keeps all. `num_frames`: frames per clip, None where it differs
+    from clip to clip, which makes every video array ragged. `dtype`: to compute in; None is the checkpoint's, save
+    that half precision on a CPU becomes fp32. `storage`: None is the family's. `attention`: None is the library's
+    choice. `device`: "cpu", "cuda", "cuda:1". `cut_texts`: cut texts beyond the context length instead of refusing.
+    """
+
+    checkpoint: str | None = None
+    layers: tuple[str, ...] = ()
+    text_layers: tuple[str, ...] = ()
+    texts: bool = False
+    keep: tuple[str, ...] = ()
+    num_frames: int | None = 8
+    dtype: str | None = None
+    storage: Dtype | None = None
+    attention: str | None = None
+    device: str = "cpu"
+    cut_texts: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None and self.dtype not in COMPUTE_DTYPES:
+            raise unknown_name("dtype to compute in", self.dtype, COMPUTE_DTYPES)
+        if self.storage is not None and self.storage not in FEATURE_DTYPES:
+            raise unknown_name("dtype to store", self.storage, FEATURE_DTYPES)
+        if self.attention is not None and self.attention not in ATTENTIONS:
+            raise unknown_name("attention implementation", self.attention, ATTENTIONS)
+        if self.num_frames is not None and self.num_frames < 1:
+            raise BadInput(f"{self.num_frames} frames per clip were asked for.", "Ask for 1 or more.")
+        if self.text_layers and not self.texts:
+            raise BadInput(
+                f"Text layers {', '.join(self.text_layers)} were asked for, but no texts.",
+                "Name the texts with --texts, or leave out --text-layer.",
+            )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One clip or text, ready for the forward pass: tensors on the CPU; and what was done to it, for its record."""
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, Json]
+
+
+class Backbone(Protocol):
+    """One frozen network with its taps chosen; made by a family's `build`, which reads configuration only."""
+
+    def specs(self) -> Mapping[str, tuple[ArraySpec, ...]]:
+        """The arrays of each kind of record ("video", "text"), exactly as `encode_*` returns them. Needs no weights."""
+
+    def taps(self) -> Mapping[str, Mapping[str, ArraySpec]]:
+        """All that could be asked for: stream ("visual", "text") to layer name to its array. Needs no weights."""
+
+    def recipe(self) -> dict[str, Json]:
+        """This network's share of the recipe: what makes its numbers, given a clip. Hashes the weight files.
+
+        Without the text taps, which the specs of kind "text" pin, so that texts can be added to a store later; and
+        without frame rule and count, which the caller knows.
+
+        Raises MissingPath where there are no weights.
+        """
+
+    def load(self) -> None:
+        """Read the weights to the device: nothing above the highest tap, no tower that was not asked for.
+
+        Raises BadInput where the checkpoint lacks weights that are needed, MissingPath where it has none.
+        """
+
+    def pixels(self, clip: Frames) -> Prepared:
+        """A clip, resized, cropped and normalised as the checkpoint's own processor does. On the CPU, in any thread.
+
+        Raises RecordRejected where this clip cannot be taken.
+        """
+
+    def encode_videos(self, batch: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Named arrays of each clip, on the device, in transfer dtype (see `taps.TRANSFER`).
+
+        With one clip per call, shapes and plan depend on that clip alone, and so do the numbers, bit for bit.
+        """
+
+
+@runtime_checkable
+class TextBackbone(Backbone, Protocol):
+    """A backbone with a text tower; "text" is in its specs where `texts` was asked for."""
+
+    def tokens(self, text: str) -> Prepared:
+        """A text as token ids, padded to the context length. On the CPU, in any thread.
+
+        Raises RecordRejected where it is too long, unless `cut_texts`.
+        """
+
+    def encode_texts(self, batch: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Named arrays of each text, as `encode_videos` does for clips."""
+
+
+class Family(Protocol):
+    """What a file in `backbones/` offers."""
+
+    DEFAULT_CHECKPOINT: str | None
+
+    def build(self, options: BackboneOptions) -> Backbone:
+        """Read the checkpoint's configuration, check the options against it."""
+
+
+def names() -> list[str]:
+    """Public names of the families, sorted: `video_llava.py` answers to `video-llava`."""
+    folder = Path(__file__).parent / "backbones"
+    return sorted(file.stem.replace("_", "-") for file in folder.glob("*.py") if not file.stem.startswith("_"))
+
+
+def find(name: str) -> Family:
+    """The family of that name; raises UnknownName, with a suggestion, where there is none."""
+    if name not in names():
+        raise unknown_name("model", name, names())
+    return cast("Family", importlib.import_module(f".backbones.{name.replace('-', '_')}", __package__))
+
+
+def open_backbone(name: str, options: BackboneOptions) -> Backbone:
+    """The backbone of that name with these options, its weights not read yet."""
+    return find(name).build(options)
+
+
+def chosen_layers(asked: Sequence[str], known: Sequence[str], where: str) -> tuple[str, ...]:
+    """The layers asked for, each once, from the lowest up. `known`: what there is, in that order.
+
+    Raises BadInput, with the range, for a layer that is not there; negative numbers are refused.
+    """
+    numbers = [name for name in known if name.isdigit()]
+    others = [name for name in known if not name.isdigit()]
+    for layer in asked:
+        if layer not in known:
+            said = "; layers count from the front" if layer.startswith("-") else ""
+            raise BadInput(
+                f"There is no layer {layer!r} in {where}{said}.",
+                f"Allowed: {numbers[0]} to {numbers[-1]}" + (f", or {', '.join(others)}." if others else "."),
+            )
+    return tuple(name for name in known if name in asked)
+
+
+def kept_streams(asked: Sequence[str], streams: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """The streams to keep. `streams`: kind of record to the streams it has; a kind none of which is named keeps all.
+
+    Raises UnknownName for a stream that no kind has.
+    """
+    known = [name for of_kind in streams.values() for name in of_kind]
+    for name in asked:
+        if name not in known:
+            raise unknown_name("stream", name, known)
+    kept: set[str] = set()
+    for of_kind in streams.values():
+        named = [name for name in of_kind if name in asked]
+        kept.update(named or of_kind)
+    return frozenset(kept)
+
+
+def versions() -> dict[str, Json]:
+    """Versions of torch and transformers without local suffix: a CPU and a CUDA build of one version count as one."""
+    return {name: version(name).split("+")[0] for name in ("torch", "transformers")}

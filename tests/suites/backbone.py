@@ -1,0 +1,286 @@
+"""What every backbone owes: a test class inherits BackboneSuite and says which checkpoint, options and oracle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vfc.cache_schema.errors import BadInput, MissingPath
+from vfc.cache_schema.record import ArraySpec
+from vfc.extract.backbone import Backbone, BackboneOptions, TextBackbone, open_backbone
+from vfc.extract.taps import TRANSFER
+
+SIDE = {"int64": torch.int64, "int32": torch.int32, "uint8": torch.uint8, "float64": torch.float64}
+WEIGHTS = ("*.safetensors", "*.bin", "*.index.json")
+
+
+def clip_of(seed: int, frames: int = 4, height: int = 48, width: int = 64) -> Any:
+    """A clip of noise, as decoding would hand it over."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
+    return SimpleNamespace(frames=pixels, seconds=np.arange(frames) / 25.0, indices=np.arange(frames), fps=25.0)
+
+
+def parameters(backbone: object) -> int:
+    """How many numbers the networks that hang on a backbone hold."""
+    found: dict[int, nn.Module] = {}
+
+    def search(value: object, depth: int) -> None:
+        if isinstance(value, nn.Module):
+            found[id(value)] = value
+        elif depth and hasattr(value, "__dict__"):
+            for inner in vars(value).values():
+                search(inner, depth - 1)
+
+    search(backbone, 3)
+    return sum(tensor.numel() for model in found.values() for tensor in model.parameters())
+
+
+def equal(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+class BackboneSuite:
+    """Set the class variables (`options` with fp32 storage and every kind of tap), give `checkpoint` and an oracle."""
+
+    family: ClassVar[str]
+    options: ClassVar[BackboneOptions]
+    lower: ClassVar[BackboneOptions]
+    """Options that need less than the whole depth."""
+    layer_range: ClassVar[str]
+    """As the refusal of a layer says it: "0 to 3, or norm"."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def checkpoint(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        raise NotImplementedError
+
+    def library_states(self, checkpoint: Path, pixels: Tensor) -> dict[str, Tensor]:
+        """Arrays by name as the library itself gives them, for one clip's pixels."""
+        raise NotImplementedError
+
+    # -- opened once -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def opened(cls, checkpoint: Path, options: BackboneOptions | None = None, **changes: Any) -> Backbone:
+        return open_backbone(cls.family, replace(options or cls.options, checkpoint=str(checkpoint), **changes))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backbone(cls, checkpoint: Path) -> Backbone:
+        backbone = cls.opened(checkpoint)
+        backbone.load()
+        return backbone
+
+    def encode(self, backbone: Backbone, *seeds: int) -> list[dict[str, Tensor]]:
+        return backbone.encode_videos([backbone.pixels(clip_of(seed)).tensors for seed in seeds])
+
+    def matches(self, specs: tuple[ArraySpec, ...], arrays: Mapping[str, Tensor]) -> None:
+        assert [spec.name for spec in specs] == list(arrays)
+        for spec in specs:
+            array = arrays[spec.name]
+            shape = tuple(array.shape)
+            assert len(shape) == len(spec.shape)
+            assert all(size in (None, got) for size, got in zip(spec.shape, shape, strict=True)), (spec, shape)
+            assert array.dtype == (SIDE.get(spec.dtype) or TRANSFER[spec.dtype])  # type: ignore[index]
+            assert array.is_contiguous()
+            assert not array.requires_grad
+            if array.is_floating_point():
+                assert bool(array.isfinite().all())
+
+    # -- specs -------------------------------------------------------------------------------------------------------
+
+    def test_specs_are_known_without_weights_and_are_what_comes(
+        self, checkpoint: Path, backbone: Backbone, tmp_path: Path
+    ) -> None:
+        bare = Path(shutil.copytree(checkpoint, tmp_path / "bare", ignore=shutil.ignore_patterns(*WEIGHTS)))
+        planned = self.opened(bare)
+        assert planned.specs() == backbone.specs()
+        assert planned.taps() == backbone.taps()
+        with pytest.raises(MissingPath, match="holds no weights"):
+            planned.recipe()
+        self.matches(backbone.specs()["video"], self.encode(backbone, 1)[0])
+
+    @pytest.mark.parametrize("storage", ["fp32", "fp16", "bf16", "int8"])
+    def test_arrays_leave_in_the_dtype_they_are_stored_in(self, checkpoint: Path, storage: Any) -> None:
+        backbone = self.opened(checkpoint, storage=storage)
+        backbone.load()
+        self.matches(backbone.specs()["video"], self.encode(backbone, 1)[0])
+
+    def test_clips_of_differing_length_are_ragged(self, checkpoint: Path, backbone: Backbone) -> None:
+        ragged = self.opened(checkpoint, num_frames=None)
+        assert all(spec.ragged for spec in ragged.specs()["video"])
+        ragged.load()
+        batch = [ragged.pixels(clip_of(7, frames=count)).tensors for count in (2, 5)]
+        for count, arrays in zip((2, 5), ragged.encode_videos(batch), strict=True):
+            self.matches(ragged.specs()["video"], arrays)
+            assert arrays[ragged.specs()["video"][0].name].shape[0] == count
+
+    def test_every_tap_that_is_offered_can_be_taken(self, checkpoint: Path) -> None:
+        layers = tuple(self.opened(checkpoint).taps()["visual"])
+        backbone = self.opened(checkpoint, layers=layers)
+        backbone.load()
+        self.matches(backbone.specs()["video"], self.encode(backbone, 3)[0])
+
+    # -- numbers -----------------------------------------------------------------------------------------------------
+
+    def test_taps_equal_the_library(self, checkpoint: Path, backbone: Backbone) -> None:
+        pixels = backbone.pixels(clip_of(5)).tensors
+        (arrays,) = backbone.encode_videos([pixels])
+        expected = self.library_states(checkpoint, pixels["pixels"])
+        assert expected.keys() == arrays.keys()
+        for name, states in expected.items():
+            assert torch.equal(arrays[name], states), name
+
+    def test_one_clip_per_call_depends_on_nothing_else(self, checkpoint: Path, backbone: Backbone) -> None:
+        (first,) = self.encode(backbone, 1)
+        self.encode(backbone, 2, 3)
+        assert equal(first, self.encode(backbone, 1)[0])
+        again = self.opened(checkpoint)
+        again.load()
+        self.encode(again, 9)
+        assert equal(first, self.encode(again, 1)[0])
+
+    def test_several_clips_per_call_are_near_to_that(self, backbone: Backbone) -> None:
+        alone = [self.encode(backbone, seed)[0] for seed in (1, 2, 3)]
+        for one, arrays in zip(alone, self.encode(backbone, 1, 2, 3), strict=True):
+            assert one.keys() == arrays.keys()
+            for name, states in one.items():
+                assert torch.linalg.vector_norm(arrays[name] - states) <= 1e-5 * torch.linalg.vector_norm(states)
+
+    def test_other_clips_give_other_numbers(self, backbone: Backbone) -> None:
+        one, two = self.encode(backbone, 1, 2)
+        assert all(not torch.equal(one[name], two[name]) for name in one)
+
+    def test_less_depth_gives_the_same_numbers_from_fewer_weights(self, checkpoint: Path, backbone: Backbone) -> None:
+        lower = self.opened(checkpoint, self.lower)
+        lower.load()
+        assert parameters(lower) < parameters(backbone)
+        (arrays,), (whole,) = self.encode(lower, 4), self.encode(backbone, 4)
+        assert arrays
+        assert all(torch.equal(states, whole[name]) for name, states in arrays.items())
+
+    def test_no_hook_stays(self, backbone: Backbone) -> None:
+        self.encode(backbone, 1)
+        for value in [backbone, *vars(backbone).values()]:
+            for model in [value, *getattr(value, "__dict__", {}).values()]:
+                if isinstance(model, nn.Module):
+                    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+    def test_pixels_are_made_on_the_cpu_in_any_thread(self, backbone: Backbone) -> None:
+        expected = [backbone.pixels(clip_of(seed)).tensors for seed in range(6)]
+        with ThreadPoolExecutor(3) as pool:
+            made = list(pool.map(lambda seed: backbone.pixels(clip_of(seed)).tensors, range(6)))
+        for one, other in zip(expected, made, strict=True):
+            assert equal(one, other)
+            assert all(tensor.device.type == "cpu" for tensor in other.values())
+
+    # -- recipe ------------------------------------------------------------------------------------------------------
+
+    def test_recipe_names_what_makes_the_numbers(self, checkpoint: Path, backbone: Backbone) -> None:
+        recipe = backbone.recipe()
+        assert json.loads(json.dumps(recipe, allow_nan=False)) == recipe
+        assert {"backbone", "checkpoint", "taps", "pixels", "compute", "storage", "versions"} <= recipe.keys()
+        assert recipe["backbone"] == self.family
+        changes: list[dict[str, Any]] = [
+            {"storage": "bf16"},
+            {"dtype": "bf16"},
+            {"layers": self.lower.layers},
+        ]
+        for change in changes:
+            assert self.opened(checkpoint, **change).recipe() != recipe, change
+        assert len({json.dumps(self.opened(checkpoint, **c).recipe()) for c in changes}) == len(changes)
+
+    def test_recipe_follows_the_weights(self, checkpoint: Path, backbone: Backbone, tmp_path: Path) -> None:
+        other = Path(shutil.copytree(checkpoint, tmp_path / checkpoint.name))
+        assert self.opened(other).recipe() == backbone.recipe()
+        (weights,) = other.glob("*.safetensors")
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+        assert self.opened(other).recipe() != backbone.recipe()
+
+    def test_recipe_knows_nothing_of_what_does_not_matter(self, checkpoint: Path, backbone: Backbone) -> None:
+        same: list[dict[str, Any]] = [
+            {"num_frames": 3},
+            {"num_frames": None},
+            {"cut_texts": True},
+            {"layers": self.options.layers[::-1]},
+            {"dtype": "fp32"},
+        ]
+        if self.options.texts:
+            same.append({"texts": False, "text_layers": ()})
+        for change in same:
+            assert self.opened(checkpoint, **change).recipe() == backbone.recipe(), change
+
+    # -- refusals ----------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("layer", ["99", "-1", "last"])
+    def test_a_layer_out_of_range_is_refused_with_the_range(self, checkpoint: Path, layer: str) -> None:
+        with pytest.raises(BadInput, match=f"There is no layer '{layer}'.*\n?Allowed: {self.layer_range}"):
+            self.opened(checkpoint, layers=(layer,))
+
+    def test_a_checkpoint_that_lacks_weights_is_refused(self, checkpoint: Path, tmp_path: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        poor = Path(shutil.copytree(checkpoint, tmp_path / "poor"))
+        (weights,) = poor.glob("*.safetensors")
+        tensors = load_file(weights)
+        for name in sorted(n for n in tensors if tensors[n].ndim > 1 and "pooler" not in n):
+            del tensors[name]
+        save_file(tensors, weights, {"format": "pt"})
+        with pytest.raises(BadInput, match="lacks weights that"):
+            self.opened(poor).load()
+
+
+class TextBackboneSuite(BackboneSuite):
+    """For a backbone with a text tower: set `texts` (at least two, of differing length), give `library_text_states`."""
+
+    texts: ClassVar[tuple[str, ...]]
+
+    def library_text_states(self, checkpoint: Path, text: str) -> dict[str, Tensor]:
+        """Arrays by name as the library itself gives them, for one text padded to the context length."""
+        raise NotImplementedError
+
+    def text_backbone(self, backbone: Backbone) -> TextBackbone:
+        assert isinstance(backbone, TextBackbone)
+        return backbone
+
+    def test_texts_match_their_specs_and_the_library(self, checkpoint: Path, backbone: Backbone) -> None:
+        tower = self.text_backbone(backbone)
+        for text in self.texts:
+            (arrays,) = tower.encode_texts([tower.tokens(text).tensors])
+            self.matches(tower.specs()["text"], arrays)
+            expected = self.library_text_states(checkpoint, text)
+            assert expected.keys() <= arrays.keys()
+            for name, states in expected.items():
+                assert torch.equal(arrays[name], states), (text, name)
+
+    def test_texts_do_not_depend_on_their_neighbours(self, backbone: Backbone) -> None:
+        tower = self.text_backbone(backbone)
+        prepared = [tower.tokens(text).tensors for text in self.texts]
+        alone = [tower.encode_texts([one])[0] for one in prepared]
+        for one, arrays in zip(alone, tower.encode_texts(prepared), strict=True):
+            for name, states in one.items():
+                wide = states.to(torch.float64)
+                assert torch.linalg.vector_norm(arrays[name] - wide) <= 1e-5 * torch.linalg.vector_norm(wide)
+        assert all(equal(one, tower.encode_texts([p])[0]) for one, p in zip(alone, prepared, strict=True))
+
+    def test_texts_are_tokenised_in_any_thread(self, backbone: Backbone) -> None:
+        tower = self.text_backbone(backbone)
+        wanted = list(self.texts) * 8
+        expected = [tower.tokens(text).tensors for text in wanted]
+        with ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(lambda text: tower.tokens(text).tensors, wanted))
+        assert all(equal(one, other) for one, other in zip(expected, made, strict=True))
