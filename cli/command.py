@@ -120,7 +120,7 @@ def print_document(command: str, exit_code: int, content: Mapping[str, Any]) -> 
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Aligned text columns with a header; numbers to the right. Plain, so that a pipe can read it."""
+    """Aligned text columns, under their names if they have any; numbers to the right. Plain, for pipes to read."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
     numeric = [all(isinstance(row[i], int | float) for row in rows) and bool(rows) for i in range(len(columns))]
@@ -132,7 +132,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         )
         return "  ".join(padded).rstrip()
 
-    return "\n".join([line(columns), line(["-" * width for width in widths]), *map(line, cells)])
+    header = [line(columns), line(["-" * width for width in widths])] if any(columns) else []
+    return "\n".join([*header, *map(line, cells)])
 
 
 def first_sentence(file: Path) -> str:
