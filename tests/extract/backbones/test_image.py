@@ -261,3 +261,22 @@ def test_a_processor_of_another_size_is_refused(tmp_path: Path) -> None:
 )
 def test_layout_in_words(grid: tuple[int, int, int] | None, words: str) -> None:
     assert layout(grid) == words
+
+
+def test_the_real_mobilenet(shared_data: Path) -> None:
+    """Numbers equal the library's on its own weights; pixels lie within 2 grey levels of its PIL fall-back."""
+    checkpoint = shared_data / "weights/mobilenet_v1_1.0_224_hf"
+    backbone = open_backbone(
+        "image", BackboneOptions(str(checkpoint), layers=("13", "26"), num_frames=2, storage="fp32")
+    )
+    backbone.load()
+    clip = clip_of(1, frames=2, height=240, width=320)
+    pixels = backbone.pixels(clip).tensors["pixels"]
+    states, output = library(checkpoint, pixels)
+    (arrays,) = backbone.encode_videos([{"pixels": pixels}])
+    assert torch.equal(arrays["frames"], output.pooler_output)
+    assert torch.equal(arrays["layer13.visual"], states[12])
+    assert torch.equal(arrays["layer26.visual"], states[25])
+    processor = transformers.AutoImageProcessor.from_pretrained(checkpoint)
+    theirs = processor(list(clip.frames), return_tensors="pt")["pixel_values"]
+    assert (theirs - pixels).abs().max() * 127.5 < 2.01
