@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import itertools
+import posixpath
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -14,12 +16,23 @@ from vfc.cache_schema.annotations import class_list, segment
 from vfc.cache_schema.annotations.lists import spelling
 from vfc.cache_schema.errors import BadInput, MissingPath, suggestion, unknown_name
 
-from .listing import TABLES, Listing, Row, name_classes, read_listing, split_in_name
+from .listing import (
+    SPLIT_PATTERNS,
+    TABLES,
+    Listing,
+    Row,
+    name_classes,
+    read_listing,
+    split_in_name,
+    with_split_of_name,
+)
 from .lookup import Lookup
 from .tree import walk
 from .video import VIDEO_SUFFIXES, Collection, Video, folder_label, is_video, name_of, some
 
 _LISTS: Final = TABLES | {".txt", ".lst", ".list"}
+_OFFICIAL: Final = re.compile(r".+_test_split(\d)")
+_ANY_SPLIT: Final = re.compile("|".join(SPLIT_PATTERNS.values()), re.IGNORECASE)
 _TOKEN: Final = re.compile(r"(train|val|test)(\d+)")
 
 
@@ -69,6 +82,8 @@ def _read(source: Path, root: Path | None) -> Collection:
             return Collection((Video(name, source),))
         return _from_lists([source], root or source.parent)
     matching = sorted(map(Path, glob.glob(str(source)))) if glob.has_magic(str(source)) else []
+    if matching and all(is_video(path.name) for path in matching):
+        return Collection(tuple(Video(name_of(path.name), path) for path in matching))
     if not matching:
         near = suggestion(source.name, [p.name for p in source.parent.iterdir()]) if source.parent.is_dir() else ""
         raise MissingPath(
@@ -90,19 +105,19 @@ def _list_files(folder: Path) -> list[Path]:
 
 def _from_tree(folder: Path, root: Path | None, lists: list[Path]) -> Collection:
     tree = walk(folder)
-    above = ""
+    above = "."
     if root is not None:
         if not folder.absolute().is_relative_to(root.absolute()):
             raise BadInput(f"The folder {folder} does not lie in the --root {root}.", "Leave --root out for a folder.")
-        above = folder.absolute().relative_to(root.absolute()).as_posix().removeprefix(".")
+        above = folder.absolute().relative_to(root.absolute()).as_posix()
     if not tree.videos:
         raise _no_video(folder, tree.skipped, lists)
     videos = []
     for relative in tree.videos:
-        name = name_of(f"{above}/{relative}" if above else relative)
+        name = name_of(posixpath.normpath(f"{above}/{relative}"))
         videos.append(Video(name, folder / relative, folder_label(name)))
     videos.sort(key=lambda video: video.name)
-    for one, other in zip(videos, videos[1:], strict=False):
+    for one, other in itertools.pairwise(videos):
         if one.name == other.name:
             raise BadInput(
                 f"Two files have the name {one.name!r}, spelled with different Unicode.", "Rename one of them."
@@ -131,8 +146,9 @@ def _no_video(folder: Path, skipped: Counter[str], lists: list[Path]) -> BadInpu
 def _from_lists(files: list[Path], root: Path) -> Collection:
     _refuse_several_splits(files)
     listings = [read_listing(file) for file in files]
+    listings = [x if len(files) == 1 and x.is_table else with_split_of_name(x) for x in listings]
     rows = name_classes(row for listing in listings for row in listing.rows)
-    lookup = Lookup(root)
+    lookup = Lookup(root, rows)
     found: dict[str, tuple[Video, Row]] = {}
     missing: list[str] = []
     again = 0
@@ -164,7 +180,7 @@ def _video(row: Row, root: Path, place: str) -> Video:
     start, end = row.start_seconds, row.end_seconds
     if start is not None or end is not None:
         name = segment(name, start or 0.0, end)
-    return Video(name, root / place, row.label, row.split, start, end)
+    return Video(name, root / place, row.label or folder_label(name_of(place)), row.split, start, end)
 
 
 def _listed_twice(one: tuple[Video, Row], other: tuple[Video, Row]) -> BadInput:

@@ -7,10 +7,10 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from vfc.cache_schema.errors import BadInput, suggestion
 
@@ -18,21 +18,28 @@ from .video import VIDEO_SUFFIXES, folder_label
 
 COLUMNS: Final = ("path", "label", "split", "start_seconds", "end_seconds")
 TABLES: Final = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
+SPLIT_PATTERNS: Final = {
+    "train": r"(?<![a-z])train(ing)?",
+    "val": r"(?<![a-z])val(id(ation)?)?(?=list|split|s?(?![a-z]))",
+    "test": r"(?<![a-z])test(ing)?",
+}
+"""How the name of a list file tells its split: as a word of its own, or before `list` or `split`."""
 _SPLIT_WORDS: Final = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a list. `path` is as written, with forward slashes; `exact`: it names a file, suffix and all.
+    """One line of a list. `path` is as written, with forward slashes.
 
-    `number` is the label where the list numbers its classes, and empty otherwise.
+    `search`: where else to look for it: `nowhere` (a table names files), `suffix` (the same folder, another suffix) or
+    `stem` (the list names no files, only stems). `number` is the label where the list numbers its classes.
     """
 
     path: str
     label: str
     split: str
     where: str
-    exact: bool = False
+    search: Literal["nowhere", "suffix", "stem"]
     number: str = ""
     start_seconds: float | None = None
     end_seconds: float | None = None
@@ -46,6 +53,11 @@ class Listing:
     kind: str
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it has columns, so that a split could be told in each row."""
+        return self.file.suffix.lower() in TABLES
 
 
 def read_listing(file: Path) -> Listing:
@@ -71,15 +83,18 @@ def read_listing(file: Path) -> Listing:
         listing = _read_lines(file, text)
     if not listing.rows:
         raise BadInput(f"{file} lists no video.", "Give a list with at least one line.")
-    split = split_in_name(file.stem)
-    rows = tuple(row if row.split or not split else replace(row, split=split) for row in listing.rows)
-    return replace(listing, rows=rows)
+    return listing
+
+
+def with_split_of_name(listing: Listing) -> Listing:
+    """The rows that tell no split get the one that the name of the file tells."""
+    split = split_in_name(listing.file.stem)
+    return replace(listing, rows=tuple(replace(row, split=row.split or split) for row in listing.rows))
 
 
 def split_in_name(stem: str) -> str:
     """`train`, `val` or `test`, where the name of a list file tells exactly one of them."""
-    words = {"train": r"train", "val": r"(?<![a-z])val|valid|val(?![a-z])", "test": r"test"}
-    told = [split for split, pattern in words.items() if re.search(pattern, stem.lower())]
+    told = [split for split, word in SPLIT_PATTERNS.items() if re.search(word, stem.lower())]
     return told[0] if len(told) == 1 else ""
 
 
@@ -136,11 +151,18 @@ _TABLE_RULE: Final = (
 )
 
 
+_OTHER_WORDS: Final = {
+    "class": "label", "category": "label", "action": "label", "subset": "split",
+    "start": "start_seconds", "end": "end_seconds", "time_start": "start_seconds", "time_end": "end_seconds",
+}  # fmt: skip
+
+
 def _strange_columns(where: str, columns: list[str]) -> tuple[str, ...]:
     """A line about the columns that are not read; one that looks like a misspelt name is refused."""
     strange = [column for column in columns if column not in COLUMNS]
     for column in strange:
-        meant = suggestion(column, [c for c in COLUMNS if c not in columns])
+        free = [c for c in COLUMNS if c not in columns]
+        meant = suggestion(_OTHER_WORDS.get(column, column), free)
         if meant:
             raise BadInput(f"{where}: there is no column {column!r}.{meant}", _TABLE_RULE)
     return (f"{where}: not read: {', '.join(strange)}.",) if strange else ()
@@ -154,8 +176,7 @@ def _table_row(data: dict[str, Any], where: str) -> Row:
     if end is not None and end <= (start or 0.0):
         raise BadInput(f"{where}: it ends at {end:g} s, not after its start at {start or 0:g} s.", _TABLE_RULE)
     split = _SPLIT_WORDS.get(split.lower(), split)
-    path = _forward(path)
-    return Row(path, label or folder_label(path), split, where, exact=True, start_seconds=start, end_seconds=end)
+    return Row(_forward(path), label, split, where, "nowhere", start_seconds=start, end_seconds=end)
 
 
 def _text(data: dict[str, Any], column: str, where: str) -> str:
@@ -197,25 +218,30 @@ _HMDB_SPLITS: Final = {"1": "train", "2": "test"}
 
 
 def _read_lines(file: Path, text: str) -> Listing:
-    lines = [(n, line.strip()) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    read, kind = _line_reader(file, lines)
-    return Listing(file, kind, tuple(row for n, line in lines if (row := read(line, f"{file}, line {n}")) is not None))
-
-
-def _line_reader(file: Path, lines: list[tuple[int, str]]) -> tuple[Callable[[str, str], Row | None], str]:
+    lines = [(f"{file}, line {n}", line.strip()) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
     official = _HMDB_FILE.fullmatch(file.stem)
     if official and all(re.fullmatch(r"[^/]+ [012]", line) for _, line in lines):
-        return (lambda line, where: _hmdb_row(official["label"], line, where)), "HMDB51 official"
-    kind = next((_kind(line) for _, line in lines), "")
-
-    def read(line: str, where: str) -> Row:
-        if (found := _kind(line)) != kind:
-            is_a = f"is a line '{found}'" if found else "is no line of a list of videos"
-            before = f", the lines before are '{kind}'" if kind and found else ""
+        return _read_hmdb(file, official["label"], lines)
+    kind = _kind(lines[0][1]) if lines else ""
+    rows = []
+    for where, line in lines:
+        if not kind or (found := _kind(line)) != kind:
+            is_a = f"is a line '{found}'" if kind and found else "is no line of a list of videos"
+            before = f", the lines before are '{kind}'" if kind else ""
             raise BadInput(f"{where}: {line!r} {is_a}{before}.", _LINE_RULE)
-        return _line_row(kind, line, where)
+        rows.append(_line_row(kind, line, where))
+    return Listing(file, kind, tuple(rows))
 
-    return read, kind
+
+def _read_hmdb(file: Path, label: str, lines: list[tuple[str, str]]) -> Listing:
+    rows = []
+    for where, line in lines:
+        name, _, used = line.rpartition(" ")
+        if used in _HMDB_SPLITS:
+            rows.append(Row(f"{label}/{name}", label, _HMDB_SPLITS[used], where, "suffix"))
+    left = len(lines) - len(rows)
+    notes = (f"{file.name}: {left} videos are in neither split and are left out.",) if left else ()
+    return Listing(file, "HMDB51 official", tuple(rows), notes)
 
 
 def _kind(line: str) -> str:
@@ -228,21 +254,17 @@ def _line_row(kind: str, line: str, where: str) -> Row:
     told = match.groupdict()
     path, label = told["path"], told.get("label") or ""
     folder = folder_label(path)
+    search: Literal["suffix", "stem"] = "stem" if kind == "class/stem" else "suffix"
     if label.isascii() and label.isdigit():
-        return Row(path, folder, "", where, exact=True, number=label)
-    return Row(path, label or folder or told.get("token", ""), told.get("split", ""), where, exact=kind != "class/stem")
-
-
-def _hmdb_row(label: str, line: str, where: str) -> Row | None:
-    name, _, used = line.rpartition(" ")
-    return Row(f"{label}/{name}", label, _HMDB_SPLITS[used], where, exact=True) if used in _HMDB_SPLITS else None
+        return Row(path, folder, "", where, search, number=label)
+    return Row(path, label or folder or told.get("token", ""), told.get("split") or "", where, search)
 
 
 def _forward(path: str) -> str:
     return path.replace("\\", "/") if "/" not in path else path
 
 
-def name_classes(rows: Iterator[Row] | tuple[Row, ...]) -> tuple[Row, ...]:
+def name_classes(rows: Iterable[Row]) -> tuple[Row, ...]:
     """Settle what numbers mean: where numbers and folders go together one to one, the folders name the classes."""
     rows = tuple(rows)
     numbered = {(row.number, row.label) for row in rows if row.number}

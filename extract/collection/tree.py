@@ -6,11 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from vfc.cache_schema.errors import BadInput, MissingPath
 
-from .video import is_video
+from .video import folder_label, is_video
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def walk(root: Path) -> Tree:
     skipped: Counter[str] = Counter()
     found = []
     for file in _files(root, "", os.path.realpath(root), False, frozenset()):
-        name = PurePosixPath(file.relative).name
+        name = file.relative.rpartition("/")[2]
         if name.startswith("."):
             skipped["hidden"] += 1
         elif is_video(name):
@@ -51,7 +51,7 @@ def walk(root: Path) -> Tree:
     held: dict[tuple[str, str], str] = {}
     doubles = []
     for file in sorted(found, key=lambda f: (f.linked, f.relative)):
-        place = (file.real, PurePosixPath(file.relative).parent.name)
+        place = (file.real, folder_label(file.relative))
         if held.setdefault(place, file.relative) != file.relative:
             doubles.append(file.relative)
     return Tree(tuple(sorted(held.values())), skipped, tuple(sorted(doubles)))

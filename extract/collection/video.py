@@ -6,7 +6,7 @@ import os
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 
 from vfc.cache_schema.annotations import Annotation, Annotations
@@ -60,16 +60,22 @@ def is_video(name: str) -> bool:
 
 
 def name_of(relative: str) -> str:
-    """The name for a path below the root: NFC, so that it is the same on every file system.
+    r"""The name for a path below the root: NFC, so that it is the same on every file system.
 
-    Bytes that are no UTF-8 are spelled out (`caf\\xe9.mp4`).
+    Bytes that are no UTF-8 are spelled out (`caf\xe9.mp4`).
     """
     return unicodedata.normalize("NFC", os.fsencode(relative).decode("utf-8", "backslashreplace"))
 
 
+def stem_of(path: str) -> str:
+    """The file name in `path` (with forward slashes) without the suffix of a video."""
+    name = path.rpartition("/")[2]
+    return os.path.splitext(name)[0] if is_video(name) else name
+
+
 def folder_label(name: str) -> str:
     """The class that a name tells: its immediate parent folder, none at the root."""
-    return PurePosixPath(name).parent.name
+    return name.rpartition("/")[0].rpartition("/")[2]
 
 
 def some(names: list[str], most: int = 3) -> str:
