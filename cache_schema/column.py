@@ -16,14 +16,14 @@ import numpy.typing as npt
 
 from .dtypes import Array, StoredArray
 from .errors import BadInput, Damaged
-from .layout import checksum
+from .layout import checksum, copy_checked
 from .mapping import map_rows
 from .part import Part
 
 Verify: TypeAlias = Literal["once", "always", "never"]
 
-# Copied and checked piece by piece, so that the checksum finds the bytes in the core's own cache.
-_PIECE = 1 << 18
+# Rows that lie closer together than this are asked for in one stretch: the system reads whole pages anyway.
+_SPARSE = 64 << 10
 
 
 class Column:
@@ -51,6 +51,7 @@ class Column:
         # Slot of a fixed record = its number + the shift of its part.
         self._bases = [0 if part is None else next(bases) for part in parts]
         self._shift = np.array(self._bases, np.int64) - first[:-1]
+        # Records read and compared before.
         self._seen = np.zeros(int(first[-1]), bool)
 
     def _span(self, record: int) -> tuple[int, int, int]:
@@ -83,8 +84,12 @@ class Column:
         """
         part, start, stop = self._span(record)
         values = self._rows.span(start, stop) if self.array.ragged else self._rows.row(start)
-        if not self._seen[record] and self._verify != "never":
+        if not self._seen[record]:
+            if self._verify == "never":
+                return values
             self._rows.advise(start, stop)
+            self._compare(part, record, checksum(values))
+        elif self._verify == "always":
             self._compare(part, record, checksum(values))
         return values
 
@@ -142,10 +147,10 @@ class Column:
             self._rows.advise(int(slots[i]), int(slots[i]) + 1)
         for i, (record, part, slot) in enumerate(zip(records.tolist(), parts.tolist(), slots.tolist(), strict=True)):
             source = self._rows.row(slot)
-            if self._seen[record]:
+            if self._verify == "once" and self._seen[record]:
                 out[i] = source
             else:
-                self._compare(part, record, _copy_checked(source, out[i, ...]))
+                self._compare(part, record, copy_checked(source, out[i, ...]))
 
     def _compare(self, part: int, record: int, crc: int) -> None:
         owner, row = self._parts[part], record - self._starts[part]
@@ -156,7 +161,7 @@ class Column:
                 f"The bytes of {self.array.name!r} of {key.kind} {key.name!r} (part {owner.name}) have changed.",
                 "Run `vfc store verify`, then `vfc store repair`, then the extraction again.",
             )
-        self._seen[record] = self._verify == "once"
+        self._seen[record] = True
 
     def advise(self, record: int, start: int = 0, stop: int | None = None, step: int = 1) -> None:
         """Ask the system to read a record, or some rows of a ragged one, ahead of time."""
@@ -165,22 +170,8 @@ class Column:
             self._rows.advise(first, last)
             return
         last = last if stop is None else min(last, first + stop)
-        if step * self.array.row_bytes <= _PIECE >> 2:
+        if step * self.array.row_bytes <= _SPARSE:
             self._rows.advise(first + start, last)
         else:
             for slot in range(first + start, last, step):
                 self._rows.advise(slot, slot + 1)
-
-
-def _copy_checked(source: Array, out: Array) -> int:
-    """Copy a record and return the crc32c of what arrived."""
-    if source.nbytes <= _PIECE:
-        out[...] = source
-        return checksum(out)
-    crc = 0
-    flat, target = source.reshape(-1).view(np.uint8), out.reshape(-1).view(np.uint8)
-    for start in range(0, flat.size, _PIECE):
-        piece = target[start : start + _PIECE]
-        piece[:] = flat[start : start + _PIECE]
-        crc = checksum(piece, crc)
-    return crc

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 import google_crc32c
@@ -23,24 +24,71 @@ from .recipe import canonical
 from .record import Json
 
 Array: TypeAlias = npt.NDArray[Any]
-Buffer: TypeAlias = "bytes | memoryview | npt.NDArray[np.uint8]"
+Buffer: TypeAlias = "bytes | npt.NDArray[np.uint8]"
 
 METADATA: Final = "zarr.json"
 TABLE: Final = "records"
 """The array of a part whose bytes are a safetensors table: keys, metadata, row offsets, checksums."""
 
 _RAGGED_CHUNK: Final = 2 << 20
-# Pieces small enough to stay in a core's own cache between the checksum and whatever follows.
-_PIECE: Final = 1 << 18
+PIECE: Final = 1 << 20
+"""Bytes that stay in cache between a copy and a checksum, yet are enough for the copy to bypass it on its way out."""
 
 
-def checksum(data: Buffer | Array, crc: int = 0) -> int:
-    """crc32c of the bytes of a C-contiguous array or buffer, continued from `crc`."""
-    flat = np.frombuffer(data, np.uint8) if isinstance(data, memoryview) and data.nbytes else data
-    if isinstance(flat, np.ndarray):
-        flat = flat.reshape(-1).view(np.uint8)
-    for start in range(0, len(flat), _PIECE):
-        crc = google_crc32c.extend(crc, flat[start : start + _PIECE])
+def checksum(data: bytes | Array, crc: int = 0) -> int:
+    """crc32c of the bytes of a C-contiguous array, continued from `crc`."""
+    if isinstance(data, np.ndarray):
+        if data.nbytes > PIECE:
+            # Piece by piece: one call holds the interpreter, and a prefetching thread should get its turn.
+            flat = data.reshape(-1).view(np.uint8)
+            for start in range(0, flat.size, PIECE):
+                crc = google_crc32c.extend(crc, flat[start : start + PIECE])
+            return int(crc)
+        return int(google_crc32c.extend(crc, data)) if data.size else crc
+    return int(google_crc32c.extend(crc, data))
+
+
+def joined_checksum(front: int, back: int, back_bytes: int) -> int:
+    """crc32c of two byte strings laid end to end, from the crc32c of each and the length of the second.
+
+    A crc is a remainder of polynomials over GF(2): appending n bytes multiplies the front's by x^(8n).
+    """
+    return _times(_shift(back_bytes), front) ^ back
+
+
+@lru_cache(maxsize=1024)
+def _shift(size: int) -> int:
+    """x^(8 size) modulo the polynomial of crc32c; bit 31 is the coefficient of x^0."""
+    power, square = 1 << 31, 1 << 23
+    while size:
+        if size & 1:
+            power = _times(power, square)
+        square = _times(square, square)
+        size >>= 1
+    return power
+
+
+def _times(a: int, b: int) -> int:
+    """Product of two remainders modulo the polynomial of crc32c."""
+    product = 0
+    for bit in range(31, -1, -1):
+        if a >> bit & 1:
+            product ^= b
+        b = b >> 1 ^ (0x82F63B78 if b & 1 else 0)
+    return product
+
+
+def copy_checked(source: Array, out: Array) -> int:
+    """Copy a C-contiguous array and return its crc32c, with one way through memory for both."""
+    if source.nbytes <= PIECE:
+        out[...] = source
+        return checksum(source)
+    crc = 0
+    flat, target = source.reshape(-1).view(np.uint8), out.reshape(-1).view(np.uint8)
+    for start in range(0, flat.size, PIECE):
+        piece = flat[start : start + PIECE]
+        target[start : start + PIECE] = piece
+        crc = google_crc32c.extend(crc, piece)
     return int(crc)
 
 

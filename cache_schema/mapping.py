@@ -33,6 +33,7 @@ Array: TypeAlias = npt.NDArray[Any]
 _REMEDY: Final = "Run `vfc store verify` to see what is hit, then `vfc store repair`."
 _RANGE: Final = 1 << 45
 """Most addresses to reserve for one array: 32 TB of the 128 TB that a process has."""
+_HUGE: Final = 2 << 20
 _ADVICE: Final = 128 << 10
 """One advice is cut off at the read-ahead limit of the system, commonly 128 KiB, so it is given in such pieces."""
 
@@ -80,8 +81,13 @@ def stitchable(files: Sequence[ShardFile], array: StoredArray) -> bool:
 
 
 def _stride(shard: Shard) -> int:
-    """Bytes of address range that a file takes: its rows, rounded up so that the next one starts at page and row."""
-    step = math.lcm(mmap.PAGESIZE, shard.row_bytes)
+    """Bytes of address range that a file takes: its rows, rounded up so that the next one starts at page and row.
+
+    At a huge page where the range allows: the system then maps 2 MB at a time.
+    """
+    step = math.lcm(_HUGE, shard.row_bytes)
+    if step > _HUGE << 8:
+        step = math.lcm(mmap.PAGESIZE, shard.row_bytes)
     return math.ceil(shard.rows * shard.row_bytes / step) * step
 
 
@@ -183,8 +189,10 @@ def map_file(fd: int, size: int) -> npt.NDArray[np.uint8]:
 
 
 def _reserve(size: int) -> tuple[npt.NDArray[np.uint8], int]:
-    address = _mmap(None, size, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
-    return _owned(address, size), address
+    """Addresses that nothing is mapped to yet, from a multiple of 2 MB on: as memory, and the first of them."""
+    address = _mmap(None, size + _HUGE, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+    skipped = -address % _HUGE
+    return _owned(address, size + _HUGE)[skipped:], address + skipped
 
 
 def _owned(address: int, size: int) -> npt.NDArray[np.uint8]:

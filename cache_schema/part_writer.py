@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from .layout import (
     checksum,
     chunk_name,
     group_json,
+    joined_checksum,
     pack,
     ragged_blob,
     table_json,
@@ -33,8 +33,8 @@ from .publish import sync_folder
 from .recipe import canonical
 from .record import Json, Key
 
-# Small enough to stay in the core's cache between the checksum and the copy into the page cache.
-_PIECE = 1 << 18
+# From here on, joining two checksums is cheaper than going through the bytes again.
+_LONG = 64 << 10
 
 
 class _ArrayWriter:
@@ -48,13 +48,13 @@ class _ArrayWriter:
         self.lengths: list[int] = []
         self.crc = 0
 
-    def write(self, values: Array) -> None:
-        """Append bytes."""
-        flat = values.reshape(-1).view(np.uint8)
-        for start in range(0, flat.size, _PIECE):
-            piece = flat[start : start + _PIECE]
-            self.crc = checksum(piece, self.crc)
-            self.file.write(piece)
+    def write(self, values: Array) -> int:
+        """Append bytes; returns their crc32c."""
+        crc = checksum(values)
+        long = values.nbytes >= _LONG
+        self.crc = joined_checksum(self.crc, crc, values.nbytes) if long else checksum(values, self.crc)
+        self.file.write(values.reshape(-1).view(np.uint8))
+        return crc
 
     def rollback(self, records: int, position: int, crc: int) -> None:
         """Go back to the first `records` records."""
@@ -62,21 +62,17 @@ class _ArrayWriter:
         self.crc = crc
         self.file.rollback(position)
 
-    def finish(self) -> dict[str, Json]:
-        """Write padding, index and metadata, and sync; size and crc32c by name of file."""
-        array, files = self.array, {}
+    def finish(self) -> tuple[Shard, int]:
+        """Write padding and index; how the rows lie, and the crc32c of the file."""
+        array = self.array
         shard = Shard.of(array, sum(self.lengths) if array.ragged else len(self.crcs))
         if shard.rows:
             self.write(np.full((shard.padding, *array.row_shape), fill_value(array.logical), array.dtype))
             self.write(np.frombuffer(shard.index(), np.uint8))
-            self.file.finish()
-            files[f"{array.name}/{self.file.path.name}"] = {"size": shard.size, "crc32c": self.crc}
+            self.file.flush()
         else:
             self.file.discard()
-        metadata = array_json(array, shard)
-        disk.write_file(self.file.path.parent / METADATA, metadata)
-        files[f"{array.name}/{METADATA}"] = {"size": len(metadata), "crc32c": checksum(metadata)}
-        return cast("dict[str, Json]", files)
+        return shard, self.crc
 
 
 class PartWriter:
@@ -104,6 +100,7 @@ class PartWriter:
         self._hashes: list[bytes] = []
         self._metadata: list[bytes] = []
         self._arrays: list[_ArrayWriter] = []
+        self._small: list[disk.NewFile] = []
         self._claim = disk.Claim(root / "tmp", worker)
         self.name = f"{worker}-{self._claim.path.name.rpartition('+')[2]}"
         try:
@@ -137,8 +134,7 @@ class PartWriter:
         try:
             for writer in self._arrays:
                 values = arrays[writer.array.name]
-                writer.write(values)
-                writer.crcs.append(checksum(values))
+                writer.crcs.append(writer.write(values))
                 writer.lengths.append(len(values) if writer.array.ragged else 1)
                 self.bytes += values.nbytes
             self._metadata.append(metadata)
@@ -161,8 +157,15 @@ class PartWriter:
         try:
             files: dict[str, Json] = {}
             for writer in self._arrays:
-                files |= writer.finish()
-            files |= self._write_table()
+                name = writer.array.name
+                shard, crc = writer.finish()
+                if shard.rows:
+                    files[f"{name}/{writer.file.path.name}"] = {"size": shard.size, "crc32c": crc}
+                self._write(f"{name}/{METADATA}", array_json(writer.array, shard), files)
+            table = self._table()
+            disk.make_folder(self._claim.path / TABLE)
+            self._write(f"{TABLE}/{chunk_name()}", table, files)
+            self._write(f"{TABLE}/{METADATA}", table_json(len(table)), files)
             attributes: dict[str, Json] = {
                 "kind": self.kind,
                 "records": len(self),
@@ -172,7 +175,10 @@ class PartWriter:
                 "files": files,
             }
             attributes["crc32c"] = checksum(canonical(attributes))
-            disk.write_file(self._claim.path / METADATA, group_json(attributes))
+            self._write(METADATA, group_json(attributes), {})
+            # All syncs together: the first writes the journal for all, where a sync after each file writes it for each.
+            for file in [*(writer.file for writer in self._arrays), *self._small]:
+                file.finish()
             for folder in sorted({(self._claim.path / name).parent for name in files}):
                 sync_folder(folder)
             sync_folder(self._claim.path)
@@ -184,7 +190,15 @@ class PartWriter:
         sync_folder(self._root / "parts")
         return PartInfo(self.name, self.kind, len(self), committed_ns, not self._arrays)
 
-    def _write_table(self) -> dict[str, Json]:
+    def _write(self, name: str, data: bytes, files: dict[str, Json]) -> None:
+        """Write one small file, not yet synced, and note its size and crc32c."""
+        file = disk.NewFile(self._claim.path / name)
+        self._small.append(file)
+        file.write(data)
+        file.flush()
+        files[name] = {"size": len(data), "crc32c": checksum(data)}
+
+    def _table(self) -> bytes:
         columns: dict[str, Array] = {"hashes": np.frombuffer(b"".join(self._hashes), np.uint8).reshape(-1, 16)}
         columns["keys"], columns["keys.offsets"] = ragged_blob(self._keys)
         columns["metadata"], columns["metadata.offsets"] = ragged_blob(self._metadata)
@@ -192,18 +206,11 @@ class PartWriter:
             columns[f"crc32c/{writer.array.name}"] = np.array(writer.crcs, "<u4")
             if writer.array.ragged:
                 columns[f"rows/{writer.array.name}"] = np.cumsum([0, *writer.lengths], dtype="<i8")
-        table = pack(columns)
-        folder = self._claim.path / TABLE
-        disk.make_folder(folder)
-        files: dict[str, Json] = {}
-        for name, data in ((chunk_name(), table), (METADATA, table_json(len(table)))):
-            disk.write_file(folder / name, data)
-            files[f"{TABLE}/{name}"] = {"size": len(data), "crc32c": checksum(data)}
-        return files
+        return pack(columns)
 
     def abandon(self) -> None:
         """Give the part up and remove what it has written, as far as the disk allows."""
-        for writer in self._arrays:
-            writer.file.close()
+        for file in [*(writer.file for writer in self._arrays), *self._small]:
+            file.close()
         disk.remove(self._claim.path)
         self._claim.release()

@@ -19,10 +19,12 @@ import pytest
 from suites.store import RECIPE, VIDEO, as_stored, made, record
 
 from vfc.cache_schema import (
+    ArraySpec,
     Key,
     MissingPath,
     NotAStore,
     ReadOnlyTarget,
+    Record,
     Refused,
     StoreWriter,
     VfcError,
@@ -199,9 +201,7 @@ def test_a_disk_that_fails_at_any_call_loses_nothing_committed(
 
 def test_a_record_is_whole_or_absent_where_the_disk_fills_within_it(tmp_path: Path, faults: Disk) -> None:
     root = tmp_path / "s"
-    from vfc.cache_schema import ArraySpec, Record
-
-    specs = [ArraySpec("a", "fp32", (100_000,)), ArraySpec("b", "fp32", (100_000,)), ArraySpec("c", "fp32", (10,))]
+    specs = [ArraySpec("a", "fp32", (800_000,)), ArraySpec("b", "fp32", (800_000,)), ArraySpec("c", "fp32", (10,))]
     values = {spec.name: np.full(spec.shape, 3, np.float32) for spec in specs}  # type: ignore[arg-type]
 
     def fail() -> None:
@@ -210,7 +210,7 @@ def test_a_record_is_whole_or_absent_where_the_disk_fills_within_it(tmp_path: Pa
     with StoreWriter(root, RECIPE) as writer:
         writer.declare("video", specs)
         writer.add(Record(Key("video", "first"), values))
-        faults.operation, faults.fail, faults.at = "write", fail, faults.calls["write"] + 3
+        faults.operation, faults.fail, faults.at = "write", fail, faults.calls["write"] + 2
         with pytest.raises(Refused):
             writer.add(Record(Key("video", "second"), values))
         assert Key("video", "second") not in writer
