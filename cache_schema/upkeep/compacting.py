@@ -61,7 +61,7 @@ def compact(root: Path, progress: Progress, *, part_bytes: int = PART_BYTES) -> 
 
     Raises:
         MissingPath, NotAStore: nothing there, or no store.
-        Damaged: bytes of a record are not what was committed; `repair` first. Nothing was dropped.
+        Damaged: bytes of a record are not what was committed; `repair` first. The parts around it stay as they are.
         Refused: another compact or repair is at work, or the disk is full; nothing is lost.
         ReadOnlyTarget: the store takes no writes.
     """
@@ -75,8 +75,7 @@ def compact(root: Path, progress: Progress, *, part_bytes: int = PART_BYTES) -> 
         progress.begin("compact", sum(len(source.rows) for group in groups for source in group), "records")
         for group in groups:
             _join(root, group, kinds[group[0].info.kind], progress)
-            # The last first: of two copies of a record the one that counts goes last.
-            drop_parts(root, "compact", [source.info.name for source in reversed(group)])
+            drop_parts(root, "compact", [source.info.name for source in group])
         # What a tombstone hides was in parts that are gone now, so nothing shows again.
         drop_parts(root, "compact", [source.info.name for source in sources if source.info.tombstone])
         after = catalog.current(root)

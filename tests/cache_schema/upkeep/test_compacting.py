@@ -197,7 +197,7 @@ def test_damage_stops_it_and_the_parts_around_it_stay(store: Path) -> None:
         compact(store, QUIET)
 
 
-def test_a_writer_may_go_on_meanwhile(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_may_go_on_meanwhile(store: Path) -> None:
     """A record is deleted, and another added, by a writer that saw the parts of before and commits afterwards."""
     before = contents(store)
     with StoreWriter(store, RECIPE, worker="late") as writer:
@@ -208,6 +208,18 @@ def test_a_writer_may_go_on_meanwhile(store: Path, monkeypatch: pytest.MonkeyPat
     assert set(after) == set(before) - {record(0).key} | {record(20).key}
     compact(store, QUIET)
     assert contents(store) == after
+
+
+def test_a_deletion_on_its_way_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stamped before another part was committed, visible only after both were joined with what it deletes."""
+    root = fill(tmp_path / "s", (0,))
+    with StoreWriter(root, RECIPE, worker="late") as writer:
+        monkeypatch.setattr(writer, "_stamp", lambda stamp=writer._stamp(): stamp)
+        fill(root, (1,), (2,))
+        compact(root, QUIET)
+        assert len(parts(root)) == 1
+        writer.delete([record(0).key])
+    assert set(contents(root)) == {record(1).key, record(2).key}
 
 
 steps = st.lists(
