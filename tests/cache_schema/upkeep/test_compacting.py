@@ -27,6 +27,7 @@ from vfc.cache_schema import (
 from vfc.cache_schema.annotations import Annotation, Annotations, load, write_annotations
 from vfc.cache_schema.progress import Silent
 from vfc.cache_schema.projection import fit_projection, load_projection, publish_projection
+from vfc.cache_schema.record import Json
 from vfc.cache_schema.upkeep import compact, inspect, merge, verify
 from vfc.cache_schema.upkeep.stored import alone
 
@@ -44,7 +45,7 @@ def fill(root: Path, *groups: tuple[int, ...], worker: str = "w0", recipe: Recip
     return root
 
 
-def contents(root: Path) -> dict[Key, tuple[dict[str, bytes], dict[str, object]]]:
+def contents(root: Path) -> dict[Key, tuple[dict[str, bytes], dict[str, Json]]]:
     reader = open_store(root)
     return {
         key: (
@@ -214,7 +215,8 @@ def test_a_deletion_on_its_way_still_counts(tmp_path: Path, monkeypatch: pytest.
     """Stamped before another part was committed, visible only after both were joined with what it deletes."""
     root = fill(tmp_path / "s", (0,))
     with StoreWriter(root, RECIPE, worker="late") as writer:
-        monkeypatch.setattr(writer, "_stamp", lambda stamp=writer._stamp(): stamp)
+        stamp = writer._stamp()
+        monkeypatch.setattr(writer, "_stamp", lambda: stamp)
         fill(root, (1,), (2,))
         compact(root, QUIET)
         assert len(parts(root)) == 1
