@@ -19,6 +19,7 @@ from vfc.cache_schema.record import ArraySpec, Json
 
 from .behind import Lost, Made
 from .config import ExtractConfig, PlanConfig
+from .decode import Clip, Failure, Job
 from .forward import PIXEL_THREADS, Ready, decode_workers, decoded, forward, job_of, ready_video
 from .launch import place
 from .numerics import numerics
@@ -208,29 +209,29 @@ def _calibrate(config: ExtractConfig, work: Work, progress: Progress) -> tuple[C
     """Times and memory of the first videos by hash (the same on every call), and the rows of their ragged arrays."""
     chosen = sorted(work.videos, key=lambda video: video_key(video).hash128())[:CALIBRATED]
     progress.begin("calibrate", len(chosen), "videos")
-    began = time.perf_counter()
+    clips: list[tuple[Job, Clip | Failure, float]] = []
+    # One process and nothing else at work, so that the time between two clips is that of a decoder.
+    with decoded([job_of(config, video) for video in chosen], 1, config.seconds_per_video) as arriving:
+        watch = _Watch()
+        for job, clip in arriving:
+            clips.append((job, clip, watch.lap()))
+    watch = _Watch()
     work.backbone.load()
-    load = time.perf_counter() - began
+    load = watch.lap()
     taken: dict[str, list[float]] = {"decode": [], "pixels": [], "forward": []}
     made: list[Made] = []
-    with decoded([job_of(config, video) for video in chosen], 1, config.seconds_per_video) as clips:
-        began = time.perf_counter()
-        for job, clip in clips:
-            seconds = [time.perf_counter() - began]
-            began = time.perf_counter()
-            item = ready_video(work.backbone, job, clip)
-            seconds.append(time.perf_counter() - began)
-            began = time.perf_counter()
-            outcome = _forward_one(work, item)
-            seconds.append(time.perf_counter() - began)
-            if isinstance(outcome, Made):
-                made.append(outcome)
-                for stage, value in zip(taken, seconds, strict=True):
-                    taken[stage].append(value)
-            else:
-                progress.say(f"{job.name} would fail: {outcome.reason}")
-            progress.advance()
-            began = time.perf_counter()
+    for job, clip, decoding in clips:
+        watch = _Watch()
+        item = ready_video(work.backbone, job, clip)
+        pixels = watch.lap()
+        outcome = _forward_one(work, item)
+        if isinstance(outcome, Made):
+            made.append(outcome)
+            for stage, seconds in zip(taken, (decoding, pixels, watch.lap()), strict=True):
+                taken[stage].append(seconds)
+        else:
+            progress.say(f"{job.name} would fail: {outcome.reason}")
+        progress.advance()
     if not made:
         progress.say("None of the videos tried could be used, so there is no estimate.")
         return None, {}
@@ -239,6 +240,16 @@ def _calibrate(config: ExtractConfig, work: Work, progress: Progress) -> tuple[C
     measured = Calibration(len(made), load, **medians, memory=_peak_memory(), device_memory=on_device)
     names = made[0].record.arrays
     return measured, {name: statistics.mean(len(one.record.arrays[name]) for one in made) for name in names}
+
+
+class _Watch:
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since it was made or last asked."""
+        began, self._began = self._began, time.perf_counter()
+        return self._began - began
 
 
 def _forward_one(work: Work, item: Ready | Lost) -> Made | Lost:

@@ -19,10 +19,12 @@ import av
 import numpy as np
 import torch
 
+from vfc.cache_schema.errors import VfcError
 from vfc.cache_schema.record import ArraySpec, Json
 from vfc.extract import backbone as contract
 from vfc.extract.backbone import BackboneOptions, Prepared
 from vfc.extract.config import ExtractConfig
+from vfc.extract.run import extract
 
 WIDTH = 64
 MARKS = {250: "pixels-raise", 200: "forward-raise", 150: "overflow"}
@@ -142,14 +144,11 @@ class Printed:
         print(f"say {line}", flush=True)
 
 
-def main() -> int:
-    """Run with the settings of the command line; prints the summary, answers with its exit code."""
-    from vfc.cache_schema.errors import VfcError
-    from vfc.extract.run import extract
-
+def main(settings: str) -> int:
+    """Run with these settings; prints the summary, answers with its exit code."""
     try:
         with toy_family():
-            summary = extract(config_from(json.loads(sys.argv[1])), Printed())
+            summary = extract(config_from(json.loads(settings)), Printed())
     except VfcError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -157,5 +156,13 @@ def main() -> int:
     return summary.exit_code
 
 
+def forked(settings: str, slow: float, out: Path, err: Path) -> None:
+    """`main` in a process that a fork server made: what it prints goes to two files."""
+    for stream, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+    os.environ["TOY_SECONDS"] = str(slow)
+    sys.exit(main(settings))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1]))
