@@ -80,6 +80,8 @@ class Catalog:
 
     def find(self, name: bytes) -> int:
         """The number of the record with this 16-byte hash, -1 where it is not there."""
+        if not len(self):
+            return -1
         head = np.uint64(int.from_bytes(name[:8], "big"))
         at = int(np.searchsorted(self.sorted_hashes, head))
         if at == len(self) or self.sorted_hashes[at] != head:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
@@ -173,6 +174,8 @@ def decode(stored: Array, dtype: Dtype, scale: Array | None = None) -> Array:
 
 def _check_shape(values: Array, spec: ArraySpec) -> None:
     wanted = spec.shape
+    if values.shape == wanted:
+        return
     if values.ndim != len(wanted) or any(
         w is not None and w != got for w, got in zip(wanted, values.shape, strict=True)
     ):
@@ -205,7 +208,7 @@ def _finite(stored: Array, dtype: str) -> bool:
     for start in range(0, signed.size, _BLOCK):
         piece = slice(start, start + _BLOCK)
         # As signed integers the largest patterns are +Inf and positive NaNs; as unsigned ones, the negative ones.
-        if signed[piece].max() >= infinity or unsigned[piece].max() >= negative:
+        if np.maximum.reduce(signed[piece]) >= infinity or np.maximum.reduce(unsigned[piece]) >= negative:
             return False
     return True
 
@@ -223,9 +226,9 @@ def _convert(values: Array, spec: ArraySpec) -> Array:
         # Round to nearest, ties to even, as every framework does.
         stored: Array = ((bits + (np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1)))) >> 16).astype("<u2")
     else:
-        source = values
-        with np.errstate(over="ignore"):
-            stored = np.asarray(values, stored_dtype(spec.dtype), order="C")
+        source, wanted = values, stored_dtype(spec.dtype)
+        with np.errstate(over="ignore") if values.dtype != wanted else nullcontext():
+            stored = np.asarray(values, wanted, order="C")
     if spec.dtype == "bf16" or not _finite(stored, spec.dtype):
         _require_finite(np.asarray(source, "<f4", order="C"), "fp32", spec)
         if not _finite(stored, spec.dtype):

@@ -8,7 +8,8 @@ pages: the whole part is given up.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -118,10 +119,15 @@ class PartWriter:
         return self._hashes
 
     def add(self, key: Key, arrays: Mapping[str, Array], metadata: bytes) -> None:
+        """Append one record; see `append`."""
+        self.append(key.encode(), key.hash128(), arrays, metadata)
+
+    def append(self, key: bytes, name: bytes, arrays: Mapping[str, Array], metadata: bytes) -> None:
         """Append one record whose arrays were encoded and checked; after any error none of its bytes is left.
 
         Args:
-            key: What it is called.
+            key: Its key, encoded,
+            name: and hashed.
             arrays: Stored values by stored name.
             metadata: Canonical JSON.
 
@@ -138,8 +144,8 @@ class PartWriter:
                 writer.lengths.append(len(values) if writer.array.ragged else 1)
                 self.bytes += values.nbytes
             self._metadata.append(metadata)
-            self._hashes.append(key.hash128())
-            self._keys.append(key.encode())
+            self._hashes.append(name)
+            self._keys.append(key)
         except BaseException:
             del self._metadata[before:], self._hashes[before:], self._keys[before:]
             self.bytes = size
@@ -176,12 +182,10 @@ class PartWriter:
             }
             attributes["crc32c"] = checksum(canonical(attributes))
             self._write(METADATA, group_json(attributes), {})
-            # All syncs together: the first writes the journal for all, where a sync after each file writes it for each.
-            for file in [*(writer.file for writer in self._arrays), *self._small]:
-                file.finish()
-            for folder in sorted({(self._claim.path / name).parent for name in files}):
-                sync_folder(folder)
-            sync_folder(self._claim.path)
+            finish: list[Callable[[], None]] = [writer.file.finish for writer in self._arrays]
+            finish += [file.finish for file in self._small]
+            folders = {self._claim.path, *((self._claim.path / name).parent for name in files)}
+            disk.together([*finish, *(partial(sync_folder, folder) for folder in sorted(folders))])
             disk.rename(self._claim.path, self._root / "parts" / self.name)
         except BaseException:
             self.abandon()

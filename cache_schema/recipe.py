@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from .errors import RecipeMismatch
 from .record import Json
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
 
 def canonical(value: Json) -> bytes:
     """The one JSON byte string for a value: sorted keys, no blanks, UTF-8, no NaN."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def digest(value: Json) -> str:
@@ -52,7 +54,9 @@ class Recipe:
     def difference(self, other: Recipe) -> list[tuple[str, Json, Json]]:
         """(dotted name, here, there) of every leaf that differs; an absent leaf counts as None."""
         here, there = dict(flatten(dict(self.fields))), dict(flatten(dict(other.fields)))
-        return [(n, here.get(n), there.get(n)) for n in sorted(here.keys() | there.keys()) if here.get(n) != there.get(n)]
+        return [
+            (n, here.get(n), there.get(n)) for n in sorted(here.keys() | there.keys()) if here.get(n) != there.get(n)
+        ]
 
     def require_equal(self, wanted: Recipe, where: str) -> None:
         """Raise RecipeMismatch, naming every differing field, unless `wanted` equals this (the stored) recipe."""

@@ -20,6 +20,9 @@ Dtype = Literal["fp32", "fp16", "bf16", "int8", "float64", "int64", "int32", "ui
 FEATURE_DTYPES: Final = ("fp32", "fp16", "bf16", "int8")
 KINDS: Final = ("video", "prompted", "text")
 
+# Made once: json.dumps would make one per key.
+_COMPACT: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
 
 @dataclass(frozen=True, order=True)
 class Key:
@@ -46,7 +49,7 @@ class Key:
 
     def encode(self) -> bytes:
         """The one byte string that stands for this key, in digests and on disk."""
-        return json.dumps([self.kind, self.name, self.view, self.prompt], ensure_ascii=False, separators=(",", ":")).encode()
+        return _COMPACT.encode([self.kind, self.name, self.view, self.prompt]).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> Key:
@@ -78,7 +81,7 @@ class ArraySpec:
             raise unknown_name("dtype", self.dtype, get_args(Dtype))
         if any(size is None for size in self.shape[1:]) or any(size is not None and size < 1 for size in self.shape):
             raise BadInput(
-                f"Array {self.name!r} has the shape {self.shape}; only its first axis may vary, and no axis may be empty.",
+                f"Array {self.name!r} has the shape {self.shape}; only its first axis may vary, and none may be empty.",
                 "Give sizes of 1 or more, and None only in front.",
             )
 

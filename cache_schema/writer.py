@@ -7,6 +7,7 @@ next writer of the same name removes what it left. No file is shared between wri
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -119,7 +120,8 @@ class StoreWriter:
         key, kind = record.key, record.key.kind
         if kind not in self._specs:
             raise unknown_name("declared kind", kind, self._specs)
-        name = key.hash128()
+        encoded = key.encode()
+        name = hashlib.sha256(encoded).digest()[:16]
         if self._holds(name):
             raise RecordRejected(
                 f"The store already holds {kind} {key.name!r} (view {key.view}, prompt {key.prompt!r}).",
@@ -130,7 +132,7 @@ class StoreWriter:
         if part is None:
             part = PartWriter(self.root, self.worker, kind, self._stored[kind], self._circumstances)
             self._open[kind] = part
-        part.add(key, arrays, metadata)
+        part.append(encoded, name, arrays, metadata)
         self._added.add(name)
         if part.bytes >= self._part_bytes or time.monotonic() - part.since >= self._part_seconds:
             self._commit(kind)

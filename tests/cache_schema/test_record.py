@@ -60,7 +60,7 @@ def test_specs_come_back_from_json(shape: tuple[int | None, ...]) -> None:
 
 @pytest.mark.parametrize("shape", [(3, None), (0,), (None, 0), (2, -1)])
 def test_shapes_that_cannot_be(shape: Any) -> None:
-    with pytest.raises(BadInput, match=r"only its first axis may vary, and no axis may be empty.\nGive sizes"):
+    with pytest.raises(BadInput, match=r"only its first axis may vary, and none may be empty.\nGive sizes"):
         ArraySpec("x", "fp32", shape)
 
 
