@@ -140,11 +140,12 @@ def read_pixel_rule(folder: Path, *, model_type: str, video: bool = False) -> Pi
 
     Raises MissingPath where there is no such file, BadInput for a processor or parameter this does not reproduce.
     """
-    section = _section(folder, video)
+    section = processor_section(folder, video)
     return pixel_rule(section, model_type=model_type, where=str(folder))
 
 
-def _section(folder: Path, video: bool) -> dict[str, Any]:
+def processor_section(folder: Path, video: bool) -> dict[str, Any]:
+    """The JSON object that describes a checkpoint's processor; see `read_pixel_rule` for where it is looked for."""
     candidates = [("processor_config.json", "image_processor"), ("preprocessor_config.json", None)]
     if video:
         candidates[:0] = [("processor_config.json", "video_processor"), ("video_preprocessor_config.json", None)]
@@ -178,14 +179,14 @@ def pixel_rule(section: Mapping[str, Any], *, model_type: str = "", where: str =
         shortest_edge=shortest,
         longest_edge=longest,
         exact=exact,
-        resample=_resample(value["resample"], where),
+        resample=filter_name(value["resample"], where),
         crops=crops,
         rescale=float(value["rescale_factor"]) if rescale else None,
-        mean=_channels(value["image_mean"]) if normalise else None,
-        std=_channels(value["image_std"]) if normalise else None,
+        mean=channels(value["image_mean"]) if normalise else None,
+        std=channels(value["image_std"]) if normalise else None,
         rescale_first=kind == "DINOv3ViTImageProcessor",
         offset=1.0 if efficientnet and rescale and value.get("rescale_offset") else 0.0,
-        second_std=_channels(value["image_std"]) if efficientnet and value.get("include_top") else None,
+        second_std=channels(value["image_std"]) if efficientnet and value.get("include_top") else None,
         bgr=bool(kind == "MobileViTImageProcessor" and value.get("do_flip_channel_order")),
     )
 
@@ -251,7 +252,8 @@ def _resize(size: Any, square: bool, kind: str, where: str) -> Resize:
     raise BadInput(f"The processor {kind} of {where} has the size {size!r}.", "Known: shortest_edge; height and width.")
 
 
-def _resample(number: int, where: str) -> str:
+def filter_name(number: int, where: str) -> str:
+    """A Pillow filter's number as torch names it; raises BadInput for one that is not reproduced."""
     names = {2: "bilinear", 3: "bicubic"}
     if int(number) not in names:
         raise BadInput(
@@ -261,5 +263,6 @@ def _resample(number: int, where: str) -> str:
     return names[int(number)]
 
 
-def _channels(value: float | list[float]) -> tuple[float, ...]:
+def channels(value: float | list[float]) -> tuple[float, ...]:
+    """A processor's mean or deviation, one number per channel."""
     return (float(value),) * 3 if isinstance(value, int | float) else tuple(float(v) for v in value)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from suites.patch_cases import PATCH_CASES, PATCH_GOLDEN
 from suites.pixel_cases import CASES, FLOAT_RESIZE, GOLDEN, frames, sha
 
 from vfc.cache_schema.errors import BadInput, MissingPath
@@ -46,8 +47,9 @@ def test_pixels_equal_the_real_processors_live() -> None:
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
-    assert {name: report[name]["unequal"] for name in CASES} == {name: [] for name in CASES}
-    assert {name: report[name]["golden"] for name in GOLDEN} == GOLDEN
+    cases, golden = [*CASES, *PATCH_CASES], {**GOLDEN, **PATCH_GOLDEN}
+    assert {name: report[name]["unequal"] for name in cases} == {name: [] for name in cases}
+    assert {name: report[name]["golden"] for name in golden} == golden
 
 
 @pytest.mark.parametrize("name", sorted(DEFAULTS))

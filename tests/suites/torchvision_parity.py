@@ -27,8 +27,10 @@ for _op in ("nms", "qnms"):
 
 import torchvision  # noqa: E402
 import transformers  # noqa: E402
+from suites.patch_cases import CLIPS, PATCH_CASES, patch_sha  # noqa: E402
 from suites.pixel_cases import CASES, SIZES, frames, sha  # noqa: E402
 
+from vfc.extract.patches import patch_rule  # noqa: E402
 from vfc.extract.pixels import pixel_rule  # noqa: E402
 
 
@@ -37,6 +39,32 @@ def theirs(processor: Any, clip: npt.NDArray[np.uint8]) -> torch.Tensor:
     output = processor([frames] if "Video" in type(processor).__name__ else list(frames), return_tensors="pt")
     (values,) = (value for key, value in output.items() if key.startswith("pixel_values"))
     return values.reshape(len(clip), *values.shape[-3:]).to(torch.float32)
+
+
+def their_patches(processor: Any, clip: npt.NDArray[np.uint8]) -> tuple[torch.Tensor, tuple[int, ...]]:
+    video = torch.from_numpy(clip).permute(0, 3, 1, 2)
+    output = processor([video], return_tensors="pt", do_sample_frames=False)
+    return output["pixel_values_videos"], tuple(output["video_grid_thw"][0].tolist())
+
+
+def patches_report() -> dict[str, object]:
+    report: dict[str, object] = {}
+    for name, (model_type, section) in PATCH_CASES.items():
+        rule = patch_rule(section, model_type=model_type)
+        given = {key: value for key, value in section.items() if not key.endswith("_type")}
+        processor = getattr(transformers, rule.frames.processor)(**given)
+        unequal = []
+        for count, height, width in CLIPS:
+            clip = frames(height, width, count)
+            values, grid = rule(clip)
+            wanted, wanted_grid = their_patches(processor, clip)
+            if grid != wanted_grid or not torch.equal(values, wanted):
+                unequal.append((count, height, width))
+        report[name] = {
+            "unequal": unequal,
+            "golden": patch_sha(lambda clip, processor=processor: their_patches(processor, clip)),
+        }
+    return report
 
 
 def main() -> None:
@@ -49,7 +77,7 @@ def main() -> None:
         processor = getattr(transformers, rule.processor)(**given)
         unequal = [size for size in SIZES if not torch.equal(theirs(processor, frames(*size)), rule(frames(*size)))]
         report[name] = {"unequal": unequal, "golden": sha(lambda clip, processor=processor: theirs(processor, clip))}
-    print(json.dumps(report))
+    print(json.dumps({**report, **patches_report()}))
 
 
 if __name__ == "__main__":
