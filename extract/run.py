@@ -82,34 +82,43 @@ class _Run:
         self.worker = config.worker or f"r{here.rank}"
         self.clock = Clock()
         self.interrupts = Interrupts()
-        self.done = 0
 
     def run(self) -> Summary:
         """Everything, with the store open."""
-        config, work = self.config, self.work
-        signum = 0
-        with self.interrupts, self._store() as writer, closing(FailureList(config.out, self.worker)) as failures:
-            self._declare(writer)
-            _annotate(config.out, self.whole.annotations, self.progress)
-            proven = bool(self.whole.there)
-            behind = Behind(writer, failures, proven=proven, idle_seconds=max(config.part_seconds, 0.1))
+        config, signum = self.config, 0
+        writer: StoreWriter | None = None
+        behind: Behind | None = None
+        with self.interrupts:
             try:
-                work.backbone.load()
-                self.clock = Clock()
-                self.progress.begin("extract", work.to_do)
-                self._texts(behind)
-                self._videos(behind)
-                with self.interrupts.shielded(), self.clock.counts("write"):
-                    behind.finish()
+                writer = self._store()
+                with writer, closing(FailureList(config.out, self.worker)) as failures:
+                    self._declare(writer)
+                    _annotate(config.out, self.whole.annotations, self.progress)
+                    idle = max(config.part_seconds, 0.1)
+                    behind = Behind(writer, failures, proven=bool(self.whole.there), idle_seconds=idle)
+                    self._make(behind)
             except Interrupted as stop:
                 signum = stop.signum
-                self.interrupts.ignore()
-                behind.finish(judge=False)
-            except BaseException:
-                self.interrupts.ignore()
-                behind.abandon()
-                raise
-            return _summary(config, self.here, work, self.clock, behind, writer.bytes_written, signum)
+        written = writer.bytes_written if writer else 0
+        return _summary(config, self.here, self.work, self.clock, behind, written, signum)
+
+    def _make(self, behind: Behind) -> None:
+        try:
+            self.work.backbone.load()
+            self.clock = Clock()
+            self.progress.begin("extract", self.work.to_do)
+            self._texts(behind)
+            self._videos(behind)
+            with self.interrupts.shielded(), self.clock.counts("write"):
+                behind.finish()
+        except Interrupted:
+            self.interrupts.ignore()
+            behind.finish(judge=False)
+            raise
+        except BaseException:
+            self.interrupts.ignore()
+            behind.abandon()
+            raise
 
     def _store(self) -> StoreWriter:
         config = self.config

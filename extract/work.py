@@ -23,7 +23,7 @@ from .failures import Failed, KnownFailures, read_failures
 from .launch import Place
 from .numerics import THREADS, Mode, chosen_mode
 from .sampling import fixed_count
-from .texts import Text, read_texts, template_id
+from .texts import PLAIN, Text, read_texts, template_id
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
     _say_collection(collection, progress)
     texts = read_texts(config.texts, config.template, annotations.labels()) if config.texts is not None else ()
     recipe = Recipe({**backbone.recipe(), **_own_recipe(config, mode)})
-    templates = {template_id(template): template for template in config.template} if texts else {}
+    templates = {template_id(template): template for template in config.template or (PLAIN,)} if texts else {}
     work = Work(
         backbone=backbone,
         recipe=recipe,
@@ -201,6 +201,8 @@ def chosen_device(name: str | None, local_rank: int = 0) -> torch.device:
 
 def _say_collection(collection: Collection, progress: Progress) -> None:
     classes = len({video.label for video in collection.videos} - {""})
+    for note in collection.notes:
+        progress.say(note)
     for note in collection.notes:
         progress.say(note)
     progress.say(f"{len(collection.videos)} videos in {classes} classes.")
