@@ -1,0 +1,252 @@
+"""What other programs read from an export is what the store holds."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import pytest
+from safetensors import deserialize
+from suites.store import RECIPE, TEXT, VIDEO, as_stored, made, record
+
+from vfc.cache_schema import BadInput, Damaged, Key, Record, Refused, StoreWriter, UnknownName, open_store
+from vfc.cache_schema.exchange import export, export_hdf5, files, hdf5
+from vfc.cache_schema.progress import Silent
+
+QUIET = Silent()
+TEXT_NAME = "a/../b: what is <this>?\n" + "x" * 300
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four parts of videos, with a duplicate and a deleted record among them, a view, a prompt, and a text."""
+    root = tmp_path_factory.mktemp("exchange") / "in" / "store"
+    with StoreWriter(root, RECIPE) as writer, StoreWriter(root, RECIPE, worker="b") as other:
+        for one in (writer, other):
+            one.declare("video", VIDEO)
+            one.declare("prompted", VIDEO)
+            one.declare("text", TEXT)
+        for group in ((0, 1, 2, 3), (4, 5)):
+            for i in group:
+                writer.add(record(i))
+            writer.commit()
+        other.add(record(0))
+        other.add(record(6))
+        other.commit()
+        other.refresh()
+        other.delete([record(1).key])
+        other.add(Record(Key("video", record(2).key.name, view=1), made(7)))
+        other.add(Record(Key("prompted", record(2).key.name, prompt="what"), made(8)))
+        other.add(Record(Key("text", TEXT_NAME), {"embedding": np.arange(7, dtype=np.float32)}))
+    return root
+
+
+def wanted(key: Key, array: str, root: Path) -> npt.NDArray[Any]:
+    return open_store(root).read(key, array)
+
+
+def decoded(values: npt.NDArray[Any], dtype: str, scale: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    """As the documents tell a stranger to do it."""
+    if dtype == "bf16":
+        return np.asarray((values.astype(np.uint32) << 16).view(np.float32))
+    if dtype == "int8":
+        assert scale is not None
+        return np.asarray(values.astype(np.float32) * scale)
+    return values.astype(np.float32) if dtype == "fp16" else values
+
+
+def keys_in(group: h5py.Group, kind: str) -> list[Key]:
+    columns = group["keys"]
+    names, prompts = columns["name"].asstr()[:], columns["prompt"].asstr()[:]
+    return [Key(kind, n, int(v), p) for n, v, p in zip(names, columns["view"][:], prompts, strict=True)]
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_hdf5_shows_the_records_without_copying_them(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absolute: bool
+) -> None:
+    shutil.copytree(root.parent, tmp_path / "there" / "in")
+    store, out = tmp_path / "there" / "in" / "store", tmp_path / "there" / "out" / "store.h5"
+    done = export_hdf5(store, out, QUIET, absolute=absolute)
+    assert done.records == 9
+    assert done.bytes == out.stat().st_size
+    if not absolute:  # the pair may move together
+        (tmp_path / "there").rename(tmp_path / "moved")
+        store, out = tmp_path / "moved" / "in" / "store", tmp_path / "moved" / "out" / "store.h5"
+    reader = open_store(store)
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    with h5py.File(out, "r") as file:
+
+        def opened(name: str) -> Any:
+            found = file[name]
+            if absolute or found.external is None:
+                return found
+            shape, dtype = found.shape, found.dtype
+            del found
+            return file.require_dataset(name, shape, dtype, efile_prefix=file.attrs["efile_prefix"])
+
+        for kind in file:
+            keys = keys_in(file[kind], kind)
+            seen.extend(keys)
+            for row, key in enumerate(keys):
+                assert json.loads(file[kind]["keys/metadata"].asstr()[row]) == reader.metadata(key)
+            for spec in reader.kinds[kind]:
+                name = f"{kind}/{spec.name}"
+                data = opened(name)
+                dtype, values = data.attrs["dtype"], data[:]
+                scales = opened(f"{name}.scale")[:] if dtype == "int8" else [None] * len(keys)
+                assert (dtype, data.attrs["layout"]) == (spec.dtype, spec.layout)
+                offsets = file[f"{name}.offsets"][:] if spec.ragged else None
+                for row, key in enumerate(keys):
+                    one = values[row] if offsets is None else values[offsets[row] : offsets[row + 1]]
+                    got = decoded(one, dtype, scales[row])
+                    np.testing.assert_array_equal(got, wanted(key, spec.name, store), strict=bool(spec.shape))
+                del data
+        told = json.loads(file.attrs["vfc"])
+    assert sorted(seen) == reader.keys()
+    assert told["recipe"] == RECIPE.fields
+    assert told["store_digest"] == reader.digest
+    assert out.stat().st_size < 60_000
+
+
+def test_hdf5_points_at_the_shard_files(root: Path, tmp_path: Path) -> None:
+    export_hdf5(root, tmp_path / "x.h5", QUIET, arrays=["layer3.visual"], absolute=True)
+    with h5py.File(tmp_path / "x.h5", "r") as file:
+        assert set(file["video"]) == {"keys", "layer3.visual"}
+        pieces = file["video/layer3.visual"].external
+    size = 2 * 5 * 12 * 2
+    # Parts in order: 0 _ 2 3 (1 was deleted), 4 5, then 6 beside a duplicate of 0, then the second view.
+    assert [(offset // size, length // size) for _, offset, length in pieces] == [
+        (0, 1),
+        (2, 2),
+        (0, 2),
+        (1, 1),
+        (0, 1),
+    ]
+    assert all((root / "parts") in Path(name).parents for name, _, _ in pieces)
+
+
+def test_hdf5_refusals(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.h5").write_text("mine")
+    with pytest.raises(BadInput, match=r"There is something at .*x\.h5 already"):
+        export_hdf5(root, tmp_path / "x.h5", QUIET)
+    with pytest.raises(UnknownName, match=r"no array in this store 'layer3'\. Did you mean"):
+        export_hdf5(root, tmp_path / "y.h5", QUIET, arrays=["layer3"])
+    monkeypatch.setattr(hdf5, "_MOST_SEGMENTS", 4)
+    with pytest.raises(
+        Refused, match=r"'layer3\.visual' lies in 5 pieces; HDF5 can point at 4\.\nRun `vfc store compact`"
+    ):
+        export_hdf5(root, tmp_path / "y.h5", QUIET)
+    monkeypatch.undo()
+    shutil.copytree(root, tmp_path / "hit")
+    shard = next((tmp_path / "hit" / "parts").glob("w0-*/wide/c.0.0.0.0"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(Damaged, match=r"wide/c\.0\.0\.0\.0 has \d+ bytes instead of"):
+        export_hdf5(tmp_path / "hit", tmp_path / "y.h5", QUIET)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hit", "x.h5"]
+
+
+def index_of(out: Path) -> dict[Key, dict[str, Any]]:
+    rows = [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
+    return {Key(row["kind"], row["name"], row["view"], row["prompt"]): row for row in rows}
+
+
+def test_npy_files(root: Path, tmp_path: Path) -> None:
+    done = export(root, tmp_path / "out", "npy", QUIET)
+    reader, index = open_store(root), index_of(tmp_path / "out")
+    assert sorted(index) == reader.keys()
+    for key, row in index.items():
+        assert row["metadata"] == reader.metadata(key)
+        for spec in reader.kinds[key.kind]:
+            got = np.load(tmp_path / "out" / row["files"][spec.name])
+            expected = wanted(key, spec.name, root)
+            if spec.dtype == "fp16":
+                assert got.dtype == np.float16
+                expected = expected.astype(np.float16)
+            np.testing.assert_array_equal(got, expected, strict=True)
+    first = tmp_path / "out" / "video" / "layer3.visual" / "class 0" / "clip000.mp4.npy"
+    np.testing.assert_array_equal(np.load(first), as_stored(made(0)["layer3.visual"], VIDEO[0]).astype(np.float16))
+    assert index[Key("video", record(2).key.name, 1)]["files"]["single"].endswith("clip002.mp4@1.npy")
+    assert index[Key("prompted", record(2).key.name, 0, "what")]["files"]["single"].endswith("clip002.mp4@what.npy")
+    text = Key("text", TEXT_NAME)
+    assert index[text]["files"] == {"embedding": f"text/embedding/{text.hash128().hex()}.npy"}
+    told = json.loads((tmp_path / "out" / "store.json").read_text())
+    assert told["recipe"] == RECIPE.fields
+    assert (done.records, done.files) == (9, 8 * len(VIDEO) + 1 + 2)
+    assert done.bytes == sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file())
+    with pytest.raises(BadInput, match=r"There is something at .*out already"):
+        export(root, tmp_path / "out", "npy", QUIET)
+    with pytest.raises(UnknownName, match=r"no export format 'hdf'\. Did you mean 'hdf5'"):
+        export(root, tmp_path / "more", "hdf", QUIET)
+
+
+def test_names_that_would_leave_the_folder_or_collide(tmp_path: Path) -> None:
+    names = ["../up", "/abs", "a//b", "a/./b", "x@1", "x.npy/y", "x", "c\\d", "é/ü"]
+    with StoreWriter(tmp_path / "s", RECIPE) as writer:
+        writer.declare("video", TEXT)
+        for i, name in enumerate(names):
+            writer.add(Record(Key("video", name), {"embedding": np.full(7, i, np.float32)}))
+        writer.add(Record(Key("video", "x", view=1), {"embedding": np.full(7, 99, np.float32)}))
+    export(tmp_path / "s", tmp_path / "out", "npy", QUIET)
+    index = index_of(tmp_path / "out")
+    for i, name in enumerate(names):
+        row = index[Key("video", name)]
+        file = (tmp_path / "out" / row["files"]["embedding"]).resolve()
+        assert file.is_relative_to(tmp_path / "out" / "video" / "embedding")
+        assert np.load(file)[0] == i
+    assert np.load(tmp_path / "out" / index[Key("video", "x", 1)]["files"]["embedding"])[0] == 99
+    assert len(list((tmp_path / "out").rglob("*.npy"))) == len(names) + 1
+
+
+_NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "F64": "<f8", "I64": "<i8"}
+
+
+@pytest.mark.parametrize("file_bytes", [1, 1 << 30])
+def test_safetensors_files(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_bytes: int) -> None:
+    monkeypatch.setattr(files, "_FILE_BYTES", file_bytes)
+    done = export(root, tmp_path / "out", "safetensors", QUIET)
+    reader, index = open_store(root), index_of(tmp_path / "out")
+    assert sorted(index) == reader.keys()
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) == (9 if file_bytes == 1 else 3)
+    for key, row in index.items():
+        # The library's own parser: it refuses holes, overlaps and lengths that do not fit.
+        tensors = dict(deserialize((tmp_path / "out" / row["file"]).read_bytes()))  # type: ignore[no-untyped-call]
+        for spec in reader.kinds[key.kind]:
+            found = tensors[f"{row['prefix']}/{spec.name}"]
+            assert found["dtype"] == {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "int8": "I8"}.get(
+                spec.dtype, "F64" if spec.dtype == "float64" else "I64"
+            )
+            values = np.frombuffer(found["data"], _NUMPY[found["dtype"]]).reshape(found["shape"])
+            scale = tensors.get(f"{row['prefix']}/{spec.name}.scale")
+            scales = None if scale is None else np.frombuffer(scale["data"], "<f4")
+            np.testing.assert_array_equal(decoded(values, spec.dtype, scales), wanted(key, spec.name, root))
+    assert done.arrays == tuple(sorted({spec.name for spec in VIDEO} | {"embedding"}))
+
+
+def test_damage_is_not_exported(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "hit")
+    part = next(p for p in (tmp_path / "hit" / "parts").glob("w0-*") if b"clip004" in (p / "records/c.0").read_bytes())
+    data = bytearray((part / "seconds" / "c.0.0").read_bytes())
+    data[3] ^= 1
+    (part / "seconds" / "c.0.0").write_bytes(data)
+    for form in ("npy", "safetensors"):
+        with pytest.raises(Damaged, match=r"'seconds' of video '.*clip004\.mp4'"):
+            export(tmp_path / "hit", tmp_path / form, form, QUIET)
+        assert not (tmp_path / form / "store.json").exists()
+
+
+def test_an_empty_kind(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "s", RECIPE) as writer:
+        writer.declare("video", VIDEO)
+        writer.add(Record(Key("video", "short"), made(0, rows=32) | {"layer3.text": np.empty((0, 12), np.float32)}))
+        writer.declare("text", TEXT)
+    for form in ("hdf5", "npy", "safetensors"):
+        assert export(tmp_path / "s", tmp_path / form, form, QUIET).records == 1
+    with h5py.File(tmp_path / "hdf5", "r") as file:
+        assert file["video/layer3.text"].shape == (0, 12)
+        assert file["text/embedding"].shape == (0, 7)
+    assert np.load(tmp_path / "npy/video/layer3.text/short.npy").shape == (0, 12)
