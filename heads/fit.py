@@ -83,8 +83,12 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
     cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(_seed(config.seed, -1))
-        run = _Run(folder, method.Head(head, prepared.specs), prepared, config, accelerator)
-        row = {"head": name, "seed": config.seed, **prepared.identity, **run.to_end(progress)}
+        module = method.Head(head, prepared.specs)
+        for note in module.notes:
+            progress.say(note)
+        run = _Run(folder, module, prepared, config, accelerator)
+        notes: list[Json] = [*module.notes]
+        row = {"head": name, "seed": config.seed, **prepared.identity, **run.to_end(progress), "notes": notes}
     result = TrainResult(folder, row, kind)
     title = f"{name} on {getattr(task, 'cache', '')}"
     write_html(folder / "report.html", title, result.tables(), read_rows(folder / "curve.jsonl"), kind.confusion(row))
@@ -111,10 +115,7 @@ class _Run:
         self._folder, self._head, self._task, self._config = folder, head, task, config
         self._accelerator = accelerator
         self._trainable = [p for p in head.parameters() if p.requires_grad]
-        matrices, rest = [p for p in self._trainable if p.ndim > 1], [p for p in self._trainable if p.ndim <= 1]
-        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": rest, "weight_decay": 0.0}]
-        plain = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
-        self._objective, self._optimizer = accelerator.prepare(_Objective(head), plain)
+        self._objective, self._optimizer = accelerator.prepare(_Objective(head), optimizer(self._trainable, config))
         self._at = _Reached()
         self._resume()
 
@@ -180,8 +181,10 @@ class _Run:
                 f"The loss of update {bad} is not finite.",
                 "Try a lower --lr, a longer --warmup or --precision fp32; `vfc store verify` finds damaged features.",
             )
-        with self._evaluation():
-            figure = self._task.validate(self._head)
+        figure = None
+        if self._config.select == "val":
+            with self._evaluation():
+                figure = self._task.validate(self._head)
         rows = [{"step": first + i, "loss": value} for i, value in enumerate(values)]
         rows[-1]["validation"] = figure
         append_rows(self._folder / "curve.jsonl", rows)
@@ -236,6 +239,15 @@ class _Reached:
     chosen: int = 0
     seconds: float = 0.0
     waited: float = 0.0
+
+
+def optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW that spares biases and norms, or Adam with weight decay in the gradient of everything."""
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    matrices, rest = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": rest, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
 
 
 def learning_rate(config: TrainConfig, update: int) -> float:

@@ -32,6 +32,12 @@ class Head(nn.Module, ABC):
     tokens: ClassVar[bool] = False
     """True where the head wants `[T, N, D]` as stored; else tokens are averaged to `[T, D]` before they reach it."""
 
+    text: ClassVar[bool] = False
+    """True where the head reads the text stream of a store that has one."""
+
+    notes: tuple[str, ...] = ()
+    """What the head makes of this store and these settings, where it is not what one would expect."""
+
     @abstractmethod
     def __init__(self, config: Any, specs: Mapping[str, ArraySpec]) -> None:
         super().__init__()
@@ -95,8 +101,17 @@ class TrainConfig:
 
     steps: int = field(default=300, metadata={"help": "Updates of the weights.", "panel": "Training"})
     batch: int = field(default=16, metadata={"help": "Tasks (or clips) per update.", "panel": "Training"})
-    lr: float = field(default=1e-3, metadata={"help": "Learning rate of AdamW.", "panel": "Training"})
-    weight_decay: float = field(default=1e-2, metadata={"help": "Decoupled weight decay.", "panel": "Training"})
+    lr: float = field(default=1e-3, metadata={"help": "Learning rate.", "panel": "Training"})
+    optimizer: Literal["adamw", "adam"] = field(
+        default="adamw",
+        metadata={
+            "help": "adam: weight decay within the gradient, on every parameter, as the field's codes do.",
+            "panel": "Training",
+        },
+    )
+    weight_decay: float = field(
+        default=1e-2, metadata={"help": "Weight decay; adamw spares biases and norms.", "panel": "Training"}
+    )
     warmup: int = field(default=0, metadata={"help": "Updates in which the rate rises to --lr.", "panel": "Training"})
     schedule: Literal["constant", "cosine", "multistep"] = field(
         default="cosine",
@@ -116,6 +131,10 @@ class TrainConfig:
     validate_every: int = field(
         default=50,
         metadata={"help": "Updates between validations; each also writes a checkpoint.", "panel": "Training"},
+    )
+    select: Literal["val", "last"] = field(
+        default="val",
+        metadata={"help": "Which weights count: the best on the val split, or the last.", "panel": "Training"},
     )
     seed: int = field(default=0, metadata={"help": "Seed of weights and training draws.", "panel": "Training"})
     device: Literal["auto", "cpu"] = field(
@@ -138,9 +157,12 @@ def task_of(method: Method) -> TaskFile:
 
 
 def configs(name: str) -> dict[str, Any]:
-    """Default settings of a method and all it needs: `task`, `head`, `train`; the command line makes flags of these."""
+    """Default settings of a method and all it needs: `task`, `head`, `train`; the command line makes flags of these.
+
+    A method may bring its own defaults of the training, as `TRAIN`.
+    """
     method = find(name)
-    return {"task": task_of(method).Config(), "head": method.Config(), "train": TrainConfig()}
+    return {"task": task_of(method).Config(), "head": method.Config(), "train": getattr(method, "TRAIN", TrainConfig())}
 
 
 def require(specs: Mapping[str, ArraySpec], role: str, head: str) -> ArraySpec:

@@ -16,7 +16,11 @@ from torch.nn import functional
 
 from vfc.cache_schema.errors import BadInput, unknown_name
 
-Metric = Callable[[Tensor, Tensor], Tensor]
+from . import branches
+from .branches import Branch, Distance, pairwise
+from .branches import alignment as alignment
+
+Metric = Callable[..., Tensor]
 
 
 def mean(frames: Tensor) -> Tensor:
@@ -96,33 +100,6 @@ def bi_mhm(query: Tensor, support: Tensor) -> Tensor:
     return -(distance.amin(dim=-1).sum(dim=-1) + distance.amin(dim=-2).sum(dim=-1))
 
 
-def _softmin(a: Tensor, b: Tensor, smoothing: float) -> Tensor:
-    return -smoothing * torch.logaddexp(-a / smoothing, -b / smoothing)
-
-
-def alignment(distance: Tensor, smoothing: float) -> Tensor:
-    """Soft cost of the best monotonous path through `distance [..., T, S]`, with free ends along S; `[...]`.
-
-    The recursion of OTAM (Cao et al., CVPR 2020) as its public implementations run it. A zero column is put before and
-    behind the S axis. The first row is a running sum; in the first real column and in the closing one a path may
-    also come from the row above in the same column; in between a cell follows its left or upper-left neighbour.
-    Cells of one inner column depend on the column before alone, so the loops run over T and over S, never over pairs.
-    The closing column only collects: its last cell is the soft minimum over every way into it, in one logsumexp.
-    """
-    first = torch.cumsum(distance[..., 0, :], dim=-1)
-    zero = torch.zeros_like(first[..., 0])
-    cells = [first[..., 0]]
-    start = -smoothing * torch.log(torch.full_like(zero, 2.0))  # soft minimum of the two zero cells to the left
-    for row in range(1, distance.shape[-2]):
-        cells.append(distance[..., row, 0] + _softmin(start, cells[-1], smoothing))
-    column = torch.stack(cells, dim=-1)
-    for index in range(1, distance.shape[-1]):
-        inner = distance[..., 1:, index] + _softmin(column[..., :-1], column[..., 1:], smoothing)
-        column = torch.cat([first[..., index, None], inner], dim=-1)
-    exits = torch.cat([column[..., :1], column[..., :-1], column[..., 1:]], dim=-1)
-    return -smoothing * torch.logsumexp(-exits / smoothing, dim=-1)
-
-
 def otam(query: Tensor, support: Tensor, smoothing: float = 0.1) -> Tensor:
     """Minus the ordered temporal alignment distance of OTAM, query to support plus support to query.
 
@@ -135,11 +112,18 @@ def otam(query: Tensor, support: Tensor, smoothing: float = 0.1) -> Tensor:
     return -both.mean(dim=-1)
 
 
+def mpmm(query: Tensor, support: Tensor, u: int = 10, distance: Distance = "euclidean") -> Tensor:
+    """Minus FSAR-LLaVA's distance of the `u` worst matched frames of each direction; prototype = mean of the shots."""
+    prototype = support.float().mean(dim=2)
+    return -branches.mpmm([Branch(pairwise(query.float(), prototype[:, None], distance))], u)
+
+
 METRICS: Final[dict[str, Metric]] = {
     "mean-cosine": mean_cosine,
     "hausdorff": hausdorff,
     "bi-mhm": bi_mhm,
     "otam": otam,
+    "mpmm": mpmm,
 }
 """Name to metric; all share one signature."""
 

@@ -64,13 +64,15 @@ class Config(ArraySettings, EpisodeSettings):
 class Batch:
     """Episodes over a set of clips: `videos` role -> `[M, ...]`; `support [B, W, K]`, `query [B, Q]` positions in M.
 
-    `target [B, Q]` is the position of each query's class among the W.
+    `target [B, Q]` is the position of each query's class among the W. `peers [B, Q, S]` are, for each query, the
+    queries that a transductive head may look at together with it (itself first); None: all of the episode.
     """
 
     videos: Mapping[str, Tensor]
     support: Tensor
     query: Tensor
     target: Tensor
+    peers: Tensor | None = None
 
 
 class EpisodicHead(Head):

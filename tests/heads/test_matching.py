@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from suites import fsar_loops
 from torch import Tensor
 
 from vfc.heads.matching import METRICS, REPRESENTATIONS, alignment, cosine, otam
@@ -72,6 +73,8 @@ def slow(metric: str, query: Tensor, support: Tensor) -> np.ndarray:
                 elif metric == "otam":
                     tables = [slow_distance(x, shots[j], 0.01) for j in range(k)]
                     out[task, i, c] = -sum(slow_otam(d, 0.1) + slow_otam(d.T, 0.1) for d in tables) / k
+                elif metric == "mpmm":
+                    out[task, i, c] = -fsar_loops.mpmm([query[task, i]], [support[task, c].mean(dim=0)], 10)
                 else:
                     d = slow_distance(x, proto, 0)
                     ahead = [min(d[i2, j] for j in range(d.shape[1])) for i2 in range(d.shape[0])]
