@@ -28,7 +28,7 @@ def prototypes(shots: Tensor, valid: Tensor | None, policy: PadPolicy = "mask") 
 
 
 def together(queries: Tensor, peers: Tensor | None) -> Tensor:
-    """`[B, Q, ...]` to `[B, G, S, ...]`: the queries looked at together, `peers [B, G, S]`; None: all of them, G = 1."""
+    """`[B, Q, ...]` to `[B, G, S, ...]`: the queries looked at together, `peers [B, G, S]`; None: all, G = 1."""
     if peers is None:
         return queries[:, None]
     tasks = torch.arange(len(queries), device=queries.device)[:, None, None]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import string
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from vfc.cache_schema.errors import BadInput, unknown_name
 
+_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^A-Z]+|[A-Z]")
 _BRACES: Final = "Write a field as {name}, and a brace that belongs to the text twice: {{ or }}."
 
 
@@ -50,3 +52,18 @@ def prompt_id(template_id: str, filled: str) -> str:
     Labels may be corrected later; another text is another prompt.
     """
     return f"{template_id}@{hashlib.sha256(filled.encode()).hexdigest()[:16]}"
+
+
+def spoken(label: str) -> str:
+    """A label as it is written into a prompt: words in lower case, without brackets.
+
+    `ApplyEyeMakeup`, `Apply_Eye_Makeup` and `apply eye makeup` are all "apply eye makeup"; SSv2's `[something]` is
+    "something".
+    """
+    words = re.sub(r"[\[\]_]", " ", label).split()
+    return " ".join(part for word in words for part in _WORD.findall(word)).lower()
+
+
+def option_list(labels: Iterable[str]) -> str:
+    """The options of a question, in the order given: `'feeding birds', 'reading book'`."""
+    return ", ".join(f"'{spoken(label)}'" for label in labels)

@@ -15,8 +15,10 @@ from vfc.cache_schema.protocol import (
     draw_episode,
     fill_prompt,
     k_shot,
+    option_list,
     prompt_fields,
     prompt_id,
+    spoken,
 )
 
 
@@ -236,3 +238,25 @@ def test_prompts_that_cannot_be_filled() -> None:
         with pytest.raises(BadInput, match="prompt template") as caught:
             fill_prompt(template, {"a": "x", "action": "x"})
         assert caught.value.remedy.startswith("Write a field as {name}")
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("ApplyEyeMakeup", "apply eye makeup"),
+        ("apply_eye_makeup", "apply eye makeup"),
+        ("YoYo", "yo yo"),
+        ("TVShow", "tv show"),
+        ("Pushing [something] from left to right", "pushing something from left to right"),
+        ("hand-shake", "hand-shake"),
+        ("don't", "don't"),
+        ("3x3Cube", "3x3 cube"),
+    ],
+)
+def test_labels_are_spoken_in_words(label: str, said: str) -> None:
+    assert spoken(label) == said
+    assert spoken(said) == said
+
+
+def test_options_stand_in_the_order_given() -> None:
+    assert option_list(["ReadingBook", "feeding_birds"]) == "'reading book', 'feeding birds'"

@@ -177,10 +177,11 @@ def test_peers_are_what_training_looks_at_together() -> None:
     "change",
     [
         {"spatial": False}, {"temporal": False}, {"v_ca": False}, {"t_ca": False},
-        {"spatial": False, "temporal": False}, {"visual_branch": False}, {"text_branch": False}, {"visual_branch": False, "t_ca": False}, {"lpc": False},
-        {"gpc": False}, {"lpc": False, "gpc": False}, {"metric": "hausdorff"}, {"metric": "bi-mhm"}, {"metric": "otam"},
-        {"u": 1}, {"u": 6}, {"dim": 32}, {"alpha": 0.1}, {"alpha_mode": "learn", "alpha": 0.5},
-        {"alpha_mode": "adaptive"}, {"ctpcm_tau": 0.1}, {"distance": "cosine"}, {"mode": "inductive"}, {"mode": "one-query"},
+        {"spatial": False, "temporal": False}, {"visual_branch": False}, {"text_branch": False},
+        {"visual_branch": False, "t_ca": False}, {"lpc": False}, {"gpc": False}, {"lpc": False, "gpc": False},
+        {"metric": "hausdorff"}, {"metric": "bi-mhm"}, {"metric": "otam"}, {"u": 1}, {"u": 6}, {"dim": 32},
+        {"alpha": 0.1}, {"alpha_mode": "learn", "alpha": 0.5}, {"alpha_mode": "adaptive"}, {"ctpcm_tau": 0.1},
+        {"distance": "cosine"}, {"mode": "inductive"}, {"mode": "one-query"},
     ],
     ids=str,
 )  # fmt: skip
