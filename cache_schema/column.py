@@ -24,6 +24,8 @@ Verify: TypeAlias = Literal["once", "always", "never"]
 
 # Rows that lie closer together than this are asked for in one stretch: the system reads whole pages anyway.
 _SPARSE = 64 << 10
+# Longer records are copied in order for long enough that the system reads ahead by itself.
+_LONG = 4 << 20
 
 
 class Column:
@@ -87,7 +89,8 @@ class Column:
         if not self._seen[record]:
             if self._verify == "never":
                 return values
-            self._rows.advise(start, stop)
+            if values.nbytes <= _LONG:
+                self._rows.advise(start, stop)
             self._compare(part, record, checksum(values))
         elif self._verify == "always":
             self._compare(part, record, checksum(values))
@@ -142,9 +145,9 @@ class Column:
     def _take_checked(
         self, records: npt.NDArray[np.int64], parts: Array, slots: npt.NDArray[np.int64], out: Array
     ) -> None:
-        fresh = np.flatnonzero(~self._seen[records]).tolist()
-        for i in fresh:
-            self._rows.advise(int(slots[i]), int(slots[i]) + 1)
+        if self.array.row_bytes <= _LONG:
+            for slot in slots[~self._seen[records]].tolist():
+                self._rows.advise(slot, slot + 1)
         for i, (record, part, slot) in enumerate(zip(records.tolist(), parts.tolist(), slots.tolist(), strict=True)):
             source = self._rows.row(slot)
             if self._verify == "once" and self._seen[record]:
