@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from vfc.cache_schema import catalog
-from vfc.cache_schema.disk import make_folder
+from vfc.cache_schema.disk import make_folder, remove
 from vfc.cache_schema.dtypes import StoredArray, stored_arrays
 from vfc.cache_schema.errors import Refused
 from vfc.cache_schema.layout import chunk_name
@@ -68,7 +68,7 @@ def export_hdf5(
                     _write_kind(file.create_group(kind), reader, kind, specs, None if absolute else out, progress)
             os.replace(unfinished, out)
     finally:
-        unfinished.unlink(missing_ok=True)
+        remove(unfinished)
     return Export(str(out), "hdf5", sum(len(reader.keys(kind)) for kind in kinds), names(kinds), 1, out.stat().st_size)
 
 

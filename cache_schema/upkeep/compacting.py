@@ -17,7 +17,7 @@ from vfc.cache_schema.part_writer import PartWriter
 from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.publish import create_file, replace_file
 from vfc.cache_schema.recipe import canonical
-from vfc.cache_schema.record import Json, Key
+from vfc.cache_schema.record import Json
 from vfc.cache_schema.root import bind_axis, bind_kind, create_root, read_axis, read_kinds, read_root
 
 from .inspecting import names_in, open_failures
@@ -273,8 +273,7 @@ def _join_annotations(sources: Sequence[Path], out: Path) -> list[str]:
 
 def _join_failures(sources: Sequence[Path], out: Path) -> None:
     """List in `out` what failed in a source and is not committed in `out`."""
-    found = catalog.current(out)
-    committed = {(key.kind, key.name) for key in map(Key.decode, found.key_bytes(found.live().tolist()))}
+    committed = catalog.current(out)
     known = {(row["kind"], row["name"]) for row in open_failures(out, committed)}
     lines = []
     for source in sources:

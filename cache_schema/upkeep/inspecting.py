@@ -16,7 +16,7 @@ from vfc.cache_schema.annotations import read_annotations
 from vfc.cache_schema.part import Part
 from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.reader import open_store
-from vfc.cache_schema.record import ArraySpec, Json
+from vfc.cache_schema.record import ArraySpec, Json, Key
 from vfc.cache_schema.root import read_axis
 
 from .stored import live_rows
@@ -108,7 +108,7 @@ def inspect(root: Path, progress: Progress) -> Inspection:
         kinds=kinds,
         axes={axis: tuple(read_axis(root, axis)) for axis in names_in(root / "axes", "*.json", "-")},
         annotations=tuple(_annotations(path) for path in sorted((root / "annotations").glob("*.jsonl"))),
-        failures=tuple(open_failures(root, {(key.kind, key.name) for key in reader.keys(None)})),
+        failures=tuple(open_failures(root, found)),
         duplicates=len(hashes) - distinct,
         deleted=distinct - len(found),
         derived=names_in(root / "derived", "*"),
@@ -130,16 +130,18 @@ def _annotations(path: Path) -> AnnotationSummary:
     return AnnotationSummary(path.stem, len(found), len(found.labels()), dict(splits), found.digest)
 
 
-def open_failures(root: Path, committed: set[tuple[str, str]]) -> list[dict[str, Json]]:
+def open_failures(root: Path, committed: catalog.Catalog) -> list[dict[str, Json]]:
     """The rows that extraction listed as failed (kind, name, reason ...), not committed; the last of each."""
     failed: dict[tuple[str, str], dict[str, Json]] = {}
     for path in sorted((root / "failures").glob("*.jsonl")):
         for line in path.read_text("utf-8", errors="replace").split("\n"):
             try:
                 row = json.loads(line)
-                name = (str(row["kind"]), str(row["name"]))
+                failed[str(row["kind"]), str(row["name"])] = row
             except (ValueError, LookupError, TypeError):
                 continue  # cut short by a kill
-            if name not in committed:
-                failed[name] = row
+    if failed:
+        # Only now: naming a million keys takes seconds.
+        for key in map(Key.decode, committed.key_bytes(committed.live().tolist())):
+            failed.pop((key.kind, key.name), None)
     return [failed[name] for name in sorted(failed)]
