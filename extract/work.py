@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from vfc.cache_schema.annotations import Annotations
-from vfc.cache_schema.errors import BadInput
+from vfc.cache_schema.errors import AxisMismatch, BadInput
 from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.recipe import Recipe
@@ -74,6 +74,7 @@ def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
     Raises:
         VfcError: anything that cannot be used as given; see the functions this calls.
         RecipeMismatch: the store at `config.out` holds features made in another way.
+        AxisMismatch: its records of a kind have other arrays.
     """
     device = chosen_device(config.device, place.local_rank)
     mode = chosen_mode(config.mode, device)
@@ -116,6 +117,7 @@ def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
         return work
     with open_store(config.out, verify="never") as reader:
         reader.recipe.require_equal(recipe, str(config.out))
+        _require_equal_kinds(reader, specs)
         known = KnownFailures({}) if config.retry_failed else read_failures(config.out)
         return _less_what_is_there(work, reader, known)
 
@@ -126,6 +128,21 @@ def _holds_something(out: Path) -> bool:
         return True
     # Another rank may be making the store at this moment; its root file comes last.
     return out.is_dir() and any(out.iterdir()) and not (out / "parts").is_dir()
+
+
+def _require_equal_kinds(reader: StoreReader, specs: Mapping[str, tuple[ArraySpec, ...]]) -> None:
+    """Not only the writer asks this: with nothing to do there is none, and other arrays would pass for those asked."""
+    for kind, asked in specs.items():
+        there = reader.kinds.get(kind, asked)
+        if set(there) != set(asked):
+            raise AxisMismatch(
+                f"The {kind} records in {reader.root} have the arrays {_arrays(there)}; asked: {_arrays(asked)}.",
+                "Records of a kind have the same arrays: use the flags of the store, or another --out.",
+            )
+
+
+def _arrays(specs: Iterable[ArraySpec]) -> str:
+    return ", ".join(f"{spec.name} {list(spec.shape)} {spec.dtype}" for spec in sorted(specs, key=lambda s: s.name))
 
 
 def _less_what_is_there(work: Work, reader: StoreReader, known: KnownFailures) -> Work:

@@ -18,6 +18,7 @@ from suites.toy import WIDTH, ToyBackbone, toy_family, write_clip, write_clips
 
 from vfc.cache_schema.annotations import load
 from vfc.cache_schema.errors import (
+    AxisMismatch,
     BadInput,
     MissingPath,
     NotAStore,
@@ -28,7 +29,7 @@ from vfc.cache_schema.errors import (
     VfcError,
 )
 from vfc.cache_schema.reader import StoreReader, open_store
-from vfc.cache_schema.record import Key
+from vfc.cache_schema.record import ArraySpec, Key
 from vfc.extract import forward as forward_module
 from vfc.extract.backbone import BackboneOptions
 from vfc.extract.decode import Decoders, read_clip
@@ -381,6 +382,20 @@ def test_texts_can_be_added_later(run: Run, tmp_path: Path) -> None:
     assert (summary.done, summary.skipped) == (2, 8)
     again = run(texts=str(tmp_path / "texts.txt"))
     assert (again.done, again.skipped) == (0, 10)
+
+
+class OtherTexts(ToyBackbone):
+    def specs(self) -> Mapping[str, Any]:
+        return {**super().specs(), "text": (ArraySpec("layer1.text", "fp16", (None, WIDTH)),)}
+
+
+def test_other_arrays_never_pass_for_those_that_are_there(run: Run) -> None:
+    run(texts="classes")
+    message = r"text records in .* have the arrays embedding \[64\] fp16; asked: layer1.text \[None, 64\] fp16"
+    with pytest.raises(AxisMismatch, match=message) as caught:
+        run(OtherTexts, texts="classes")
+    refused(caught.value)
+    assert caught.value.exit_code == 5
 
 
 class Mute(ToyBackbone):
