@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -20,8 +20,12 @@ from vfc.cache_schema.errors import ReadOnlyTarget, Refused, VfcError
 
 from .command import HELP, print_document
 
+_INTERRUPTED: Final = 128 + signal.SIGINT
+_TERMINATED: Final = 128 + signal.SIGTERM
+
 # name -> (module of this folder : function that builds the command, panel, one line).
 COMMANDS: dict[str, tuple[str, str, str]] = {
+    "demo": ("demo:demo", "Begin here", "From rendered clips to a trained head in a minute; needs nothing."),
     "extract": ("extract:extract", "From videos to a store", "Run a frozen model over videos, keep its hidden states."),
     "plan": ("extract:plan", "From videos to a store", "Say what extract would do: records, bytes, time."),
     "store": ("store:store", "The store", "Inspect, verify, repair, compact, merge, convert, compare ..."),
@@ -128,7 +132,8 @@ def _fail(error: str, problem: str, remedy: str, exit_code: int, *, json: bool) 
     return exit_code
 
 
-def _stopped(how: str, exit_code: int, *, json: bool) -> int:
+def _stopped(exit_code: int, *, json: bool) -> int:
+    how = "Interrupted" if exit_code == _INTERRUPTED else "Terminated"
     return _fail(how, f"{how}.", "What was committed stays; the same line goes on from there.", exit_code, json=json)
 
 
@@ -161,15 +166,10 @@ def run(argv: Sequence[str]) -> int:
     try:
         code = root().main(list(argv), prog_name="vfc", standalone_mode=False)
         sys.stdout.flush()
-        # typer answers Ctrl-C with this code and no word.
-        if code == 130:
-            return _fail(
-                "Interrupted", "Interrupted.", "What was committed stays; run the same line again.", 130, json=json
-            )
-        return code if isinstance(code, int) else 0
+        return int(code or 0)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
-        return _stopped("Terminated", code, json=json) if code == 128 + signal.SIGTERM else code
+        return _stopped(code, json=json) if code in (_INTERRUPTED, _TERMINATED) else code
     except VfcError as error:
         return _fail(type(error).__name__, error.problem, error.remedy, error.exit_code, json=json)
     except TyperException as error:

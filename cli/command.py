@@ -74,6 +74,8 @@ class Command(Generic[Config]):
         def call(**given: Any) -> int:
             try:
                 return self._execute(given)
+            except KeyboardInterrupt:
+                raise SystemExit(128 + signal.SIGINT) from None
             except BrokenPipeError:
                 # The reader of the pipe has gone, as `head` does: nothing may be written at exit either.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -10,11 +10,14 @@ from types import FrameType, TracebackType
 from typing import Any
 
 
-class Interrupted(BaseException):
-    """The run was asked to stop; not an Exception, so that nothing on the way takes it for a failing video."""
+class Interrupted(SystemExit):
+    """The run was asked to stop; not an Exception, so that nothing on the way takes it for a failing video.
+
+    Where nothing catches it, while the store is being opened or closed, the process leaves with 128 + signal.
+    """
 
     def __init__(self, signum: int) -> None:
-        super().__init__(signum)
+        super().__init__(128 + signum)
         self.signum = signum
 
 

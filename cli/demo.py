@@ -1,0 +1,132 @@
+"""`vfc demo`: everything once, from rendered clips to a trained head, with no network, no data and no GPU."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from typer.core import TyperCommand
+
+from vfc.cache_schema.errors import Damaged
+from vfc.cache_schema.progress import Progress
+
+from .command import Command, Outcome, human_bytes, table
+
+_NEXT = "vfc extract --model image --checkpoint google/vit-base-patch16-224 --videos YOUR_FOLDER --out ./store"
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Where the demo works, and how much of it there is."""
+
+    out: Path = field(default=Path("vfc-demo"), metadata={"help": "Folder of clips, model, store and run"})
+    clips_per_class: int = field(default=12, metadata={"help": "Clips rendered per class"})
+    steps: int = field(default=100, metadata={"help": "Updates of the head's weights"})
+    tasks: int = field(default=2000, metadata={"help": "Tasks of the test"})
+    seed: int = field(default=0, metadata={"help": "Seed of the clips, the model and the head"})
+
+
+def run(config: DemoConfig, progress: Progress) -> Outcome:
+    """Render, extract, verify, train, compare; each step goes on from what an earlier demo left.
+
+    Raises:
+        Damaged: the store it made is not what was committed.
+        RecipeMismatch: the folder holds a demo with other settings.
+    """
+    # A head this small gains nothing from threads, and loses much where other work keeps the cores busy.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from vfc.cache_schema.upkeep import verify
+    from vfc.extract.config import ExtractConfig
+    from vfc.extract.run import extract
+    from vfc.extract.synthetic import render_collection
+    from vfc.extract.tiny import write_tiny_vit
+    from vfc.heads.fit import train
+    from vfc.heads.head import TrainConfig
+    from vfc.heads.methods import prototype
+    from vfc.heads.tasks import fewshot
+
+    began = time.perf_counter()
+    videos, store, runs = config.out / "videos", config.out / "store", config.out / "prototype"
+    clips = render_collection(videos, clips_per_class=config.clips_per_class, seed=config.seed, progress=progress)
+    model = write_tiny_vit(config.out / "model", config.seed)
+    made = extract(ExtractConfig(videos=clips, model="image", checkpoint=str(model), out=store), progress)
+    whole = verify(store, progress)
+    if not whole.ok:
+        raise Damaged(f"The demo's store {store} is damaged.", f"See what is wrong: vfc store verify {store}")
+    result = train(
+        "prototype",
+        fewshot.Config(cache=store, tasks=config.tasks),
+        prototype.Config(),
+        TrainConfig(steps=config.steps, validate_every=max(1, config.steps // 5), seed=config.seed, out=runs),
+        progress,
+    )
+    row: dict[str, Any] = result.row
+    seconds = time.perf_counter() - began
+    free = max(row["baselines"], key=lambda baseline: baseline["accuracy"])
+    document = {
+        "folder": str(config.out),
+        "clips": whole.records,
+        "failed": len(made.failed) + len(made.failed_before),
+        "store_bytes": whole.bytes,
+        "store_digest": made.digest,
+        "chance": 1 / row["way"],
+        "training_free": free,
+        "trained": {name: row[name] for name in ("accuracy", "interval", "tasks", "list_digest")},
+        "seconds": round(seconds, 1),
+    }
+    return Outcome(document, _report(config, document, row))
+
+
+def _report(config: DemoConfig, document: dict[str, Any], row: dict[str, Any]) -> str:
+    from vfc.extract.synthetic import TABLE
+
+    def share(value: float, half: float | None = None) -> str:
+        return f"{100 * value:.1f} %" if half is None else f"{100 * value:.1f} ± {100 * half:.1f} %"
+
+    free, trained = document["training_free"], document["trained"]
+    gain = f"{100 * free['difference']:+.1f} ± {100 * free['difference_interval']:.1f} points"
+    shown = table(
+        (f"{row['way']}-way {row['shot']}-shot, classes never trained on", "accuracy", "trained - this, paired"),
+        (
+            ("chance", share(document["chance"]), f"{100 * (trained['accuracy'] - document['chance']):+.1f} points"),
+            (
+                f"training-free, the best of {len(row['baselines'])} ({free['name']})",
+                share(free["accuracy"], free["interval"]),
+                gain,
+            ),
+            ("trained (prototype, one linear layer)", share(trained["accuracy"], trained["interval"]), ""),
+        ),
+    )
+    folder, clips = config.out, config.out / "videos" / TABLE
+    return "\n".join(
+        [
+            f"{document['clips']} clips became a verified store of {human_bytes(document['store_bytes'])}.",
+            "",
+            shown,
+            f"{trained['tasks']} frozen tasks (list {trained['list_digest'][:12]}), 95 % intervals over tasks.",
+            "",
+            f"Clips, model, store and report.html are in {folder}/. The same by hand:",
+            f"  vfc extract --model image --checkpoint {folder}/model --videos {clips} --out {folder}/store",
+            f"  vfc store inspect {folder}/store",
+            f"  vfc eval --cache {folder}/store --representation difference --centre all",
+            f"  vfc train-head prototype --cache {folder}/store",
+            "",
+            f"Took {document['seconds']} s. Next, with videos of your own (one subfolder per class):",
+            f"  {_NEXT}",
+        ]
+    )
+
+
+def demo() -> TyperCommand:
+    """`vfc demo`."""
+    return Command(
+        "demo",
+        "From rendered clips to a trained head in a minute; needs nothing.",
+        DemoConfig,
+        run,
+        "vfc demo",
+        "Run again, it goes on from what is there.",
+    ).build()
