@@ -38,7 +38,7 @@ def test_the_demo_learns_beyond_the_interval_and_goes_on_from_what_is_there(
         "--steps",
         "60",
         "--tasks",
-        "1000",
+        "800",
         "--progress",
         "none",
     ]
