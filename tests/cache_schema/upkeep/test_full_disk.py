@@ -62,14 +62,15 @@ TO_ELSEWHERE: dict[str, Callable[[Path, Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("verb", TO_ELSEWHERE)
-@pytest.mark.parametrize("leave", [0, 20_000])
+# The file that points at a store fits into 20 kB.
+@pytest.mark.parametrize(
+    ("verb", "leave"),
+    [(verb, leave) for verb in TO_ELSEWHERE for leave in (0, 20_000) if (verb, leave) != ("hdf5", 20_000)],
+)
 def test_a_full_target_is_refused_and_the_source_stays(tmp_path: Path, small: Path, verb: str, leave: int) -> None:
     root = fill(tmp_path / "s", 30)
     digest = open_store(root).digest
     take_up(small, leave)
-    if verb == "hdf5" and leave:
-        pytest.skip("the file that points at the store fits")
     with pytest.raises(Refused, match="No space left on the device while writing") as caught:
         TO_ELSEWHERE[verb](root, small / "out")
     assert str(caught.value).count("\n") == 1
