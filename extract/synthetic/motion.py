@@ -45,6 +45,9 @@ def _inside(path: Floats) -> Floats:
     return np.asarray(path + shift)
 
 
+_JITTER: Final = 0.06
+"""Share of a period by which rhythms start early or late: a class is a course of time, not only a kind of change."""
+
 Motion = Callable[[Track], Track]
 
 
@@ -59,7 +62,7 @@ def _straight(dx: float, dy: float) -> Motion:
 
 def _zigzag(way: float) -> Motion:
     def motion(track: Track) -> Track:
-        wave = _triangle(track.middle * track.between(1.8, 2.4) + track.between(0, 1))
+        wave = _triangle(_rhythm(track, 1.8, 2.4))
         return track.moved(way * track.between(0.35, 0.5) * track.middle, track.between(0.1, 0.16) * wave)
 
     return motion
@@ -67,7 +70,7 @@ def _zigzag(way: float) -> Motion:
 
 def _bounce(dx: float, dy: float) -> Motion:
     def motion(track: Track) -> Track:
-        wave = _triangle(track.middle * track.between(1.3, 1.9) + track.between(0, 1)) * track.between(0.18, 0.27)
+        wave = _triangle(_rhythm(track, 1.3, 1.9)) * track.between(0.18, 0.27)
         return track.moved(dx * wave, dy * wave)
 
     return motion
@@ -75,7 +78,7 @@ def _bounce(dx: float, dy: float) -> Motion:
 
 def _orbit(turns: float, from_radius: float = 1.0, to_radius: float = 1.0) -> Motion:
     def motion(track: Track) -> Track:
-        phase = 2 * np.pi * (turns * track.between(0.9, 1.15) * track.middle + track.between(0, 1))
+        phase = 2 * np.pi * (turns * track.between(0.9, 1.15) * track.middle + track.between(-_JITTER, _JITTER))
         radius = track.between(0.18, 0.26) * (from_radius + (to_radius - from_radius) * (track.middle + 0.5))
         return track.moved(radius * np.cos(phase), radius * np.sin(phase))
 
@@ -90,7 +93,7 @@ def _turn(turns: float) -> Motion:
 
 
 def _swing(track: Track) -> Track:
-    wave = np.sin(2 * np.pi * (track.middle * track.between(1.6, 2.2) + track.between(0, 1)))
+    wave = np.sin(2 * np.pi * _rhythm(track, 1.6, 2.2))
     return replace(track, angle=track.angle + track.between(0.7, 1.1) * wave)
 
 
@@ -103,7 +106,7 @@ def _resize(exponent: float) -> Motion:
 
 
 def _pulse(track: Track) -> Track:
-    wave = np.sin(2 * np.pi * (track.middle * track.between(1.6, 2.2) + track.between(0, 1)))
+    wave = np.sin(2 * np.pi * _rhythm(track, 1.6, 2.2))
     return replace(track, radius=track.between(0.14, 0.18) * track.between(1.5, 1.7) ** wave)
 
 
@@ -117,11 +120,16 @@ def _fade(way: float) -> Motion:
 
 def _blink(times: float) -> Motion:
     def motion(track: Track) -> Track:
-        phase = track.middle * times * track.between(0.9, 1.1) + track.between(0, 1)
+        phase = _rhythm(track, 0.9 * times, 1.1 * times)
         low, high = track.between(0.2, 0.35), track.between(0.85, 1.0)
         return replace(track, strength=np.where(phase % 1 < 0.5, high, low))
 
     return motion
+
+
+def _rhythm(track: Track, fewest: float, most: float) -> Floats:
+    """How many periods have passed since the middle of the clip, of `fewest` to `most` in all."""
+    return track.middle * track.between(fewest, most) + track.between(-_JITTER, _JITTER)
 
 
 def _triangle(phase: Floats) -> Floats:
@@ -135,24 +143,24 @@ MOTIONS: Final[Mapping[str, Mapping[str, Motion]]] = {
         "move-down-right": _straight(1, 1),
         "move-up-right": _straight(1, -1),
         "move-down-left": _straight(-1, 1),
-        "zigzag-left": _zigzag(-1),
-        "zigzag-right": _zigzag(1),
-        "spiral-in": _orbit(1.5, 1.2, 0.2),
-        "spiral-out": _orbit(-1.5, 0.2, 1.2),
+        "fade-in": _fade(1),
+        "fade-out": _fade(-1),
+        "rotate-clockwise": _turn(1),
+        "rotate-counterclockwise": _turn(-1),
         "bounce-horizontal": _bounce(1, 0),
         "bounce-vertical": _bounce(0, 1),
         "blink-slow": _blink(1.5),
         "blink-fast": _blink(4),
-        "swing": _swing,
-        "pulse": _pulse,
+        "zigzag-left": _zigzag(-1),
+        "zigzag-right": _zigzag(1),
     },
     "val": {
         "move-up": _straight(0, -1),
         "move-down": _straight(0, 1),
-        "rotate-clockwise": _turn(1),
-        "rotate-counterclockwise": _turn(-1),
-        "fade-in": _fade(1),
-        "fade-out": _fade(-1),
+        "spiral-in": _orbit(1.5, 1.2, 0.2),
+        "spiral-out": _orbit(-1.5, 0.2, 1.2),
+        "swing": _swing,
+        "pulse": _pulse,
     },
     "test": {
         "move-left": _straight(-1, 0),
