@@ -138,7 +138,7 @@ class Behind:
         try:
             self._writer.add(made.record)
         except RecordRejected as error:
-            self._lose(Lost(made.record.key, str(error), made.source, error))
+            self._lose(Lost(made.record.key, str(error).replace("\n", " "), made.source, error))
             return
         self.kept += 1
         self._acquit()

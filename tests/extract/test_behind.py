@@ -142,7 +142,7 @@ def test_a_rejected_record_costs_itself(tmp_path: Path) -> None:
     run.finish()
     assert run.kept == 1
     assert [(item.key.name, item.cause) for item in run.lost] == [("bad1", None), ("bad2", None)]
-    assert "bad1 overflows." in run.lost[0].reason
+    assert run.lost[0].reason == "bad1 overflows. Store it with --dtype bf16."
     assert listed(tmp_path) == {"bad1", "bad2"}
 
 
