@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COMPUTE_DTYPES = ("fp32", "fp16", "bf16")
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
+PLANS = ("serial", "packed", "batched", "single")
 
 
 class Frames(Protocol):
@@ -35,6 +36,14 @@ class Frames(Protocol):
     def seconds(self) -> npt.NDArray[Any]:
         """Presentation time of each frame in seconds, float64 `[T]`."""
 
+    @property
+    def indices(self) -> npt.NDArray[Any]:
+        """Number of each frame in the whole video, int64 `[T]`."""
+
+    @property
+    def fps(self) -> float:
+        """Mean frame rate of the video."""
+
 
 @dataclass(frozen=True)
 class BackboneOptions:
@@ -46,6 +55,9 @@ class BackboneOptions:
     from clip to clip, which makes every video array ragged. `dtype`: to compute in; None is the checkpoint's, save
     that half precision on a CPU becomes fp32. `storage`: None is the family's. `attention`: None is the library's
     choice. `device`: "cpu", "cuda", "cuda:1". `cut_texts`: cut texts beyond the context length instead of refusing.
+
+    For models that answer prompts: `prompts`: whether prompted records are wanted. `plan`: how several prompts of one
+    video are run, see `PromptedBackbone`. `max_pixels`: instead of the checkpoint's own budget.
     """
 
     checkpoint: str | None = None
@@ -59,6 +71,9 @@ class BackboneOptions:
     attention: str | None = None
     device: str = "cpu"
     cut_texts: bool = False
+    prompts: bool = False
+    plan: str = "serial"
+    max_pixels: int | None = None
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in COMPUTE_DTYPES:
@@ -67,6 +82,8 @@ class BackboneOptions:
             raise unknown_name("dtype to store", self.storage, FEATURE_DTYPES)
         if self.attention is not None and self.attention not in ATTENTIONS:
             raise unknown_name("attention implementation", self.attention, ATTENTIONS)
+        if self.plan not in PLANS:
+            raise unknown_name("plan", self.plan, PLANS)
         if self.num_frames is not None and self.num_frames < 1:
             raise BadInput(f"{self.num_frames} frames per clip were asked for.", "Ask for 1 or more.")
         if self.text_layers and not self.texts:
@@ -78,10 +95,21 @@ class BackboneOptions:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One clip or text, ready for the forward pass: tensors on the CPU; and what was done to it, for its record."""
+    """One clip, text or prompt, ready for the forward pass: tensors on the CPU; and what its record remembers."""
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, Json]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What one video gave: named arrays of its own record, and of one record per prompt, in the order of the prompts.
+
+    On the device, in transfer dtype. `video` is empty where it was not wanted.
+    """
+
+    video: dict[str, Tensor]
+    prompted: tuple[dict[str, Tensor], ...]
 
 
 class Backbone(Protocol):
@@ -133,6 +161,44 @@ class TextBackbone(Backbone, Protocol):
 
     def encode_texts(self, batch: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
         """Named arrays of each text, as `encode_videos` does for clips."""
+
+
+@runtime_checkable
+class PromptedBackbone(Backbone, Protocol):
+    """A language model that sees a video and then a prompt; "prompted" is in its specs where `prompts` was asked for.
+
+    The video comes first in every row of tokens, so its states owe nothing to the prompt: they are computed once, and
+    so is all the attention of the prompts to them (`prefix`: the tokens up to the last visual one, always). Plans:
+
+    - `serial`: the prefix, then one prompt after the other. With one video per call, the numbers of a video, and of a
+      video under a prompt, depend on nothing else in the call, bit for bit.
+    - `packed`: the prompts of a call side by side in one row, kept apart by a mask.
+    - `batched`: the prompts of a video as rows of a batch, padded on the right; what `packed` becomes under flash
+      attention, which takes no mask.
+    - `single`: every prompt as a forward of its own, equal to the library's bit for bit. The video's own record is
+      taken from the first prompt's.
+    """
+
+    def prompt(self, text: str) -> Prepared:
+        """The tokens that follow the video when this is asked about it. On the CPU, in any thread; fits every clip.
+
+        Raises RecordRejected where the text holds special tokens.
+        """
+
+    def encode_prompted(
+        self,
+        batch: Sequence[Mapping[str, Tensor]],
+        prompts: Sequence[Sequence[Mapping[str, Tensor]]],
+        *,
+        visual: Sequence[bool] | None = None,
+    ) -> list[Encoded]:
+        """Each clip of the batch under its prompts; `visual` says whose own records are wanted, all by default.
+
+        Raises RecordRejected where clip and prompt together are longer than the model takes.
+        """
+
+    def rows(self, height: int, width: int, prompt: str = "") -> Mapping[str, int]:
+        """How many rows each ragged array has, about, for frames of this size under this prompt."""
 
 
 class Family(Protocol):

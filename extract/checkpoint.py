@@ -18,7 +18,7 @@ from typing import Any, Final
 from vfc.cache_schema.errors import BadInput, MissingPath
 
 HUB_ID: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
-SMALL: Final = ("*.json", "*.txt", "*.model")
+SMALL: Final = ("*.json", "*.txt", "*.model", "*.jinja")
 SAFETENSORS: Final = ("model.safetensors", "model-*.safetensors")
 PICKLED: Final = ("pytorch_model.bin", "pytorch_model-*.bin")
 TOKENIZER: Final = (

@@ -107,6 +107,20 @@ def shortened(cls: type[Model], block: str) -> type[Model]:
                 del parent[int(part) + 1 :]
             parent = child
 
+    return _under_the_same_name(cls, init)
+
+
+def without(cls: type[Model], part: str) -> type[Model]:
+    """`cls` with None where it has its module `part`, whose weights `from_pretrained` then skips."""
+
+    def init(self: Model, *args: Any, **kwargs: Any) -> None:
+        cls.__init__(self, *args, **kwargs)
+        setattr(self, part, None)
+
+    return _under_the_same_name(cls, init)
+
+
+def _under_the_same_name(cls: type[Model], init: Callable[..., None]) -> type[Model]:
     # The library keeps what it knows of a class under the class's printed name.
     named = {"__init__": init, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
     return cast("type[Model]", type(cls.__name__, (cls,), named))

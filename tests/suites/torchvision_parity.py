@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,15 @@ def theirs(processor: Any, clip: npt.NDArray[np.uint8]) -> torch.Tensor:
     frames = torch.from_numpy(clip).permute(0, 3, 1, 2)
     output = processor([frames] if "Video" in type(processor).__name__ else list(frames), return_tensors="pt")
     (values,) = (value for key, value in output.items() if key.startswith("pixel_values"))
-    return values.reshape(len(clip), *values.shape[-3:]).to(torch.float32)
+    made: torch.Tensor = values.reshape(len(clip), *values.shape[-3:]).to(torch.float32)
+    return made
 
 
-def their_patches(processor: Any, clip: npt.NDArray[np.uint8]) -> tuple[torch.Tensor, tuple[int, ...]]:
+def their_patches(processor: Any, clip: npt.NDArray[np.uint8]) -> tuple[torch.Tensor, tuple[int, int, int]]:
     video = torch.from_numpy(clip).permute(0, 3, 1, 2)
     output = processor([video], return_tensors="pt", do_sample_frames=False)
-    return output["pixel_values_videos"], tuple(output["video_grid_thw"][0].tolist())
+    t, rows, columns = output["video_grid_thw"][0].tolist()
+    return output["pixel_values_videos"], (t, rows, columns)
 
 
 def patches_report() -> dict[str, object]:
@@ -62,7 +65,7 @@ def patches_report() -> dict[str, object]:
                 unequal.append((count, height, width))
         report[name] = {
             "unequal": unequal,
-            "golden": patch_sha(lambda clip, processor=processor: their_patches(processor, clip)),
+            "golden": patch_sha(partial(their_patches, processor)),
         }
     return report
 
@@ -76,7 +79,7 @@ def main() -> None:
         given = {key: value for key, value in section.items() if not key.endswith("_type")}
         processor = getattr(transformers, rule.processor)(**given)
         unequal = [size for size in SIZES if not torch.equal(theirs(processor, frames(*size)), rule(frames(*size)))]
-        report[name] = {"unequal": unequal, "golden": sha(lambda clip, processor=processor: theirs(processor, clip))}
+        report[name] = {"unequal": unequal, "golden": sha(partial(theirs, processor))}
     print(json.dumps({**report, **patches_report()}))
 
 
