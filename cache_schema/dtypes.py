@@ -230,6 +230,12 @@ def _convert(values: Array, spec: ArraySpec) -> Array:
         with np.errstate(over="ignore") if values.dtype != wanted else nullcontext():
             stored = np.asarray(values, wanted, order="C")
     if spec.dtype == "bf16" or not _finite(stored, spec.dtype):
+        if spec.dtype == "fp16" and values.dtype == np.float16 and not np.isnan(values).any():
+            # It came as fp16 from the device, where what is beyond its range has become Inf.
+            raise RecordRejected(
+                f"Array {spec.name!r} holds Inf: it reaches beyond the 65504 of fp16, or the model overflowed.",
+                "Store it with --dtype bf16; if that does not help, compute in bf16 or fp32 (--compute-dtype).",
+            )
         _require_finite(np.asarray(source, "<f4", order="C"), "fp32", spec)
         if not _finite(stored, spec.dtype):
             largest = "65504" if spec.dtype == "fp16" else "3.39e38"
