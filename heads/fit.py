@@ -32,7 +32,7 @@ from vfc.cache_schema.record import Json
 from .head import Head, Task, TaskFile, TrainConfig, find, task_of
 from .report import Table, append_rows, percent, read_rows, write_html
 
-_CIRCUMSTANCES: Final = {"task": ("cache",), "train": ("out", "device")}
+_CIRCUMSTANCES: Final = {"task": ("cache", "resident"), "train": ("out", "device")}
 """Settings that say where a run lies and where it runs; two runs that differ in these alone are one run."""
 
 

@@ -31,14 +31,11 @@ class Fusion(nn.Module):
     def forward(
         self, frames: Tensor, text: Tensor | None = None, valid: Tensor | None = None, video: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Fused visual `[M, T, D']` and textual `[M, L, D']` tokens.
+        """Fused visual `[M, T, D']` and textual `[M, L, D']` tokens of `frames [V, T, N, D']`; see `mix`."""
+        return self.mix(self.moving(frames), text, valid, video)
 
-        Args:
-            frames: `[V, T, N, D']`.
-            text: `[M, L, D']`, one row per (video, prompt).
-            valid: `[M, L]`, False for padding.
-            video: `[M]`, the position in V of each text's video; None where M is V, in order.
-        """
+    def moving(self, frames: Tensor) -> Tensor:
+        """`[V, T, N, D']` to `[V, T, D']`: what does not depend on the text."""
         count, times = frames.shape[:2]
         tokens = frames.flatten(0, 1)
         if self.spatial is not None:
@@ -46,6 +43,19 @@ class Fusion(nn.Module):
         moving = tokens.mean(dim=1).unflatten(0, (count, times))
         if self.temporal is not None:
             moving = self.temporal(moving)
+        return moving
+
+    def mix(
+        self, moving: Tensor, text: Tensor | None = None, valid: Tensor | None = None, video: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Fused visual `[M, T, D']` and textual `[M, L, D']` tokens.
+
+        Args:
+            moving: `[V, T, D']`.
+            text: `[M, L, D']`, one row per (video, prompt).
+            valid: `[M, L]`, False for padding.
+            video: `[M]`, the position in V of each text's video; None where M is V, in order.
+        """
         if video is not None:
             moving = moving[video]
         if text is None:

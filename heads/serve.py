@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-import queue
-import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Final, Literal, cast
 
@@ -23,15 +21,20 @@ from vfc.cache_schema.errors import BadInput, UnknownName, unknown_name
 from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.record import FEATURE_DTYPES, ArraySpec, Key
 
-Placement = Literal["device", "ram", "off"]
-_STORED: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
+from .ahead import Placement, stream
+
+Resident = Literal["auto", "ram", "device", "off"]
+STORED: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
 _LOAD_BYTES: Final = 64 << 20
 _SHARE_OF_MEMORY: Final = 0.5
 
 
-def choose_array(reader: StoreReader, kind: str = "video", *, array: str = "", layer: str = "") -> ArraySpec:
+def choose_array(
+    reader: StoreReader, kind: str = "video", *, array: str = "", layer: str = "", tokens: bool = False
+) -> ArraySpec:
     """The visual array to read: as named, else of the layer, else `frames`, else the only one there is.
 
+    With `tokens`, arrays `[T, N, D]` go before `frames`.
     Candidates are feature arrays of fixed shape: `[D]`, `[T, D]` or `[T, N, D]`.
 
     Raises:
@@ -47,10 +50,11 @@ def choose_array(reader: StoreReader, kind: str = "video", *, array: str = "", l
     layers = {name.split(".")[0].removeprefix("layer") for name in named if "." in name}
     if layer and layer not in layers:
         raise unknown_name("layer in this store", layer, layers)
-    if not layer and "frames" in named:
+    if not layer and "frames" in named and not (tokens and any(len(spec.shape) == 3 for spec in specs)):
         return named["frames"]
     stem = layer if layer == "norm" else f"layer{layer}"
-    fit = [spec for spec in specs if not layer or spec.name.split(".")[0] == stem]
+    fit = [spec for spec in specs if spec.name.split(".")[0] == stem or not (layer or spec.name == "frames")]
+    fit = fit or [spec for spec in specs if not layer]
     if not fit:
         held = ", ".join(sorted(spec.name for spec in reader.kinds.get(kind, ())))
         raise UnknownName(
@@ -99,15 +103,16 @@ class Features:
         *,
         device: torch.device,
         pool_tokens: bool = True,
-        resident: Literal["auto", "ram", "device", "off"] = "auto",
+        resident: Resident = "auto",
     ) -> None:
-        self._reader = reader
+        self._reader, self._keys = reader, keys
         self._rows = reader.locate(keys)
-        self._stored, self._dtype = spec, _STORED[spec.dtype]
+        self._stored, self._dtype = spec, STORED[spec.dtype]
         self._device = device
         self._pool = pool_tokens and len(spec.shape) == 3
         self.spec = as_served(spec, pool_tokens=pool_tokens)
         self._shape, self._stored_shape = sizes(self.spec), sizes(spec)
+        self.tokens_per_frame = self._stored_shape[1] if len(spec.shape) == 3 else 1
         self._scale = self._scales()
         self.placement: Placement = self._place() if resident == "auto" else resident
         self._values: Tensor | None = None
@@ -120,28 +125,22 @@ class Features:
     def gather(self, index: Tensor) -> Tensor:
         """Records at `index [M]` (int64, CPU), as float32 `[M, *shape]` on the device."""
         if self._values is None:
-            return self._convert(self._read(index, self._buffer(len(index))), index)
+            return self._settled(self._read(index, self._buffer(len(index))), index)
         values = self._values[index.to(self._values.device)].to(self._device, non_blocking=True)
         return values if self._pool else self._decoded(values, index).view(len(index), *self._shape)
 
     def stream(self, plans: Iterable[tuple[object, Tensor]], ahead: int = 2) -> Generator[tuple[object, Tensor]]:
-        """For each (anything, index): (the same, `gather(index)`), in order.
-
-        From disk, a thread reads `ahead` batches in advance into a ring of reused buffers (pinned where the device is a
-        GPU), and takes the next plan from `plans` itself. The tensor is valid until the next one is asked for.
-        """
-        if self._values is not None:
-            for plan, index in plans:
-                yield plan, self.gather(index)
-            return
-        with _Ahead(self, plans, ahead) as batches:
-            yield from batches
+        """For each (anything, index): (the same, `gather(index)`), in order; see `ahead.stream`."""
+        source = Served(self)
+        with closing(stream({"": source}, ((plan, {"": index}) for plan, index in plans), ahead)) as batches:
+            for plan, found in batches:
+                yield plan, found[""]
 
     def _place(self) -> Placement:
         wanted = len(self) * math.prod(self._shape) * (4 if self._pool else self._dtype.itemsize)
-        if self._device.type == "cuda" and wanted <= _SHARE_OF_MEMORY * torch.cuda.mem_get_info(self._device)[0]:
+        if self._device.type == "cuda" and wanted <= share_of_memory() * torch.cuda.mem_get_info(self._device)[0]:
             return "device"
-        return "ram" if wanted <= _SHARE_OF_MEMORY * _available_memory() else "off"
+        return "ram" if wanted <= share_of_memory() * available_memory() else "off"
 
     def _scales(self) -> Tensor | None:
         if self._stored.dtype != "int8":
@@ -159,7 +158,11 @@ class Features:
         for start in range(0, len(self), step):
             index = torch.arange(start, min(start + step, len(self)))
             stored = self._read(index, buffer)
-            values[start : start + len(index)].copy_(self._convert(stored, index) if self._pool else stored)
+            if self._pool:
+                values[start : start + len(index)].copy_(self._settled(stored, index))
+            else:
+                finite(stored, index, self._name)
+                values[start : start + len(index)].copy_(stored)
         return values
 
     def _buffer(self, count: int) -> Tensor:
@@ -172,70 +175,76 @@ class Features:
         self._reader.take(self._rows[index.numpy()], self._stored.name, bits)
         return into
 
-    def _advise(self, index: Tensor) -> None:
+    def _stage(self, index: Tensor, buffer: Tensor | None) -> tuple[Tensor, Tensor]:
+        if buffer is None or len(buffer) < len(index):
+            buffer = self._buffer(len(index))
         self._reader.prefetch(self._rows[index.numpy()], self._stored.name)
+        return self._read(index, buffer), buffer
 
-    def _convert(self, stored: Tensor, index: Tensor) -> Tensor:
+    def _settled(self, stored: Tensor, index: Tensor) -> Tensor:
         values = self._decoded(stored.to(self._device, non_blocking=True), index)
-        return values.mean(dim=-2) if self._pool else values.view(len(index), *self._shape)
+        values = values.mean(dim=-2) if self._pool else values.view(len(index), *self._shape)
+        finite(values, index, self._name)
+        return values
 
     def _decoded(self, values: Tensor, index: Tensor) -> Tensor:
-        if self._scale is None:
-            return values.float()
-        scale = self._scale[index].to(values.device)
-        return values.float() * scale.view(len(index), *[1] * (values.ndim - 2), -1)
+        return as_float(values, None if self._scale is None else self._scale[index])
+
+    def _name(self, place: int) -> str:
+        key = self._keys[place]
+        return f"{self._stored.name} of {key.name!r} (view {key.view})"
 
 
-class _Ahead:
-    """The look-ahead thread of one stream and its ring of buffers."""
+class Served:
+    """`Features` as a source for `ahead.stream`."""
 
-    def __init__(self, features: Features, plans: Iterable[tuple[object, Tensor]], ahead: int) -> None:
+    def __init__(self, features: Features) -> None:
+        self.placement = features.placement
         self._features = features
-        self._plans = iter(plans)
-        self._free: queue.SimpleQueue[Tensor | None] = queue.SimpleQueue()
-        self._ready: queue.SimpleQueue[tuple[object, Tensor, Tensor, Tensor] | BaseException | None] = (
-            queue.SimpleQueue()
+
+    def gather(self, index: Tensor) -> dict[str, Tensor]:
+        """See `ahead.Source`."""
+        return {"": self._features.gather(index)}
+
+    def stage(self, index: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See `ahead.Source`."""
+        return self._features._stage(index, memory)
+
+    def settle(self, staged: Tensor, index: Tensor) -> dict[str, Tensor]:
+        """See `ahead.Source`."""
+        return {"": self._features._settled(staged, index)}
+
+
+def as_float(values: Tensor, scale: Tensor | None) -> Tensor:
+    """Float32 of stored values `[M, ..., D]`, times `scale [M, D]` of int8 ones."""
+    if scale is None:
+        return values.float()
+    return values.float() * scale.to(values.device).view(len(values), *[1] * (values.ndim - 2), -1)
+
+
+def finite(values: Tensor, index: Tensor, name: Callable[[int], str]) -> None:
+    """Refuse values that are no numbers, by the name of the record that holds them.
+
+    Raises:
+        BadInput: NaN or an infinity in a record.
+    """
+    if not values.is_floating_point():
+        return
+    sums = values.flatten(1).sum(dim=1, dtype=torch.float32)
+    if not torch.isfinite(sums).all():
+        place = int(index[int((~torch.isfinite(sums)).nonzero()[0])])
+        raise BadInput(
+            f"{name(place)} holds values that are no numbers (NaN or infinite).",
+            "See what else is wrong with `vfc store verify`; extract it again, or leave the video out of --annotations.",
         )
-        for _ in range(ahead + 1):
-            self._free.put(torch.empty(0))
-        self._thread = threading.Thread(target=self._run, name="vfc-read-ahead", daemon=True)
-
-    def __enter__(self) -> Iterator[tuple[object, Tensor]]:
-        self._thread.start()
-        return self._batches()
-
-    def __exit__(self, *_: object) -> None:
-        self._free.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            for plan, index in self._plans:
-                buffer = self._free.get()
-                if buffer is None:
-                    return
-                if len(buffer) < len(index):
-                    buffer = self._features._buffer(len(index))
-                self._features._advise(index)
-                self._ready.put((plan, index, self._features._read(index, buffer), buffer))
-            self._ready.put(None)
-        except BaseException as error:  # handed over, raised again where the batch is asked for
-            self._ready.put(error)
-
-    def _batches(self) -> Iterator[tuple[object, Tensor]]:
-        while (item := self._ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            plan, index, stored, buffer = item
-            values = self._features._convert(stored, index)
-            if values.is_cuda:
-                # The copy out of the pinned buffer is asynchronous; the buffer is free when it has run.
-                torch.cuda.current_stream(values.device).synchronize()
-            yield plan, values
-            self._free.put(buffer)
 
 
-def _available_memory() -> int:
+def share_of_memory() -> float:
+    """The part of the free memory that one array may fill."""
+    return _SHARE_OF_MEMORY
+
+
+def available_memory() -> int:
     """Bytes of free memory, by the system's own count."""
     with suppress(OSError, ValueError):
         with open("/proc/meminfo", encoding="ascii") as file:

@@ -133,14 +133,20 @@ class Head(EpisodicHead):
 
     def encode(self, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Narrow and fuse; `text.valid [M, L]` marks rows of text, `visual.of [M]` the video of each text."""
-        frames = videos["visual"]
-        narrow = self.down(frames if frames.ndim == 4 else frames[:, :, None])
+        moving = videos["moving"] if "moving" in videos else self.alone(videos)["moving"]
+        video = videos.get("visual.of")
         if not self.fused_text:
-            return {"visual": self.fusion(narrow)[0]}
+            return {"visual": self.fusion.mix(moving, video=video)[0]}
         valid = videos.get("text.valid")
-        fused, told = self.fusion(narrow, self.down(videos["text"]), valid, videos.get("visual.of"))
+        fused, told = self.fusion.mix(moving, self.down(videos["text"]), valid, video)
+        assert told is not None
         found = {"visual": fused, "text": told}
         return found if valid is None else {**found, "text.valid": valid}
+
+    def alone(self, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Attention within and over the frames, which no text changes."""
+        frames = videos["visual"]
+        return {"moving": self.fusion.moving(self.down(frames if frames.ndim == 4 else frames[:, :, None]))}
 
     def match(self, batch: Batch) -> Tensor:
         """Minus the distance of every query to every (corrected) prototype."""

@@ -7,9 +7,11 @@ of a batch is encoded once; at validation and test every clip is encoded once fo
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
 from abc import abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
@@ -18,11 +20,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vfc.cache_schema.annotations import Annotations
+from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.progress import Progress, Silent
-from vfc.cache_schema.protocol import EpisodeList, EpisodeSpec, draw_episode
-from vfc.cache_schema.reader import StoreReader, open_store
-from vfc.cache_schema.record import ArraySpec, Json, Key
+from vfc.cache_schema.protocol import Episode, EpisodeList, EpisodeSpec, draw_episode
+from vfc.cache_schema.reader import open_store
+from vfc.cache_schema.record import ArraySpec, Json
+from vfc.heads.ahead import stream
+from vfc.heads.baselines import baselines, count
+from vfc.heads.clips import Clips, Plan, in_chunks
 from vfc.heads.episodes import (
     ArraySettings,
     EpisodeSettings,
@@ -30,24 +35,34 @@ from vfc.heads.episodes import (
     Tasks,
     half_width,
     in_use,
-    keys_of,
     positions,
     score,
     tasks_at_once,
 )
 from vfc.heads.head import Head, TrainConfig
-from vfc.heads.matching import METRICS, REPRESENTATIONS, comparable
 from vfc.heads.report import Confusion, Table, percent, points
-from vfc.heads.serve import Features, as_served, choose_array, sizes
+from vfc.heads.serve import Resident, as_served, choose_array, sizes
+from vfc.heads.texts import find_text
 
 _ENCODE_AT_ONCE: Final = 64
+_ENCODE_BYTES: Final = 256 << 20
+
+Classify = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Config(ArraySettings, EpisodeSettings):
     """The few-shot protocol for a trained head."""
 
+    prompt: str = field(
+        default="",
+        metadata={"help": "Prompt of the text stream: an id, known, or none to leave text out.", "panel": "Input"},
+    )
     train_queries: int = field(default=5, metadata={"help": "Query clips per class, in training.", "panel": "Protocol"})
+    train_tasks: int = field(
+        default=0,
+        metadata={"help": "Distinct training tasks, walked over again and again; 0: no end.", "panel": "Protocol"},
+    )
     val_tasks: int = field(
         default=500, metadata={"help": "Tasks of the val classes per validation.", "panel": "Protocol"}
     )
@@ -58,6 +73,10 @@ class Config(ArraySettings, EpisodeSettings):
         default=0,
         metadata={"help": "Seed of val and test tasks and of a seeded split; apart from --seed.", "panel": "Protocol"},
     )
+    resident: Resident = field(
+        default="auto",
+        metadata={"help": "Where the train split rests; auto: where it fits; off: on disk.", "panel": "Performance"},
+    )
 
 
 @dataclass(frozen=True)
@@ -65,7 +84,7 @@ class Batch:
     """Episodes over a set of clips: `videos` role -> `[M, ...]`; `support [B, W, K]`, `query [B, Q]` positions in M.
 
     `target [B, Q]` is the position of each query's class among the W. `peers [B, Q, S]` are, for each query, the
-    queries that a transductive head may look at together with it (itself first); None: all of the episode.
+    queries that a transductive head may look at together with it, itself among them; None: all of the episode.
     """
 
     videos: Mapping[str, Tensor]
@@ -81,6 +100,10 @@ class EpisodicHead(Head):
     @abstractmethod
     def encode(self, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What is computed per clip: role -> `[M, ...]` to any names -> `[M, ...]`."""
+
+    def alone(self, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The part of `encode` that no text changes; `encode` takes its result in place of the stored features."""
+        return dict(videos)
 
     @abstractmethod
     def match(self, batch: Batch) -> Tensor:
@@ -105,48 +128,63 @@ class FewShot:
     ) -> None:
         self._config, self._train, self._device = config, train, device
         self._reader = open_store(config.cache)
-        wanted = ("train", "val", "test")
+        wanted = ("train", "test") if train.select == "last" else ("train", "val", "test")
         self._annotations = in_use(
             self._reader, config, wanted, seed=config.episode_seed, view=config.view, progress=progress
         )
-        self._array = choose_array(self._reader, array=config.array, layer=config.layer)
+        self._array = choose_array(self._reader, array=config.array, layer=config.layer, tokens=head.tokens)
+        self._wording = find_text(self._reader, self._array, config.prompt) if head.text else None
         self._pool = not head.tokens
         self._lists = {split: self._list(split, count) for split, count in self._counts().items()}
         self._train_spec = EpisodeSpec("train", config.way, config.shot, config.train_queries, train.seed)
         draw_episode(self._annotations, self._train_spec, 0)  # too small a class is refused now, by name
-        self._at = positions(self._annotations.of_split("train"))
-        self._first, self._views, self._keys = _all_views(self._reader, list(self._at))
+        if self._wording is not None and self._wording.known and not config.train_tasks:
+            raise BadInput(
+                "Known prompts depend on the task, so training needs a list of tasks of which the store has the text.",
+                "Extract known-query for a list of `vfc episodes --split train`, and give its length: --train-tasks N.",
+            )
         self._progress = progress
-        self.specs: Mapping[str, ArraySpec] = {"visual": as_served(self._array, pool_tokens=self._pool)}
+        self.specs: Mapping[str, ArraySpec] = {
+            "visual": as_served(self._array, pool_tokens=self._pool),
+            **({"text": self._wording.spec} if self._wording else {}),
+        }
         self.identity: Mapping[str, Json] = {
             "store_digest": self._reader.digest,
             "recipe_digest": self._reader.recipe.digest,
             "annotations_digest": self._annotations.digest,
             "array": self._array.name,
+            **({"text": self._wording.spec.name, "prompt": self._wording.prompt} if self._wording else {}),
             "list_digest": self._lists["test"].digest,
         }
+        self.recipe: Mapping[str, Json] = self._reader.recipe.fields
 
     def batches(self, start: int) -> Generator[Batch]:
         """Training batches for updates `start`, `start + 1`, ...: functions of (seed, update) alone."""
-        clips = Features(self._reader, self._keys, self._array, device=self._device, pool_tokens=self._pool)
-        self._progress.say(f"{len(self._at)} clips to train on ({len(clips)} views), kept in: {clips.placement}.")
-        for plan, videos in clips.stream(map(self._plan, itertools.count(start))):
-            yield replace(cast("Batch", plan), videos={"visual": videos})
+        names = list(positions(self._annotations.of_split("train")))
+        clips = self._clips(names, self._listed() if self._known else (), view=None, pool=self._pool)
+        self._progress.say(f"{len(names)} clips to train on ({len(clips)} views), kept in: {clips.placement}.")
+        plans = (self._plan(clips, update) for update in itertools.count(start))
+        with contextlib.closing(stream(clips.sources, plans)) as batches:
+            for batch, videos in batches:
+                yield replace(batch, videos={**batch.videos, **videos})
 
     def validate(self, head: Head) -> float | None:
         """Accuracy on the frozen list of the val classes; None where the annotations have no val split."""
         if "val" not in self._lists:
             return None
-        return self._score(cast("EpisodicHead", head), "val", Silent()).accuracy
+        return self._score(cast("EpisodicHead", head), *self._frozen("val", self._pool), Silent()).accuracy
 
     def test(self, head: Head, progress: Progress) -> dict[str, Json]:
         """The head and the training-free baselines on the same frozen tasks of the test classes."""
-        progress.begin("Test", len(self._lists["test"].episodes) * (1 + len(REPRESENTATIONS)), "tasks")
-        found = self._score(cast("EpisodicHead", head), "test", progress)
-        baselines: list[Json] = []
-        for name, other in self._baselines(progress).items():
+        listed = self._lists["test"]
+        others = count(sizes(as_served(self._array, pool_tokens=True))[0], text=self._wording is not None)
+        progress.begin("Test", len(listed.episodes) * (1 + others), "tasks")
+        found = self._score(cast("EpisodicHead", head), *self._frozen("test", self._pool), progress)
+        train = self._clips(list(positions(self._annotations.of_split("train"))), (), pool=True, text=False)
+        rows: list[Json] = []
+        for name, other in baselines(*self._frozen("test", True), train, progress).items():
             apart = found.per_task - other.per_task
-            baselines.append(
+            rows.append(
                 {
                     "name": name,
                     "accuracy": other.accuracy,
@@ -155,75 +193,113 @@ class FewShot:
                     "difference_interval": half_width(apart),
                 }
             )
-        spec = self._lists["test"].spec
+        spec = listed.spec
         return {
             "task": "fewshot",
             "way": spec.way,
             "shot": spec.shot,
             "queries": spec.queries,
-            "tasks": len(self._lists["test"].episodes),
+            "tasks": len(listed.episodes),
             **found.to_json(),
-            "baselines": baselines,
+            "baselines": rows,
         }
+
+    @property
+    def _known(self) -> bool:
+        return self._wording is not None and self._wording.known
 
     def _counts(self) -> dict[str, int]:
         counts = {"val": self._config.val_tasks, "test": self._config.tasks}
-        return {split: n for split, n in counts.items() if split == "test" or split in self._annotations.splits()}
+        chosen = self._annotations.splits() if self._train.select == "val" else ()
+        return {split: n for split, n in counts.items() if split == "test" or split in chosen}
 
     def _list(self, split: str, count: int) -> EpisodeList:
         config = self._config
         spec = EpisodeSpec(split, config.way, config.shot, config.queries, config.episode_seed)
         return EpisodeList.draw(self._annotations, spec, count)
 
-    def _plan(self, update: int) -> tuple[Batch, Tensor]:
-        """The batch of one update without its clips, and the rows of the distinct clips it needs."""
-        size = self._train.batch
-        drawn = [draw_episode(self._annotations, self._train_spec, update * size + i) for i in range(size)]
-        tasks = Tasks.of(drawn, self._at)
-        shape, wanted = tasks.support.shape, torch.cat([tasks.support.flatten(), tasks.query.flatten()])
-        clips, position = wanted.unique(return_inverse=True)
+    def _listed(self) -> list[Episode]:
+        """The training tasks, where they are a list."""
+        return [draw_episode(self._annotations, self._train_spec, i) for i in range(self._config.train_tasks)]
+
+    def _clips(
+        self, names: list[str], episodes: Sequence[Episode], *, view: int | None = 0, pool: bool, text: bool = True
+    ) -> Clips:
+        return Clips(
+            self._reader,
+            names,
+            self._array,
+            self._wording if text else None,
+            device=self._device,
+            view=self._config.view if view == 0 else view,
+            pool_tokens=pool,
+            resident=self._config.resident,
+            episodes=episodes,
+        )
+
+    def _frozen(self, split: str, pool: bool) -> tuple[Clips, Plan]:
+        """The clips of a split, and its frozen tasks over them."""
+        episodes = self._lists[split].episodes
+        clips = self._clips(list(positions(self._annotations.of_split(split))), episodes, pool=pool)
+        return clips, clips.plan(episodes)
+
+    def _plan(self, clips: Clips, update: int) -> tuple[Batch, Mapping[str, Tensor]]:
+        """The batch of one update without its clips, and the rows of the distinct records it needs."""
+        size, listed = self._train.batch, self._config.train_tasks
+        numbers = range(update * size, (update + 1) * size)
+        drawn = [draw_episode(self._annotations, self._train_spec, i % listed if listed else i) for i in numbers]
         generator = np.random.default_rng([self._train.seed, update])
-        rows = self._first[clips] + torch.from_numpy(generator.integers(self._views[clips].numpy()))
-        support, query = position[: shape.numel()].view(shape), position[shape.numel() :].view(size, -1)
-        target = tasks.target.expand(size, -1)
-        return Batch({}, support.to(self._device), query.to(self._device), target.to(self._device)), rows
+        plan = clips.plan(drawn, generator)
+        videos = {} if plan.of is None else {"visual.of": plan.of.to(self._device)}
+        return self._batch(plan.tasks, videos, self._peers(plan.tasks, generator)), plan.rows
 
-    def _features(self, annotations: Annotations, *, pool: bool) -> Features:
-        keys = keys_of(annotations, self._config.view)
-        return Features(self._reader, keys, self._array, device=self._device, pool_tokens=pool)
+    def _batch(self, tasks: Tasks, videos: Mapping[str, Tensor], peers: Tensor | None = None) -> Batch:
+        target = tasks.target.expand(len(tasks), -1)
+        rest = (tasks.support, tasks.query, target, peers)
+        return Batch(videos, *(None if part is None else part.to(self._device) for part in rest))  # type: ignore[arg-type]
 
-    def _score(self, head: EpisodicHead, split: str, progress: Progress) -> Score:
-        rows = self._annotations.of_split(split)
-        tasks = Tasks.of(self._lists[split].episodes, positions(rows))
+    def _peers(self, tasks: Tasks, generator: np.random.Generator) -> Tensor | None:
+        """For each query, as many queries of every class as a test task has, itself among them, at random."""
+        way, here, there = self._config.way, self._config.train_queries, self._config.queries
+        if here <= there:
+            return None
+        draws = generator.random((len(tasks), way * here, way, here))
+        own = np.arange(way * here)
+        draws[:, own, own // here, own % here] = -1
+        chosen = np.sort(draws.argsort(axis=-1)[..., :there], axis=-1) + here * np.arange(way)[:, None]
+        return torch.from_numpy(chosen.reshape(len(tasks), way * here, way * there))
+
+    def _score(self, head: EpisodicHead, clips: Clips, plan: Plan, progress: Progress) -> Score:
+        tasks = plan.tasks
         with torch.no_grad():
-            videos = encode_all(head, self._features(rows, pool=self._pool))
-            numbers = sum(values[0].numel() for values in videos.values())
-
-            def classify(support: Tensor, query: Tensor) -> Tensor:
-                target = tasks.target.expand(len(query), -1).to(self._device)
-                return head.match(Batch(videos, support.to(self._device), query.to(self._device), target))
-
+            classify, numbers = (self._by_chunk if clips.known else self._at_once)(head, clips, plan)
             return score(tasks, classify, tasks_at_once(tasks, numbers), progress)
 
-    def _baselines(self, progress: Progress) -> dict[str, Score]:
-        """mean-cosine on each representation, less the mean over the train clips."""
-        rows = self._annotations.of_split("test")
-        tasks = Tasks.of(self._lists["test"].episodes, positions(rows))
-        test = self._features(rows, pool=True)
-        frames = test.gather(torch.arange(len(test)))
-        frames = frames - _mean(self._features(self._annotations.of_split("train"), pool=True))
-        found = {}
-        for representation in REPRESENTATIONS:
-            if representation == "difference" and frames.shape[1] < 2:
-                continue
-            clips = comparable(frames, "mean-cosine", representation)
+    def _at_once(self, head: EpisodicHead, clips: Clips, plan: Plan) -> tuple[Classify, int]:
+        """Every clip is encoded once for all tasks."""
+        videos = encode_all(head.encode, clips, plan.rows)
 
-            def classify(support: Tensor, query: Tensor, clips: Tensor = clips) -> Tensor:
-                return METRICS["mean-cosine"](clips[query.to(clips.device)], clips[support.to(clips.device)])
+        def classify(support: Tensor, query: Tensor) -> Tensor:
+            return head.match(self._batch(replace(plan.tasks, support=support, query=query), videos))
 
-            name = f"mean-cosine, {representation}, centred"
-            found[name] = score(tasks, classify, tasks_at_once(tasks, clips[0].numel()), progress)
-        return found
+        return classify, sum(values[0].numel() for values in videos.values())
+
+    def _by_chunk(self, head: EpisodicHead, clips: Clips, plan: Plan) -> tuple[Classify, int]:
+        """Every clip is encoded once as far as its text does not matter, the rest some tasks at a time."""
+        assert plan.of is not None
+        assert clips.texts is not None
+        alone, of = encode_all(head.alone, clips, {"visual": plan.rows["visual"]}), plan.of
+
+        def encode(found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+            return head.encode({**found, **alone, "visual.of": of[found["entry"]].to(self._device)})
+
+        chunk = in_chunks(clips, plan, encode)
+
+        def classify(support: Tensor, query: Tensor) -> Tensor:
+            videos, support, query = chunk(support, query)
+            return head.match(self._batch(replace(plan.tasks, support=support, query=query), videos))
+
+        return classify, clips.texts.longest * clips.texts.width
 
 
 def prepare(config: Config, train: TrainConfig, head: type[Head], device: torch.device, progress: Progress) -> FewShot:
@@ -231,14 +307,17 @@ def prepare(config: Config, train: TrainConfig, head: type[Head], device: torch.
     return FewShot(config, train, head, device, progress)
 
 
-def encode_all(head: EpisodicHead, features: Features) -> dict[str, Tensor]:
-    """Every clip through `head.encode`, `_ENCODE_AT_ONCE` at a time."""
-    plans = ((None, index) for index in torch.arange(len(features)).split(_ENCODE_AT_ONCE))
-    parts = [
-        {name: values.clone() for name, values in head.encode({"visual": videos}).items()}
-        for _, videos in features.stream(plans)
-    ]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+def encode_all(
+    encode: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]], clips: Clips, rows: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Every entry at `rows` through `encode`, some at a time."""
+    at_once = max(1, min(_ENCODE_AT_ONCE, _ENCODE_BYTES // (4 * math.prod(sizes(clips.visual.spec)))))
+    parts = torch.arange(len(rows["visual"])).split(at_once)
+    plans = ((None, {role: index[part] for role, index in rows.items()}) for part in parts)
+    sources = {role: clips.sources[role] for role in rows}
+    with contextlib.closing(stream(sources, plans)) as batches:
+        made = [{name: values.clone() for name, values in encode(videos).items()} for _, videos in batches]
+    return {name: torch.cat([part[name] for part in made]) for name in made[0]}
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
@@ -262,21 +341,3 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
 def confusion(result: Mapping[str, Any]) -> Confusion:
     """The confusion matrix over the test classes."""
     return Confusion(tuple(result["per_class"]), tuple(tuple(row) for row in result["confusion"]))
-
-
-def _all_views(reader: StoreReader, names: list[str]) -> tuple[Tensor, Tensor, list[Key]]:
-    """Per name the position of its first view and the number of views in the returned list of keys."""
-    views: dict[str, list[Key]] = {name: [] for name in names}
-    for key in reader.keys("video"):
-        if key.name in views:
-            views[key.name].append(key)
-    count = torch.tensor([len(views[name]) for name in names])
-    return count.cumsum(0) - count, count, [key for name in names for key in views[name]]
-
-
-def _mean(features: Features) -> Tensor:
-    """The mean clip `[T, D]`."""
-    total = torch.zeros(sizes(features.spec), dtype=torch.float64)
-    for index in torch.arange(len(features)).split(_ENCODE_AT_ONCE):
-        total += features.gather(index).double().sum(dim=0).cpu()
-    return (total / len(features)).float()
