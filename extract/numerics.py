@@ -1,8 +1,8 @@
 """What in torch decides the last bits of a number: threads, algorithms, precision of the hardware's shortcuts.
 
-The number of CPU threads is among them. Measured with torch 2.13 on the CPU: the states of a MobileNetV1 and of a
-small Llama differ in the last bits between 1, 2, 3 and 8 threads, those of a CLIP tower do not, nor does the resizing
-of uint8 frames. So deterministic mode fixes the count, and the recipe names it.
+The number of CPU threads is among them. Measured with torch 2.13: the last bits of a MobileNetV1's states differ
+between 1 and 2 threads, those of a small Llama between 2 and 3; a CLIP tower's and the resizing of uint8 frames do not.
+So deterministic mode fixes the count, whatever the machine has, and the recipe names it.
 """
 
 from __future__ import annotations
