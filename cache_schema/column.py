@@ -70,7 +70,7 @@ class Column:
     def _foreign(self, record: int) -> BadInput:
         return BadInput(
             f"Record number {record} has no array {self.array.name!r}.",
-            "Read records of one kind at a time, by the numbers that locate() gave for this reader.",
+            "Read records of one kind at a time, by numbers that this reader gave since its last refresh.",
         )
 
     def length(self, record: int) -> int:

@@ -161,7 +161,7 @@ def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
 
 def together(syncs: Sequence[Callable[[], None]]) -> None:
     """Make several syncs at once: the system writes its journal once for all of them, not once for each."""
-    with ThreadPoolExecutor(len(syncs)) as pool:
+    with ThreadPoolExecutor(min(8, len(syncs))) as pool:
         for done in [pool.submit(sync) for sync in syncs]:
             done.result()
 

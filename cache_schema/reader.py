@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Self, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from . import catalog
 from .column import Column, Verify
 from .dtypes import Array, decode, stored_arrays
-from .errors import BadInput, MissingRecord, unknown_name
+from .errors import BadInput, Damaged, MissingRecord, unknown_name
 from .part import Part
 from .record import ArraySpec, Json, Key
 from .root import read_axis, read_kinds, read_root
@@ -42,7 +42,8 @@ def open_store(root: Path, *, verify: Verify = "once") -> StoreReader:
     Raises:
         MissingPath: There is nothing at this path.
         NotAStore: It is something else, or a store of a newer format.
-        Damaged: The table of a part is hit and no catalog covers for it.
+        Damaged: The table of a part is hit and no catalog covers for it, or shared files are gone.
+        UnknownName: There is no such way to verify.
     """
     return StoreReader(Path(root), verify=verify)
 
@@ -58,6 +59,8 @@ class StoreReader:
     kinds: Mapping[str, tuple[ArraySpec, ...]]
 
     def __init__(self, root: Path, *, verify: Verify = "once") -> None:
+        if verify not in get_args(Verify):
+            raise unknown_name("way to verify", verify, get_args(Verify))
         self.root, self.verify = root, verify
         self.recipe = read_root(root)
         self._take_in(catalog.current(root))
@@ -65,6 +68,12 @@ class StoreReader:
     def _take_in(self, found: catalog.Catalog) -> None:
         self.kinds = read_kinds(self.root)
         self._stored = {kind: {a.name: a for a in stored_arrays(specs)} for kind, specs in self.kinds.items()}
+        unknown = {info.kind for info in found.parts} - self.kinds.keys()
+        if unknown:
+            raise Damaged(
+                f"{self.root} holds records of kind {min(unknown)!r}, but kinds/{min(unknown)}.json is missing.",
+                "Restore this one file from a copy; every part says in its zarr.json files what arrays it has.",
+            )
         self._catalog = found
         known: list[Part] = getattr(self, "_parts", [])
         self._parts: list[Part] = [
@@ -79,7 +88,7 @@ class StoreReader:
     def refresh(self) -> None:
         """Add what was committed since; numbers already given stay valid."""
         found = catalog.current(self.root, self._catalog)
-        if found is not self._catalog:
+        if found is not self._catalog or read_kinds(self.root) != self.kinds:
             self._take_in(found)
 
     def close(self) -> None:

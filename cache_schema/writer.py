@@ -221,10 +221,11 @@ class StoreWriter:
             self._deleted.update(hashes)
 
     def refresh(self) -> None:
-        """Take notice of what other writers have committed meanwhile."""
+        """Take notice of what other writers have committed and deleted meanwhile."""
         self._catalog = catalog.current(self.root)
         self._latest = max(self._latest, self._catalog.latest)
         self._deleted.clear()
+        self._added = {name for part in self._open.values() for name in part.hashes}
 
     def close(self) -> None:
         """Commit, and leave the catalog up to date for the next opener; twice is once.

@@ -20,6 +20,7 @@ from suites.store import RECIPE, VIDEO, as_stored, made, record
 
 from vfc.cache_schema import (
     ArraySpec,
+    Damaged,
     Key,
     MissingPath,
     NotAStore,
@@ -325,6 +326,14 @@ def test_damaged_shared_files_are_named(tmp_path: Path, name: str) -> None:
     path.write_bytes(data.replace(b"invented", b"inwented") if name == "zarr.json" else data[:-3])
     with pytest.raises(VfcError, match=r"not (what|the one that) was written.\nRestore this one file"):
         open_store(root).axes("prompt")
+
+
+def test_a_kind_that_is_no_longer_declared_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    work(root)
+    (root / "kinds" / "video.json").unlink()
+    with pytest.raises(Damaged, match=r"records of kind 'video', but kinds/video.json is missing.\nRestore this one"):
+        open_store(root)
 
 
 def test_a_read_only_store_is_read_but_not_written(tmp_path: Path, faults: Disk) -> None:

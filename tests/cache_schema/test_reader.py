@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from suites.store import RECIPE, VIDEO, StoreSuite, made, record
 
-from vfc.cache_schema import ArraySpec, BadInput, Damaged, Key, Record, StoreWriter, open_store
+from vfc.cache_schema import ArraySpec, BadInput, Damaged, Key, Record, StoreWriter, UnknownName, open_store
 from vfc.cache_schema import mapping as mapping_module
 from vfc.cache_schema.dtypes import encode
 
@@ -164,6 +164,24 @@ def test_a_reader_outlives_the_removal_of_its_parts(tmp_path: Path) -> None:
     np.testing.assert_array_equal(reader.locate([record(2).key, record(3).key]), rows)
     np.testing.assert_array_equal(reader.read(int(rows[0]), "single"), made(2)["single"])
     assert open_store(root).keys() == reader.keys()
+
+
+def test_ways_to_verify_are_a_closed_set(tmp_path: Path) -> None:
+    filled(tmp_path / "s", range(1))
+    with pytest.raises(
+        UnknownName, match=r"no way to verify 'onec'. Did you mean 'once'\?\nKnown: always, never, once"
+    ):
+        open_store(tmp_path / "s", verify="onec")  # type: ignore[arg-type]
+
+
+def test_a_kind_declared_later_is_seen_after_a_refresh(tmp_path: Path) -> None:
+    filled(tmp_path / "s", range(1))
+    reader = open_store(tmp_path / "s")
+    with StoreWriter(tmp_path / "s", RECIPE) as writer:
+        writer.declare("text", [ArraySpec("x", "fp32", ())])
+    assert set(reader.kinds) == {"video"}
+    reader.refresh()
+    assert set(reader.kinds) == {"video", "text"}
 
 
 def test_opening_and_reading_loads_no_zarr_and_no_hdf5(tmp_path: Path) -> None:

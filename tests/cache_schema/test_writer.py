@@ -102,6 +102,10 @@ def test_writers_see_each_other_after_a_refresh(tmp_path: Path) -> None:
     two.delete([tiny(1).key])
     assert tiny(1).key not in two
     assert tiny(1).key in one
+    one.add(tiny(3))
+    one.refresh()
+    assert tiny(1).key not in one
+    assert tiny(3).key in one
     one.close()
     two.close()
 
