@@ -104,7 +104,9 @@ def heavy_tailed(rng: Any, rows: int, width: int) -> Array:
     channels = rng.lognormal(0, 1, width)
     channels[rng.choice(width, max(1, width // 1000), replace=False)] *= 40
     values = rng.standard_normal((rows, width), np.float32) * channels.astype(np.float32)
-    return np.clip(values * rng.lognormal(0, 0.3, (rows, 1)).astype(np.float32), -65000, 65000).astype(np.float16)
+    values *= rng.lognormal(0, 0.3, (rows, 1)).astype(np.float32)
+    halves: Array = np.clip(values, -65000, 65000).astype(np.float16)
+    return halves
 
 
 @dataclass
@@ -162,14 +164,14 @@ class Reads:
     def __init__(self, bench: Bench, size: Size, repeat: int) -> None:
         self.size, self.rng, self.repeat = size, bench.rng, repeat
         self.raw = size.open_raw()
-        self.readers: dict[str, StoreReader] = {v: open_store(size.root, verify=v) for v in ("once", "always")}  # type: ignore[arg-type]
+        self.readers: dict[str, StoreReader] = {v: open_store(size.root, verify=v) for v in ("once", "always")}
         keys = [Key("video", f"{i:06}") for i in range(size.count)]
         self.rows = self.readers["once"].locate(keys)
         for start in range(0, size.count, size.batch):  # every page and every checksum touched once
             chunk = self.rows[start : start + size.batch]
             self.readers["once"].take(chunk, "x", size.memory[: len(chunk)])
             size.memory[: len(chunk)] = self.raw[start : start + len(chunk)]
-        self.zarrs = [zarr.open(path, mode="r")["x"] for path in in_order(size.root)]
+        self.zarrs: list[Any] = [zarr.open(path, mode="r")["x"] for path in in_order(size.root)]
         self.first = np.cumsum([0, *(z.shape[0] for z in self.zarrs)])
 
     def _each(self, fetch: Callable[[Array], Any]) -> float:
@@ -334,7 +336,7 @@ class Sequences:
                 writer.add(Record(self.keys[i], {"steps": values}))
                 file.write(values)
         self.parts = in_order(self.root)
-        self.zarrs = [zarr.open(path, mode="r")["steps"] for path in self.parts]
+        self.zarrs: list[Any] = [zarr.open(path, mode="r")["steps"] for path in self.parts]
         self.edges = np.cumsum([0, *(array.shape[0] for array in self.zarrs)])
 
     def open_raw(self) -> Any:

@@ -171,7 +171,7 @@ def test_ways_to_verify_are_a_closed_set(tmp_path: Path) -> None:
     with pytest.raises(
         UnknownName, match=r"no way to verify 'onec'. Did you mean 'once'\?\nKnown: always, never, once"
     ):
-        open_store(tmp_path / "s", verify="onec")  # type: ignore[arg-type]
+        open_store(tmp_path / "s", verify="onec")
 
 
 def test_a_kind_declared_later_is_seen_after_a_refresh(tmp_path: Path) -> None:

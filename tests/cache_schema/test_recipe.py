@@ -49,7 +49,8 @@ def test_digests_tell_recipes_apart(one: dict[str, Any], two: dict[str, Any]) ->
 def test_the_digest_never_changes() -> None:
     # As sha256sum gives it for {"a":[1,2],"b":{"c":"ä"}} and for {}.
     known = "a4ddedfd1d0a072de76d64fa41b810f85f4cd1510f78214d5ba968e8bec14b72"
-    assert Recipe({"b": {"c": "ä"}, "a": (1, 2)}).digest == known
+    fields: Any = {"b": {"c": "ä"}, "a": (1, 2)}
+    assert Recipe(fields).digest == known
     assert digest({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 
 

@@ -66,7 +66,7 @@ def test_shapes_that_cannot_be(shape: Any) -> None:
 
 def test_dtypes_are_a_closed_set() -> None:
     with pytest.raises(UnknownName, match=r"no dtype 'fp61'. Did you mean 'fp16'\?\nKnown: bf16, float64, fp16"):
-        ArraySpec("x", "fp61", (2,))  # type: ignore[arg-type]
+        ArraySpec("x", "fp61", (2,))
 
 
 def test_records_bring_numpy_arrays() -> None:
