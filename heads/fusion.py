@@ -40,7 +40,7 @@ class Fusion(nn.Module):
         tokens = frames.flatten(0, 1)
         if self.spatial is not None:
             tokens = self.spatial(tokens)
-        moving = tokens.mean(dim=1).unflatten(0, (count, times))
+        moving: Tensor = tokens.mean(dim=1).view(count, times, -1)
         if self.temporal is not None:
             moving = self.temporal(moving)
         return moving

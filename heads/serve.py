@@ -235,7 +235,7 @@ def finite(values: Tensor, index: Tensor, name: Callable[[int], str]) -> None:
         place = int(index[int((~torch.isfinite(sums)).nonzero()[0])])
         raise BadInput(
             f"{name(place)} holds values that are no numbers (NaN or infinite).",
-            "See what else is wrong with `vfc store verify`; extract it again, or leave the video out of --annotations.",
+            "See what else is wrong with `vfc store verify`; extract it again, or leave it out of --annotations.",
         )
 
 
