@@ -220,8 +220,6 @@ def _say_collection(collection: Collection, progress: Progress) -> None:
     classes = len({video.label for video in collection.videos} - {""})
     for note in collection.notes:
         progress.say(note)
-    for note in collection.notes:
-        progress.say(note)
     progress.say(f"{len(collection.videos)} videos in {classes} classes.")
     if collection.skipped:
         counted = (f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(collection.skipped.items()))
