@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, cast
@@ -12,25 +13,28 @@ from torch import Tensor
 
 from vfc.cache_schema.annotations import Annotations
 from vfc.cache_schema.progress import Progress
-from vfc.cache_schema.protocol import EpisodeList, EpisodeSpec
+from vfc.cache_schema.protocol import Episode, EpisodeList, EpisodeSpec
 from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.record import Json
 
-from .episodes import ArraySettings, EpisodeSettings, Score, Tasks, in_use, keys_of, positions, score, tasks_at_once
+from .clips import Clips
+from .episodes import ArraySettings, EpisodeSettings, Score, in_use, positions, score, tasks_at_once
 from .matching import METRICS, REPRESENTATIONS, comparable
+from .raw_tokens import STREAM_METRICS, RawSettings, RawTokens, mean_frames, mean_text
 from .report import Table, percent
-from .serve import Features, choose_array
+from .serve import choose_array
+from .texts import find_text
 
 _SPLITS: Final = ("test", "val", "train", "all")
 
 
 @dataclass(frozen=True)
-class EvalConfig(ArraySettings, EpisodeSettings):
+class EvalConfig(RawSettings, ArraySettings, EpisodeSettings):
     """`vfc eval`: what is compared, how, on which tasks."""
 
     metric: str = field(
         default="mean-cosine",
-        metadata={"help": "How two clips are compared.", "panel": "Protocol", "choices": tuple(METRICS)},
+        metadata={"help": "How two clips are compared.", "panel": "Protocol", "choices": ("avg", "dec-avg", *METRICS)},
     )
     representation: str | None = field(
         default=None,
@@ -112,7 +116,8 @@ class EvalResult:
     def tables(self) -> list[Table]:
         """The figure, its provenance, and one row per class."""
         given = self.provenance
-        what = f"{given['way']}-way {given['shot']}-shot, {given['metric']}, {given['representation']}"
+        compared = given.get("representation", "raw tokens")
+        what = f"{given['way']}-way {given['shot']}-shot, {given['metric']}, {compared}"
         rows = [("accuracy", percent(self.score.accuracy, self.score.interval))]
         rows += [(name.replace("_", " "), str(value)) for name, value in given.items()]
         per_class = cast("dict[str, float | None]", self.score.to_json()["per_class"])
@@ -151,30 +156,14 @@ def evaluate(config: EvalConfig, progress: Progress) -> EvalResult:
     """
     reader = open_store(config.cache)
     annotations, listed = _frozen_list(config, reader, progress)
-    spec = choose_array(reader, array=config.array, layer=config.layer)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    features = Features(reader, keys_of(annotations, config.view), spec, device=device, resident="ram")
-    rows = comparable(features.gather(torch.arange(len(features))), config.metric, config.representation)
-    rows = _centred(rows, annotations, config.centre)
-    metric = METRICS[config.metric]
-    options = {"smoothing": config.otam_lambda} if config.metric == "otam" else {}
-
-    def classify(support: Tensor, query: Tensor) -> Tensor:
-        return metric(rows[query.to(device)], rows[support.to(device)], **options)
-
-    tasks = Tasks.of(listed.episodes, positions(annotations))
-    progress.begin("Evaluate", len(tasks), "tasks")
-    found = score(tasks, classify, tasks_at_once(tasks, rows[0].numel()), progress)
-    default = "mean" if config.metric == "mean-cosine" else "ordered"
+    found, told = measure(config, reader, annotations, listed, progress)
     provenance: dict[str, Json] = {
         "metric": config.metric,
-        "representation": config.representation or default,
+        **told,
         "centre": config.centre,
-        **cast("dict[str, Json]", options),
-        "array": spec.name,
         "view": config.view,
         **cast("dict[str, Json]", dataclasses.asdict(listed.spec)),
-        "tasks": len(tasks),
+        "tasks": len(listed.episodes),
         "clips": len(annotations),
         "list_digest": listed.digest,
         "annotations_digest": annotations.digest,
@@ -183,6 +172,63 @@ def evaluate(config: EvalConfig, progress: Progress) -> EvalResult:
     }
     reader.close()
     return EvalResult(found, provenance)
+
+
+def measure(
+    config: EvalConfig, reader: StoreReader, annotations: Annotations, listed: EpisodeList, progress: Progress
+) -> tuple[Score, dict[str, Json]]:
+    """One metric on one list of tasks: the score, and what was compared."""
+    array = choose_array(reader, array=config.array, layer=config.layer)
+    raw = config.metric in STREAM_METRICS and config.representation is None
+    wording = find_text(reader, array, config.prompt) if raw else None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def clips_of(rows: Annotations, episodes: Sequence[Episode] = ()) -> Clips:
+        return Clips(
+            reader,
+            list(positions(rows)),
+            array,
+            wording,
+            device=device,
+            view=config.view,
+            resident="ram",
+            episodes=episodes,
+        )
+
+    clips = clips_of(annotations, listed.episodes)
+    plan = clips.plan(listed.episodes)
+    progress.begin("Evaluate", len(plan.tasks), "tasks")
+    told: dict[str, Json] = {"array": array.name}
+    if raw:
+        if wording is None:
+            progress.say("There is no text stream here: visual tokens alone are compared.")
+        means: list[Tensor | None] = [None, None]
+        if config.centre != "none":
+            centre = clips_of(annotations.of_split(config.centre))
+            means = [mean_frames(centre), mean_text(centre, clips.texts.longest if clips.texts else 0)]
+        tokens = RawTokens(clips, plan, *means)
+        classify = tokens.classifier(config.metric, config)
+        told |= {"distance": config.distance or ("euclidean" if config.metric == "mpmm" else "cosine")}
+        told |= {"u": config.u} if config.metric == "mpmm" else {}
+        told |= {"text": wording.spec.name, "prompt": wording.prompt} if wording else {}
+        return score(plan.tasks, classify, tasks_at_once(plan.tasks, tokens.numbers_per_entry), progress), told
+    whole = clips.visual.gather(torch.arange(len(clips)))
+    rows = _centred(comparable(whole, config.metric, config.representation), annotations, config.centre)
+    rows = rows[plan.rows["visual"].to(device)]
+    metric, options = METRICS[config.metric], _options(config)
+
+    def by_frames(support: Tensor, query: Tensor) -> Tensor:
+        return metric(rows[query.to(device)], rows[support.to(device)], **options)
+
+    told |= {"representation": config.representation or ("mean" if config.metric == "mean-cosine" else "ordered")}
+    found = score(plan.tasks, by_frames, tasks_at_once(plan.tasks, rows[0].numel()), progress)
+    return found, {**told, **cast("dict[str, Json]", options)}
+
+
+def _options(config: EvalConfig) -> dict[str, float | str]:
+    if config.metric == "otam":
+        return {"smoothing": config.otam_lambda}
+    return {"u": config.u, "distance": config.distance or "euclidean"} if config.metric == "mpmm" else {}
 
 
 def _frozen_list(config: EvalConfig, reader: StoreReader, progress: Progress) -> tuple[Annotations, EpisodeList]:
