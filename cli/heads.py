@@ -1,4 +1,4 @@
-"""`vfc eval`, `vfc episodes` and `vfc train-head <method>`: what `heads` can do with a store."""
+"""`vfc eval`, `probe-layers`, `episodes` and `train-head <method>`: what `heads` can do with a store."""
 
 from __future__ import annotations
 
@@ -43,6 +43,19 @@ def evaluate() -> TyperCommand:
         EvalConfig,
         lambda config, progress: _outcome(evaluate(config, progress)),
         "vfc eval --cache ./store --representation difference --centre all --split all --shot 5",
+    ).build()
+
+
+def probe_layers() -> TyperCommand:
+    """`vfc probe-layers`."""
+    from vfc.heads.probe import ProbeConfig, probe_layers
+
+    return Command(
+        "probe-layers",
+        "Run the training-free metrics on every layer of a store, on the same tasks.",
+        ProbeConfig,
+        lambda config, progress: _outcome(probe_layers(config, progress)),
+        "vfc probe-layers --cache ./store --metric dec-avg,mpmm --page layers.html",
     ).build()
 
 

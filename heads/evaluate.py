@@ -29,21 +29,9 @@ _SPLITS: Final = ("test", "val", "train", "all")
 
 
 @dataclass(frozen=True)
-class EvalConfig(RawSettings, ArraySettings, EpisodeSettings):
-    """`vfc eval`: what is compared, how, on which tasks."""
+class MeasureSettings(RawSettings, EpisodeSettings):
+    """On which tasks, and what is subtracted beforehand."""
 
-    metric: str = field(
-        default="mean-cosine",
-        metadata={"help": "How two clips are compared.", "panel": "Protocol", "choices": ("avg", "dec-avg", *METRICS)},
-    )
-    representation: str | None = field(
-        default=None,
-        metadata={
-            "help": "What is compared; default: mean for mean-cosine, ordered for the others.",
-            "panel": "Protocol",
-            "choices": tuple(REPRESENTATIONS),
-        },
-    )
     centre: Literal["none", "train", "all"] = field(
         default="none",
         metadata={
@@ -63,6 +51,29 @@ class EvalConfig(RawSettings, ArraySettings, EpisodeSettings):
     )
     otam_lambda: float = field(
         default=0.1, metadata={"help": "Smoothing of otam's minimum; CLIP-FSAR takes 0.5.", "panel": "Protocol"}
+    )
+    view: int = field(default=0, metadata={"help": "View to test on; 0 is the clean one.", "panel": "Input"})
+
+
+@dataclass(frozen=True)
+class EvalConfig(ArraySettings, MeasureSettings):
+    """`vfc eval`: what is compared, how, on which tasks."""
+
+    metric: str = field(
+        default="mean-cosine",
+        metadata={
+            "help": "How two clips are compared.",
+            "panel": "Protocol",
+            "choices": ("avg", "dec-avg", *METRICS),
+        },
+    )
+    representation: str | None = field(
+        default=None,
+        metadata={
+            "help": "What is compared; default: mean for mean-cosine, ordered for the others.",
+            "panel": "Protocol",
+            "choices": tuple(REPRESENTATIONS),
+        },
     )
 
 
@@ -155,7 +166,7 @@ def evaluate(config: EvalConfig, progress: Progress) -> EvalResult:
         BadInput: too few classes or clips; a list drawn for other annotations; several arrays to choose from.
     """
     reader = open_store(config.cache)
-    annotations, listed = _frozen_list(config, reader, progress)
+    annotations, listed = frozen_list(config, reader, progress)
     found, told = measure(config, reader, annotations, listed, progress)
     provenance: dict[str, Json] = {
         "metric": config.metric,
@@ -231,7 +242,8 @@ def _options(config: EvalConfig) -> dict[str, float | str]:
     return {"u": config.u, "distance": config.distance or "euclidean"} if config.metric == "mpmm" else {}
 
 
-def _frozen_list(config: EvalConfig, reader: StoreReader, progress: Progress) -> tuple[Annotations, EpisodeList]:
+def frozen_list(config: MeasureSettings, reader: StoreReader, progress: Progress) -> tuple[Annotations, EpisodeList]:
+    """The clips in use, and the list of tasks: the one given, else the one that the settings draw."""
     if config.episodes is None:
         spec = EpisodeSpec(config.split, config.way, config.shot, config.queries, config.seed)
     else:

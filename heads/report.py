@@ -70,6 +70,11 @@ def write_html(
     pictures = [_curve_picture(curve)] if curve else []
     if confusion is not None:
         pictures.append(_confusion_picture(confusion))
+    write_page(path, title, tables, pictures)
+
+
+def write_page(path: Path, title: str, tables: Sequence[Table], pictures: Sequence[str]) -> None:
+    """One page of tables and pictures (SVG)."""
     body = "\n".join([f"<h1>{html.escape(title)}</h1>", *map(_table_html, tables), *pictures])
     style = (
         "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}"
@@ -120,6 +125,27 @@ def _curve_picture(curve: Sequence[Mapping[str, Any]]) -> str:
         right = axes.twinx()
         right.plot([r["step"] for r in chosen], [100 * r["validation"] for r in chosen], "o-", color="tab:orange")
         right.set_ylabel("validation, %", color="tab:orange")
+    return _svg(figure)
+
+
+def layers_picture(curves: Mapping[str, Sequence[tuple[str, float, float]]]) -> str:
+    """Accuracy over layers, one line per metric with its interval: name -> (layer, share, half width), as SVG."""
+    figure, axes = _figure(8, 4)
+    layers = list(dict.fromkeys(layer for curve in curves.values() for layer, _, _ in curve))
+    place = {layer: i for i, layer in enumerate(layers)}
+    for name, curve in curves.items():
+        at, shares = [place[layer] for layer, _, _ in curve], [100 * share for _, share, _ in curve]
+        (line,) = axes.plot(at, shares, "o-", markersize=3, label=name)
+        halves = [100 * half for _, _, half in curve]
+        low, high = (
+            [s - h for s, h in zip(shares, halves, strict=True)],
+            [s + h for s, h in zip(shares, halves, strict=True)],
+        )
+        axes.fill_between(at, low, high, color=line.get_color(), alpha=0.2)
+    axes.set_xticks(range(len(layers)), layers)
+    axes.set_xlabel("layer")
+    axes.set_ylabel("accuracy, %")
+    axes.legend()
     return _svg(figure)
 
 

@@ -41,7 +41,7 @@ def choose_array(
         UnknownName: none fits; those there are are listed.
         BadInput: several fit.
     """
-    specs = [spec for spec in reader.kinds.get(kind, ()) if _servable(spec)]
+    specs = [spec for spec in reader.kinds.get(kind, ()) if servable(spec)]
     named = {spec.name: spec for spec in specs}
     if array:
         if array not in named:
@@ -69,7 +69,8 @@ def choose_array(
     return fit[0]
 
 
-def _servable(spec: ArraySpec) -> bool:
+def servable(spec: ArraySpec) -> bool:
+    """Whether an array is a feature array of fixed shape: `[D]`, `[T, D]` or `[T, N, D]`."""
     return spec.dtype in FEATURE_DTYPES and not spec.ragged and 1 <= len(spec.shape) <= 3
 
 
