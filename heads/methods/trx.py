@@ -1,0 +1,116 @@
+"""TRX: a query's tuples of frames attend to the support's tuples, class by class, and are compared with what they read.
+
+Perrett et al., "Temporal-Relational CrossTransformers for Few-Shot Action Recognition" (CVPR 2021), as its public code
+runs it: sinusoidal positions scaled by 0.1, all ordered tuples of 2 and of 3 frames, keys normed and values not, and
+minus the squared distance divided by the number of tuples, averaged over the two sizes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from vfc.cache_schema.errors import BadInput
+from vfc.cache_schema.record import ArraySpec
+from vfc.heads.head import TrainConfig, require
+from vfc.heads.tasks.fewshot import Batch, EpisodicHead
+
+TASK = "fewshot"
+TRAIN = TrainConfig(
+    steps=2500, batch=4, lr=1e-4, optimizer="adam", weight_decay=5e-5, schedule="multistep", validate_every=250
+)
+"""As for fsar, so that a table of methods compares heads; the authors trained a whole network with SGD."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of the tuples and of the space they are compared in."""
+
+    cardinalities: tuple[int, ...] = field(
+        default=(2, 3), metadata={"help": "Frames per tuple.", "panel": "Model", "metavar": "INT,..."}
+    )
+    width: int = field(default=1152, metadata={"help": "Width of keys and values.", "panel": "Model"})
+    dropout: float = field(default=0.1, metadata={"help": "Dropout behind the positions.", "panel": "Model"})
+    position_scale: float = field(default=0.1, metadata={"help": "Scale of the positions.", "panel": "Model"})
+
+
+class Head(EpisodicHead):
+    """Frames `[M, T, D]` to keys and values of tuples `[M, P, width]` to logits `[B, Q, W]`."""
+
+    def __init__(self, config: Config, specs: Mapping[str, ArraySpec]) -> None:
+        super().__init__(config, specs)
+        frames, width = (int(size or 0) for size in require(specs, "visual", "trx").shape)
+        if not config.cardinalities or min(config.cardinalities) < 1 or max(config.cardinalities) > frames:
+            raise BadInput(
+                f"--cardinalities {','.join(map(str, config.cardinalities))} asks for tuples out of {frames} frames.",
+                f"Give sizes from 1 to {frames}.",
+            )
+        self.dropout = nn.Dropout(config.dropout)
+        self.register_buffer("positions", config.position_scale * _sinusoids(frames, width), persistent=False)
+        self.parts = nn.ModuleList(Tuples(size, frames, width, config.width) for size in config.cardinalities)
+
+    def encode(self, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Keys and values of every tuple of a clip."""
+        frames = self.dropout(videos["visual"] + self.positions)
+        found = {}
+        for i, part in enumerate(self.parts):
+            found[f"key{i}"], found[f"value{i}"] = part(frames)
+        return found
+
+    def match(self, batch: Batch) -> Tensor:
+        """Minus the squared distance of a query's values to what its keys read of each class, per tuple."""
+        logits = []
+        with torch.autocast(batch.query.device.type, enabled=False):
+            for i in range(len(self.parts)):
+                keys, values = batch.videos[f"key{i}"].float(), batch.videos[f"value{i}"].float()
+                logits.append(_compare(keys, values, batch.support, batch.query))
+        return torch.stack(logits).mean(dim=0)
+
+
+class Tuples(nn.Module):
+    """Keys and values of all ordered tuples of `size` out of T frames: `[M, T, D]` to two of `[M, P, width]`.
+
+    A linear map of joined frames is the sum of one map per place in the tuple, so that every frame is mapped `size`
+    times and not once per tuple.
+    """
+
+    order: Tensor
+
+    def __init__(self, size: int, frames: int, depth: int, width: int) -> None:
+        super().__init__()
+        self.key = nn.Linear(size * depth, width)
+        self.value = nn.Linear(size * depth, width)
+        self.norm = nn.LayerNorm(width)
+        self.register_buffer("order", torch.tensor(list(itertools.combinations(range(frames), size))), persistent=False)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Normed keys and plain values."""
+        return self.norm(self._joined(frames, self.key)), self._joined(frames, self.value)
+
+    def _joined(self, frames: Tensor, linear: nn.Linear) -> Tensor:
+        count, size = self.order.shape
+        per_place = linear.weight.view(len(linear.weight), size, -1)
+        total = linear.bias.expand(len(frames), count, -1)
+        for place in range(size):
+            total = total + nn.functional.linear(frames, per_place[:, place])[:, self.order[:, place]]
+        return total
+
+
+def _compare(keys: Tensor, values: Tensor, support: Tensor, query: Tensor) -> Tensor:
+    """`[B, Q, W]`; the attention runs over all tuples of all shots of a class."""
+    asked, shots = keys[query], keys[support].flatten(2, 3)
+    near = torch.einsum("bqpd,bwsd->bqwps", asked, shots) / math.sqrt(keys.shape[-1])
+    read = torch.einsum("bqwps,bwsd->bqwpd", near.softmax(dim=-1), values[support].flatten(2, 3))
+    return -(values[query][:, :, None] - read).square().sum(dim=(-1, -2)) / keys.shape[1]
+
+
+def _sinusoids(frames: int, width: int) -> Tensor:
+    """`[T, D]`: sines at even channels, cosines at odd ones, of wavelengths from 2 pi to 10000 * 2 pi."""
+    channels = torch.arange(0, width, 2)
+    angles = torch.arange(frames)[:, None] * torch.exp(channels * (-math.log(10_000.0) / width))
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
