@@ -22,8 +22,6 @@ from .part import Part
 
 Verify: TypeAlias = Literal["once", "always", "never"]
 
-# Rows that lie closer together than this are asked for in one stretch: the system reads whole pages anyway.
-_SPARSE = 64 << 10
 # Longer records are copied in order for long enough that the system reads ahead by itself.
 _LONG = 4 << 20
 
@@ -172,9 +170,4 @@ class Column:
         if not self.array.ragged:
             self._rows.advise(first, last)
             return
-        last = last if stop is None else min(last, first + stop)
-        if step * self.array.row_bytes <= _SPARSE:
-            self._rows.advise(first + start, last)
-        else:
-            for slot in range(first + start, last, step):
-                self._rows.advise(slot, slot + 1)
+        self._rows.advise(first + start, last if stop is None else min(last, first + stop), step)

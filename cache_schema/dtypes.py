@@ -26,23 +26,26 @@ LEAST_ROWS_FOR_INT8: Final = 32
 """Below this many rows a scale per channel costs more bytes than it is worth, and follows single values."""
 
 _BLOCK: Final = 1 << 18
-_STORED: Final[dict[str, str]] = {
-    "fp32": "<f4",
-    "fp16": "<f2",
-    "bf16": "<u2",
-    "int8": "|i1",
-    "float64": "<f8",
-    "int64": "<i8",
-    "int32": "<i4",
-    "uint8": "|u1",
+_STORED: Final[dict[str, np.dtype[Any]]] = {
+    "fp32": np.dtype("<f4"),
+    "fp16": np.dtype("<f2"),
+    "bf16": np.dtype("<u2"),
+    "int8": np.dtype("i1"),
+    "float64": np.dtype("<f8"),
+    "int64": np.dtype("<i8"),
+    "int32": np.dtype("<i4"),
+    "uint8": np.dtype("u1"),
 }
+_HANDED_OVER: Final = frozenset({np.dtype(np.float32), np.dtype(np.float16)})
+_SIGNED: Final = {2: np.dtype("<i2"), 4: np.dtype("<i4")}
+_UNSIGNED: Final = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 # Bits of +inf: a pattern from here up (sign cleared) is Inf or NaN.
 _INFINITY: Final[dict[str, int]] = {"fp32": 0x7F80_0000, "fp16": 0x7C00, "bf16": 0x7F80}
 
 
 def stored_dtype(dtype: Dtype) -> np.dtype[Any]:
     """The numpy dtype, little-endian, that a logical dtype has on disk."""
-    return np.dtype(_STORED[dtype])
+    return _STORED[dtype]
 
 
 def fill_value(dtype: Dtype) -> float | int:
@@ -144,7 +147,7 @@ def encode(values: Array, spec: ArraySpec) -> tuple[Array, Array | None]:
         stored = np.asarray(values, "<u2", order="C")
         _require_finite(stored, "bf16", spec)
         return stored, None
-    if values.dtype not in (np.float32, np.float16):
+    if values.dtype not in _HANDED_OVER:
         raise _wrong_dtype(values, spec, "float32 or float16" + (" or uint16 bits" if spec.dtype == "bf16" else ""))
     if spec.dtype == "int8":
         return _quantise(np.asarray(values, "<f4", order="C"), spec)
@@ -202,7 +205,8 @@ def _not_finite(spec: ArraySpec) -> RecordRejected:
 def _finite(stored: Array, dtype: str) -> bool:
     """Whether no value is NaN or Inf, read off its bits: two maxima are far cheaper than numpy's isfinite on halves."""
     width = stored.dtype.itemsize
-    signed, unsigned = stored.reshape(-1).view(f"<i{width}"), stored.reshape(-1).view(f"<u{width}")
+    flat: Array = stored.reshape(-1)
+    signed, unsigned = flat.view(_SIGNED[width]), flat.view(_UNSIGNED[width])
     infinity = _INFINITY[dtype]
     negative = infinity | 1 << (8 * width - 1)
     for start in range(0, signed.size, _BLOCK):
@@ -226,7 +230,7 @@ def _convert(values: Array, spec: ArraySpec) -> Array:
         # Round to nearest, ties to even, as every framework does.
         stored: Array = ((bits + (np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1)))) >> 16).astype("<u2")
     else:
-        source, wanted = values, stored_dtype(spec.dtype)
+        source, wanted = values, _STORED[spec.dtype]
         with np.errstate(over="ignore") if values.dtype != wanted else nullcontext():
             stored = np.asarray(values, wanted, order="C")
     if spec.dtype == "bf16" or not _finite(stored, spec.dtype):

