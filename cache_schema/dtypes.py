@@ -37,8 +37,8 @@ _STORED: Final[dict[str, np.dtype[Any]]] = {
     "uint8": np.dtype("u1"),
 }
 _HANDED_OVER: Final = frozenset({np.dtype(np.float32), np.dtype(np.float16)})
-_SIGNED: Final = {2: np.dtype("<i2"), 4: np.dtype("<i4")}
-_UNSIGNED: Final = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
+_SIGNED: Final[dict[int, np.dtype[Any]]] = {2: np.dtype("<i2"), 4: np.dtype("<i4")}
+_UNSIGNED: Final[dict[int, np.dtype[Any]]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
 # Bits of +inf: a pattern from here up (sign cleared) is Inf or NaN.
 _INFINITY: Final[dict[str, int]] = {"fp32": 0x7F80_0000, "fp16": 0x7C00, "bf16": 0x7F80}
 
@@ -205,7 +205,7 @@ def _not_finite(spec: ArraySpec) -> RecordRejected:
 def _finite(stored: Array, dtype: str) -> bool:
     """Whether no value is NaN or Inf, read off its bits: two maxima are far cheaper than numpy's isfinite on halves."""
     width = stored.dtype.itemsize
-    flat: Array = stored.reshape(-1)
+    flat = stored.reshape(-1)
     signed, unsigned = flat.view(_SIGNED[width]), flat.view(_UNSIGNED[width])
     infinity = _INFINITY[dtype]
     negative = infinity | 1 << (8 * width - 1)
