@@ -22,10 +22,10 @@ class Silent:
     """Reports nothing."""
 
     def begin(self, label: str, total: int | None, unit: str = "records") -> None:
-        return
+        """Nothing."""
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        return
+        """Nothing."""
 
     def say(self, line: str) -> None:
-        return
+        """Nothing."""

@@ -70,8 +70,8 @@ def test_weights_are_chosen_in_order(folder: Path) -> None:
     assert [file.name for file in found.weights()] == ["model.safetensors"]
     (folder / "model.safetensors").unlink()
     assert found.tensor_names() == {"00001.weight", "00002.weight"}
-    for shard in folder.glob("model-*"):
-        shard.unlink()
+    for path in folder.glob("model-*"):
+        path.unlink()
     assert found.tensor_names() == {"old.weight"}
     (folder / "pytorch_model.bin").unlink()
     with pytest.raises(MissingPath, match=r"tiny holds no weights.\nPut model.safetensors"):
@@ -117,7 +117,8 @@ class Hub:
     """Stands in for the hub: notes what is asked for, hands out what `files` holds."""
 
     def __init__(self, root: Path, files: dict[str, str]) -> None:
-        self.root, self.files, self.asked = root / "3f1c0de", files, []
+        self.root, self.files = root / "3f1c0de", files
+        self.asked: list[Any] = []
 
     def __call__(self, repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
         self.asked.append((repo, revision, tuple(allow_patterns)))

@@ -69,8 +69,8 @@ def test_the_same_seed_gives_the_same_bytes_and_more_clips_only_add(tmp_path: Pa
     one, two, more = (contents(tmp_path / name) for name in ("one", "two", "more"))
     assert one == two
     assert {k: v for k, v in one.items() if k.endswith("mp4")}.items() <= more.items()
-    clips = [render_clip("grow", i, seed=s, size=32, num_frames=5) for i, s in ((0, 0), (1, 0), (0, 1))]
-    assert not any(np.array_equal(a, b) for i, a in enumerate(clips) for b in clips[:i])
+    films = [render_clip("grow", i, seed=s, size=32, num_frames=5) for i, s in ((0, 0), (1, 0), (0, 1))]
+    assert not any(np.array_equal(a, b) for i, a in enumerate(films) for b in films[:i])
 
 
 def test_an_interrupted_rendering_goes_on(tmp_path: Path) -> None:
