@@ -35,6 +35,15 @@ class VideoLlavaBackbone(LanguageBackbone):
 
         return without(VideoLlavaModel, "image_tower")
 
+    def _cut_config(self) -> Any:
+        config = super()._cut_config()
+        vision, layer = config.vision_config, config.vision_feature_layer
+        # Features are read below the tower's end; a CLIP tower hands on its last block's states as they are.
+        if vision.model_type == "clip_vision_model" and isinstance(layer, int):
+            vision.num_hidden_layers = max(1, layer % (vision.num_hidden_layers + 1))
+            config.vision_feature_layer = -1 if layer else 0
+        return config
+
     def _prepare(self, meta: Any) -> None:
         options, vision = self.options, self._config.vision_config
         if options.max_pixels is not None:

@@ -55,7 +55,7 @@ class LanguageBackbone(ABC):
         self.storage: Dtype = options.storage or "bf16"
         self.dtype = compute_dtype(options.dtype, self._config, options.device)
         self._class = self._model_class()
-        meta = on_meta(self._class, cut_config(self._config, self.layers), options.attention)
+        meta = on_meta(self._class, self._cut_config(), options.attention)
         self.attention = attention_of(meta.language_model)
         self.plan = "batched" if options.plan == "packed" and self.attention not in MASKED else options.plan
         self._model: Any = None
@@ -66,6 +66,10 @@ class LanguageBackbone(ABC):
     @abstractmethod
     def _model_class(self) -> Any:
         """The library's class, without a head, without towers that are not needed."""
+
+    def _cut_config(self) -> Any:
+        """The configuration of what is read: no block above the highest tap."""
+        return cut_config(self._config, self.layers)
 
     @abstractmethod
     def _prepare(self, meta: Any) -> None:
@@ -158,7 +162,7 @@ class LanguageBackbone(ABC):
         self._model = load(
             self._class,
             self.checkpoint,
-            cut_config(self._config, self.layers),
+            self._cut_config(),
             dtype=self.dtype,
             attention=self.options.attention,
             device=self.options.device,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from suites.patch_cases import PATCH_CASES, PATCH_GOLDEN, patch_sha
 from suites.pixel_cases import frames
@@ -29,6 +29,7 @@ def test_patches_hash_to_what_the_real_processor_gave(case: str) -> None:
 SIDES = st.integers(1, 1500)
 
 
+@settings(deadline=None)
 @given(SIDES, SIDES)
 def test_sizes_of_qwen2_are_the_library_s(height: int, width: int) -> None:
     rule = patch_rule({"min_pixels": 3136, "max_pixels": 60000}, model_type="qwen2_vl")
@@ -43,6 +44,7 @@ def test_sizes_of_qwen2_are_the_library_s(height: int, width: int) -> None:
     assert rule.tokens(rule.grid(7, height, width)) == (4, expected[0] // 28, expected[1] // 28)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 40), SIDES, SIDES)
 def test_sizes_of_qwen3_are_the_library_s(count: int, height: int, width: int) -> None:
     rule = patch_rule({"size": {"shortest_edge": 4096, "longest_edge": 500_000}}, model_type="qwen3_vl")
