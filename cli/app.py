@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "episodes": ("heads:episodes", "From a store to a score", "Write a frozen, hashed list of few-shot tasks."),
     "eval": ("heads:evaluate", "From a store to a score", "Score a training-free metric on few-shot tasks."),
     "probe-layers": ("heads:probe_layers", "From a store to a score", "Training-free metrics on every layer."),
+    "predict": ("predict:predict", "From a store to a score", "Name clips by a trained head and a few labelled clips."),
     "train-head": ("heads:train_head", "From a store to a score", "Train a head on a store and test it once."),
 }
 

@@ -298,7 +298,8 @@ def _seed(seed: int, update: int) -> int:
 def _settings(name: str, task: Any, head: Any, config: TrainConfig, prepared: Task) -> dict[str, Any]:
     parts = {"task": task, "head": head, "train": config}
     plain = {part: json.loads(json.dumps(dataclasses.asdict(value), default=str)) for part, value in parts.items()}
-    return {"head": name, "config": plain, "data": dict(prepared.identity)}
+    recipe = dict(prepared.recipe)
+    return {"head": name, "config": plain, "data": dict(prepared.identity), "recipe": recipe}
 
 
 def _compared(settings: dict[str, Any]) -> dict[str, Any]:

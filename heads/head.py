@@ -68,6 +68,9 @@ class Task(Protocol):
     identity: Mapping[str, Json]
     """Digests of what the numbers depend on beside the settings: store, recipe, annotations, test list."""
 
+    recipe: Mapping[str, Json]
+    """How the store was made; kept with the run, for `vfc predict`."""
+
     def batches(self, start: int) -> Generator[Any]:
         """Training batches for updates `start`, `start + 1` ... without end: functions of (seed, update)."""
 

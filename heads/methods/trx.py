@@ -42,6 +42,8 @@ class Config:
 class Head(EpisodicHead):
     """Frames `[M, T, D]` to keys and values of tuples `[M, P, width]` to logits `[B, Q, W]`."""
 
+    positions: Tensor
+
     def __init__(self, config: Config, specs: Mapping[str, ArraySpec]) -> None:
         super().__init__(config, specs)
         frames, width = (int(size or 0) for size in require(specs, "visual", "trx").shape)

@@ -1,0 +1,107 @@
+"""`vfc predict` as a user types it: train on a store, then name new clips by a few labelled ones; what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from suites.film import encode
+
+from vfc.cache_schema import Key, open_store
+from vfc.cli import app
+from vfc.extract.tiny import write_tiny_vit
+from vfc.heads.fit import load_weights
+from vfc.heads.methods import fsar
+from vfc.heads.tasks.fewshot import Batch
+
+CLASSES = ("hop", "jump", "run", "sit", "stand", "walk")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips of six classes with splits, a tiny model, a store of one layer and a trained run."""
+    folder = tmp_path_factory.mktemp("place")
+    rows = ["path,label,split"]
+    for number, label in enumerate(CLASSES):
+        for clip in range(3):
+            path = folder / "videos" / label / f"{clip}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            encode(path, count=10, seed=10 * number + clip)
+            rows.append(f"{label}/{clip}.mp4,{label},{('train', 'val', 'test')[number // 2]}")
+    (folder / "videos" / "all.csv").write_text("\n".join(rows) + "\n")
+    write_tiny_vit(folder / "model")
+    line = f"extract --model image --checkpoint {folder}/model --layer 2 --keep visual --videos {folder}/videos/all.csv"
+    assert app.run([*line.split(), "--out", str(folder / "store"), "--progress", "none"]) == 0
+    line = f"train-head fsar --cache {folder}/store --way 2 --train-queries 2 --tasks 10 --out {folder}/run"
+    sizes = (
+        "--dim 16 --down-hidden 12 --ffn-dim 20 --attention-heads 2 --mode inductive --steps 4 --device cpu --val-tasks 5"
+    )
+    assert app.run([*line.split(), *sizes.split(), "--progress", "none"]) == 0
+    for label in CLASSES[4:]:
+        shutil.copytree(folder / "videos" / label, folder / "support" / label)
+        (folder / "support" / label / "2.mp4").unlink()
+    return folder
+
+
+def read(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    capsys.readouterr()
+    code = app.run([*arguments, "--json", "--progress", "none"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def line(place: Path, out: Path) -> list[str]:
+    given = {"head": place / "run", "support": place / "support", "checkpoint": place / "model", "out": out}
+    query = place / "videos" / "stand" / "2.mp4"
+    return [
+        "predict",
+        *(word for name, value in given.items() for word in (f"--{name}", str(value))),
+        "--query",
+        str(query),
+    ]
+
+
+def test_new_clips_are_scored_as_the_head_scores_the_store(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, found = read(capsys, *line(place, tmp_path / "p"))
+    assert code == 0, found
+    (row,) = found["predictions"]
+    assert row["query"].endswith("stand/2.mp4")
+    settings = json.loads((place / "run" / "config.json").read_text())["config"]["head"]
+    with open_store(place / "store") as reader, torch.no_grad():
+        names = ["stand/0.mp4", "stand/1.mp4", "walk/0.mp4", "walk/1.mp4", "stand/2.mp4"]
+        frames = torch.stack([torch.from_numpy(reader.read(Key("video", name), "layer2.visual")) for name in names])
+        head = fsar.Head(fsar.Config(**settings), {"visual": reader.spec("video", "layer2.visual")}).eval()
+        load_weights(head, place / "run" / "head.safetensors")
+        support, query = torch.tensor([[[0, 1], [2, 3]]]), torch.tensor([[4]])
+        shares = head.scores(Batch({"visual": frames}, support, query, query)).softmax(dim=-1)[0, 0]
+    assert row["shares"] == pytest.approx({"stand": shares[0].item(), "walk": shares[1].item()}, abs=1e-6)
+    assert row["class"] == max(row["shares"], key=row["shares"].get)
+    assert app.run([*line(place, tmp_path / "p"), "--progress", "none"]) == 0
+    assert "share" in capsys.readouterr().out
+
+
+def test_what_it_refuses(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*changed: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = app.run([*line(place, tmp_path / "q"), *changed, "--progress", "none"])
+        return code, capsys.readouterr().err
+
+    code, shown = told("--head", str(tmp_path))
+    assert (code, "so it is no finished training" in shown) == (2, True)
+    code, shown = told("--support", str(tmp_path / "nowhere"))
+    assert (code, f"There is no {tmp_path / 'nowhere'}." in shown) == (2, True)
+    write_tiny_vit(tmp_path / "other", seed=1)
+    code, shown = told("--checkpoint", str(tmp_path / "other"), "--out", str(tmp_path / "r"))
+    assert (code, "were not made as those that the head was trained on: checkpoint.digest" in shown) == (5, True)
+    shutil.copytree(place / "support", tmp_path / "uneven")
+    (tmp_path / "uneven" / "walk" / "1.mp4").unlink()
+    code, shown = told("--support", str(tmp_path / "uneven"), "--out", str(tmp_path / "s"))
+    assert (code, "The labelled clips are 2 of 'stand', 1 of 'walk'." in shown) == (2, True)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    code, shown = told("--query", str(tmp_path / "broken.mp4"), "--out", str(tmp_path / "t"))
+    assert (code, "of the query clips could not be read" in shown) == (2, True)
