@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Final, cast
 
 import av
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from .packets import Keyframe, PacketIndex
+
+_FEW: Final = 16
 
 
 class Doubt(Exception):
@@ -35,30 +39,44 @@ def decode_at(
     # H.264 marks pictures that no other picture leans on (nal_ref_idc 0), so leaving them out changes nothing else.
     # HEVC's mark only holds within one temporal layer, and the others have none.
     droppable = codec.codec.canonical_name == "h264"
-    targets = set(wanted)
-    packets: Iterator[Packet[VideoStream]] = iter(())
-    reached: int | None = None
-    waiting = iter(wanted)
-    target = next(waiting, None)
-    while target is not None:
-        key = index.governing(target)
-        if reached is None or key.pts > reached:
-            packets = _seek(container, video, key)
-            reached = key.pts
-        packet = next(packets, None)
-        if packet is None:
-            raise Doubt
-        if packet.is_keyframe and packet.pts is not None:
-            reached = max(reached, packet.pts)
-        if droppable:
-            codec.skip_frame = "NONREF" if packet.size and packet.pts not in targets else "DEFAULT"
-        for frame in codec.decode(packet if packet.size else None):
+    for key, targets in _runs(index, wanted):
+        waiting = iter(targets)
+        target = next(waiting, None)
+        for frame in _decode_run(codec, _seek(container, video, key), set(targets), droppable):
             if target is None or frame.pts is None or frame.pts < target:
                 continue
             if frame.pts > target or frame.is_corrupt:
                 raise Doubt
             yield frame
             target = next(waiting, None)
+        if target is not None:
+            raise Doubt
+
+
+def _runs(index: PacketIndex, wanted: Sequence[int]) -> list[tuple[Keyframe, list[int]]]:
+    """Where to seek, and what to decode from there on: one seek for all that lies close together."""
+    runs: list[tuple[Keyframe, list[int]]] = []
+    for target in wanted:
+        key = index.governing(target)
+        if runs and index.frames_between(runs[-1][1][-1], key.pts) <= _FEW:
+            runs[-1][1].append(target)
+        else:
+            runs.append((key, [target]))
+    return runs
+
+
+def _decode_run(
+    codec: VideoCodecContext, packets: Iterator[Packet[VideoStream]], targets: set[int], droppable: bool
+) -> Iterator[VideoFrame]:
+    """Frames from the first packet on, until all packets of `targets` are in; then what the decoder still holds."""
+    for packet in packets:
+        if not packet.size or not targets:
+            break
+        if droppable:
+            codec.skip_frame = "DEFAULT" if packet.pts in targets else "NONREF"
+        yield from codec.decode(packet)
+        targets.discard(cast(int, packet.pts))
+    yield from codec.decode(None)
 
 
 def _seek(container: InputContainer, video: VideoStream, key: Keyframe) -> Iterator[Packet[VideoStream]]:

@@ -47,6 +47,10 @@ class PacketIndex:
         """
         return self.keyframes[bisect.bisect_right(self.keyframes, pts, key=lambda k: k.pts) - 1]
 
+    def frames_between(self, earlier: int, later: int) -> int:
+        """How many frames are shown after `earlier` and before `later`; not above 0 where `later` comes first."""
+        return bisect.bisect_left(self.pts, later) - bisect.bisect_right(self.pts, earlier)
+
 
 def packet_index(container: InputContainer, video: VideoStream) -> PacketIndex | None:
     """The index of `video`, or None where packets alone do not tell which frames a decoder delivers.

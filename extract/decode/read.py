@@ -55,7 +55,7 @@ def read_clip(
     name: str = "",
     start_seconds: float | None = None,
     end_seconds: float | None = None,
-    threads: int = 1,
+    threads: int = 0,
 ) -> Clip:
     """Decode, in this process, the frames of `path` that `rule` chooses.
 
@@ -80,7 +80,7 @@ def read_clip(
     return read_job(job, threads)
 
 
-def read_job(job: Job, threads: int = 1) -> Clip:
+def read_job(job: Job, threads: int = 0) -> Clip:
     """`read_clip` with its arguments in one value."""
     with _opened(job) as (container, video):
         index = packet_index(container, video)

@@ -56,7 +56,7 @@ def _listen(fd: int, jobs: queue.SimpleQueue[dict[str, Any]]) -> None:
 
 def _serve(message: dict[str, Any], fd: int) -> None:
     try:
-        clip = read_job(job_from_json(message))
+        clip = read_job(job_from_json(message), threads=1)  # the other cores belong to the other workers
     except VfcError as error:
         send(fd, {"failed": error.problem})
     except MemoryError:

@@ -154,11 +154,11 @@ def test_a_decoder_that_leaves_by_itself(film: Path, monkeypatch: pytest.MonkeyP
         "import os, sys\n"
         "import vfc.extract.decode.worker as worker\n"
         "inner = worker.read_job\n"
-        "def read_job(job):\n"
+        "def read_job(job, threads):\n"
         "    if job.name == 'leave':\n"
         "        print('the library says goodbye', file=sys.stderr, flush=True); os._exit(7)\n"
         "    print('chatter on standard output')\n"
-        "    return inner(job)\n"
+        "    return inner(job, threads)\n"
         "worker.read_job = read_job\n"
         "worker.main(int(sys.argv[1]), int(sys.argv[2]))\n"
     )
