@@ -65,62 +65,83 @@ def parse_projection(text: str) -> tuple[str, int]:
     return found[1], int(found[2])
 
 
-def fit_projection(text: str, sample: Iterable[Array], width: int, *, seed: int = 0) -> Projection:
-    """Fit on the rows of a sample of records, one record in memory at a time.
+class Fitting:
+    """A projection in the making: the rows of one record after the other, then the fit.
 
     `pca`: the leading eigenvectors of the covariance of all rows, the sign of each such that its largest entry is
-    positive. `random`: the Q of a seeded Gaussian matrix; the sample serves to measure what it keeps.
-
-    Args:
-        text: `pca:<d>` or `random:<d>`.
-        sample: Arrays `[..., D]`, float32.
-        width: D.
-        seed: Of the random projection.
-
-    Raises:
-        BadInput: fewer rows in the sample than dimensions asked of a pca.
+    positive. `random`: the Q of a seeded Gaussian matrix; the rows serve to measure what it keeps.
     """
-    rule, wanted = parse_projection(text)
-    if rule == "random":
-        return _random(sample, width, wanted, seed)
-    count, shift = 0, np.zeros(width)
-    total, squares = np.zeros(width), np.zeros((width, width))
+
+    def __init__(self, text: str, width: int, *, seed: int = 0) -> None:
+        """Begin `pca:<d>` or `random:<d>` of rows `[width]`; `seed` is of the random projection.
+
+        Raises:
+            BadInput: neither of the two.
+        """
+        self._rule, self._wanted = parse_projection(text)
+        self._text, self._width, self._seed = text, width, seed
+        self._rows = 0
+        if self._rule == "random":
+            self._basis = _random_basis(width, self._wanted, seed)
+            self._kept = self._whole = 0.0
+        else:
+            self._shift, self._total = np.zeros(width), np.zeros(width)
+            self._squares = np.zeros((width, width))
+
+    def add(self, values: Array) -> None:
+        """Take in the rows of one record, float32 `[..., D]`."""
+        rows = values.reshape(-1, self._width)
+        if self._rule == "random":
+            self._whole += float(np.square(rows, dtype=np.float64).sum())
+            self._kept += float(np.square(rows @ self._basis, dtype=np.float64).sum())
+        else:
+            rows = rows.astype(np.float64)
+            if not self._rows and len(rows):
+                # Moments are taken about a typical point: a few channels are far from zero and would eat the digits.
+                self._shift = rows.mean(axis=0)
+            rows -= self._shift
+            self._total += rows.sum(axis=0)
+            self._squares += rows.T @ rows
+        self._rows += len(rows)
+
+    def finished(self) -> Projection:
+        """The projection.
+
+        Raises:
+            BadInput: fewer rows than dimensions asked of a pca.
+        """
+        about: dict[str, Json] = {"rule": self._text, "rows": self._rows}
+        if self._rule == "random":
+            about |= {"seed": self._seed, "explained": self._kept / self._whole if self._whole > 0 else 1.0}
+            return Projection(np.zeros(self._width, np.float32), self._basis, about)
+        wanted = self._wanted
+        if self._rows < wanted:
+            raise BadInput(
+                f"A {self._text} cannot be fitted on {self._rows} rows.",
+                "Ask for fewer dimensions, or extract more first.",
+            )
+        offset = self._total / self._rows
+        variances, vectors = np.linalg.eigh(self._squares / self._rows - np.outer(offset, offset))
+        basis = vectors[:, ::-1][:, :wanted]
+        basis = basis * np.where(basis[np.abs(basis).argmax(axis=0), np.arange(wanted)] < 0, -1, 1)
+        kept, whole = variances[::-1][:wanted].clip(0).sum(), variances.clip(0).sum()
+        about["explained"] = float(kept / whole) if whole > 0 else 1.0
+        return Projection((self._shift + offset).astype(np.float32), basis.astype(np.float32), about)
+
+
+def fit_projection(text: str, sample: Iterable[Array], width: int, *, seed: int = 0) -> Projection:
+    """Fit on the rows of a sample of records `[..., D]`, one record in memory at a time; see `Fitting`."""
+    fitting = Fitting(text, width, seed=seed)
     for values in sample:
-        rows = values.reshape(-1, width).astype(np.float64)
-        if not count and len(rows):
-            # The moments are taken about a typical point: a few channels are far from zero and would eat the digits.
-            shift = rows.mean(axis=0)
-        rows -= shift
-        count += len(rows)
-        total += rows.sum(axis=0)
-        squares += rows.T @ rows
-    if count < wanted:
-        raise BadInput(
-            f"A {text} cannot be fitted on {count} rows.", "Ask for fewer dimensions, or extract more first."
-        )
-    offset = total / count
-    variances, vectors = np.linalg.eigh(squares / count - np.outer(offset, offset))
-    basis = vectors[:, ::-1][:, :wanted]
-    basis = basis * np.where(basis[np.abs(basis).argmax(axis=0), np.arange(wanted)] < 0, -1, 1)
-    kept, whole = variances[::-1][:wanted].clip(0).sum(), variances.clip(0).sum()
-    about: dict[str, Json] = {"rule": text, "rows": count, "explained": float(kept / whole) if whole > 0 else 1.0}
-    return Projection((shift + offset).astype(np.float32), basis.astype(np.float32), about)
+        fitting.add(values)
+    return fitting.finished()
 
 
-def _random(sample: Iterable[Array], width: int, wanted: int, seed: int) -> Projection:
+def _random_basis(width: int, wanted: int, seed: int) -> npt.NDArray[np.float32]:
     gaussian = np.random.default_rng(seed).standard_normal((width, wanted))
     basis, triangle = np.linalg.qr(gaussian)
     # Without this the signs are LAPACK's choice; with it the basis is uniform over all of them.
-    basis = (basis * np.where(np.diag(triangle) < 0, -1, 1)).astype(np.float32)
-    count, kept, whole = 0, 0.0, 0.0
-    for values in sample:
-        rows = values.reshape(-1, width)
-        count += len(rows)
-        whole += float(np.square(rows, dtype=np.float64).sum())
-        kept += float(np.square(rows @ basis, dtype=np.float64).sum())
-    about: dict[str, Json] = {"rule": f"random:{wanted}", "seed": seed, "rows": count}
-    about["explained"] = kept / whole if whole > 0 else 1.0
-    return Projection(np.zeros(width, np.float32), basis, about)
+    return (basis * np.where(np.diag(triangle) < 0, -1, 1)).astype(np.float32)
 
 
 def projection_path(store_root: Path, array: str) -> Path:

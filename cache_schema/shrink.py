@@ -27,6 +27,8 @@ FRAME_MAJOR: Final = "frame-major"
 CLS_FIRST: Final = "frame-major, cls first in frame"
 RAGGED_GRID: Final = "ragged grid"
 _FRAMES: Final = (FRAME_MAJOR, CLS_FIRST)
+_STATED: Final = ", grid "
+"""Between the layout of tokens per frame and their rows x columns, where a layout says them."""
 
 
 @dataclass(frozen=True)
@@ -102,15 +104,17 @@ def pooled_spec(spec: ArraySpec, pool: str, grid: str = "") -> ArraySpec:
     cells = _pool_grid(pool)
     if spec.layout == RAGGED_GRID and spec.ragged:
         return spec
-    if len(spec.shape) == 3 and spec.layout in _FRAMES:
+    order = _order(spec)
+    if len(spec.shape) == 3 and order in _FRAMES:
         frames, tokens, width = spec.shape
-        extra = int(spec.layout == CLS_FIRST)
+        extra = int(order == CLS_FIRST)
         if cells is None:
-            return dataclasses.replace(spec, shape=(frames, 2, width) if extra else (frames, width))
+            return dataclasses.replace(spec, shape=(frames, 2, width) if extra else (frames, width), layout=order)
         rows, columns = _token_grid(spec, (tokens or 0) - extra, grid)
         if cells[0] > rows or cells[1] > columns:
             raise _cannot(spec, pool, f"its frames have {rows}x{columns} tokens")
-        return dataclasses.replace(spec, shape=(frames, cells[0] * cells[1] + extra, width))
+        layout = order if order == spec.layout else f"{order}, grid {cells[0]}x{cells[1]}"
+        return dataclasses.replace(spec, shape=(frames, cells[0] * cells[1] + extra, width), layout=layout)
     if cells is None and len(spec.shape) == 2 and not spec.layout.startswith("cls first"):
         return dataclasses.replace(spec, shape=spec.shape[1:], layout="")
     raise _cannot(spec, pool, f"its layout is {spec.layout!r} with {len(spec.shape)} axes")
@@ -146,7 +150,7 @@ def pool_values(values: Array, spec: ArraySpec, pool: str, grid: str = "", token
         if not len(values):
             raise RecordRejected(f"Array {spec.name!r} of this record has no rows.", "Leave the video out.")
         return np.asarray(values.mean(axis=0, dtype=np.float32))
-    extra = int(spec.layout == CLS_FIRST)
+    extra = int(_order(spec) == CLS_FIRST)
     tokens = values[:, extra:]
     if cells is None:
         mean = tokens.mean(axis=1, keepdims=True, dtype=np.float32)
@@ -228,12 +232,21 @@ def _record_grid(values: Array, spec: ArraySpec, token_grid: Sequence[int]) -> t
     return frames, rows, columns
 
 
+def _order(spec: ArraySpec) -> str:
+    """The layout without the grid of tokens that it may state."""
+    return spec.layout.partition(_STATED)[0]
+
+
+def _stated_grid(spec: ArraySpec) -> str:
+    return spec.layout.partition(_STATED)[2]
+
+
 def _token_grid(spec: ArraySpec, tokens: int, grid: str) -> tuple[int, int]:
-    given = _grid(grid, "--grid")
+    given = _grid(grid or _stated_grid(spec), "--grid")
     side = math.isqrt(tokens)
     rows, columns = given or (side, side)
     if rows * columns != tokens:
-        wanted = f"grid of {grid}" if given else "square"
+        wanted = f"grid of {given[0]}x{given[1]}" if given else "square"
         raise BadInput(
             f"Array {spec.name!r} has {tokens} tokens per frame, which is no {wanted}.",
             "Give their rows and columns with --grid, for example --grid 8x14.",

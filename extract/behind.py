@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
@@ -11,10 +12,10 @@ from typing import Final, Protocol
 from vfc.cache_schema.errors import RecordRejected
 from vfc.cache_schema.record import Key, Record
 
-from .failures import Failed, FailureList, stamp
+from .failures import Failed, FailureList
 
 PATIENCE: Final = 8
-"""So many records lost in a row to errors that are not a decoder's, and none kept: that is no bad video."""
+"""So many videos (or texts) lost in a row to errors that are not a decoder's, and none kept: that is no bad video."""
 
 
 class Writer(Protocol):
@@ -32,10 +33,14 @@ class Writer(Protocol):
 
 @dataclass(frozen=True)
 class Made:
-    """A finished record and the file it came from."""
+    """A finished record and the file it came from.
+
+    `wait`: for arrays that are still on their way to the host, before it is put; None where they are there.
+    """
 
     record: Record
     source: Path | None = None
+    wait: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -153,11 +158,11 @@ class Behind:
             self._list(lost)
             return
         self._suspects.append(lost)
-        if len(self._suspects) >= PATIENCE:
+        if len({suspect.key.name for suspect in self._suspects}) >= PATIENCE:
             raise _cause(lost)
 
     def _list(self, lost: Lost) -> None:
-        self._failures.append(Failed(lost.key.kind, lost.key.name, lost.reason, *stamp(lost.source)))
+        self._failures.append(Failed.of(lost.key, lost.reason, lost.source))
         # Without its cause, whose traceback would hold on to the tensors of the video.
         self.lost.append(replace(lost, cause=None))
 

@@ -44,7 +44,21 @@ class ExtractConfig:
         metadata=_shown("Input", "Which frames: tsn-centre, tsn-random, linspace, stride:n, fps:x, all ..."),
     )
     num_frames: int = field(default=8, metadata=_shown("Input", "Frames per video"))
-    seed: int = field(default=0, metadata=_shown("Input", "Seed of --frames tsn-random"))
+    views: tuple[str, ...] = field(
+        default=(),
+        metadata=_shown(
+            "Input",
+            "Further views beside the clean one: three-crops, clips:n (in time), augment:n",
+            metavar="VIEWS,...",
+        ),
+    )
+    flip: bool = field(
+        default=True,
+        metadata=_shown("Input", "Whether --views augment may mirror; not where left and right tell classes apart"),
+    )
+    seed: int = field(
+        default=0, metadata=_shown("Input", "Seed of --frames tsn-random, --views augment and --project random")
+    )
     stream: int | None = field(
         default=None, metadata=_shown("Input", "Index of the video stream in the file; default: the container's best")
     )
@@ -57,6 +71,28 @@ class ExtractConfig:
         metadata=_shown(
             "Input", "Text with {label} to fill every text into; may be given again", metavar="TEXT", commas=False
         ),
+    )
+    prompt: tuple[str, ...] = field(
+        default=(),
+        metadata=_shown(
+            "Input",
+            "What a language model is asked about each video: unknown (default), unknown-temporal, "
+            "unknown-interaction, known-support, known-query",
+            metavar="ID,...",
+        ),
+    )
+    prompt_text: tuple[str, ...] = field(
+        default=(),
+        metadata=_shown(
+            "Input",
+            "A prompt in your words, may hold {label} or {options}; may be given again",
+            metavar="[NAME=]TEXT",
+            commas=False,
+        ),
+    )
+    episodes: Path | None = field(
+        default=None,
+        metadata=_shown("Input", "Episode list of vfc episodes, whose options fill {options} for its query videos"),
     )
 
     model: str = field(
@@ -72,14 +108,14 @@ class ExtractConfig:
         default=(), metadata=_shown("Model", "Layers of the text tower to keep", metavar="LAYER,...")
     )
     keep: tuple[str, ...] = field(
-        default=(), metadata=_shown("Model", "Streams to keep: frames, visual, embedding, text", metavar="STREAM,...")
+        default=(), metadata=_shown("Size", "Streams to keep: frames, visual, embedding, text", metavar="STREAM,...")
     )
     cut_texts: bool = field(
         default=False,
         metadata=_shown("Model", "Cut texts that are longer than the text tower takes, instead of refusing them"),
     )
     dtype: Literal["fp32", "fp16", "bf16", "int8"] | None = field(
-        default=None, metadata=_shown("Model", "Storage dtype; default: the family's")
+        default=None, metadata=_shown("Size", "Storage dtype; default: the family's")
     )
     compute_dtype: Literal["fp32", "fp16", "bf16"] | None = field(
         default=None, metadata=_shown("Model", "Dtype of the forward; default: the weights'")
@@ -87,11 +123,33 @@ class ExtractConfig:
     attention: Literal["eager", "sdpa", "flash_attention_2"] | None = field(
         default=None, metadata=_shown("Model", "Attention implementation; default: the library's choice")
     )
+    max_pixels: int | None = field(
+        default=None, metadata=_shown("Model", "Most pixels of a video after resizing, for Qwen; default: the weights'")
+    )
+    plan: Literal["serial", "packed", "batched", "single"] | None = field(
+        default=None,
+        metadata=_shown(
+            "Model",
+            "How the prompts of a video run: serial (deterministic mode) or packed (fast) behind a shared prefix, "
+            "batched, or single: each a whole forward",
+        ),
+    )
     mode: Literal["deterministic", "fast"] | None = field(
         default=None,
         metadata=_shown(
             "Model", "deterministic: equal bit for bit whatever the ranks and resumes (default on a CPU); fast: batched"
         ),
+    )
+
+    pool: str = field(
+        default="", metadata=_shown("Size", "Mean over the visual tokens of a frame: onto a grid like 4x4, or mean")
+    )
+    project: str = field(
+        default="",
+        metadata=_shown("Size", "pca:1024 or random:256: features onto so many dimensions, fitted once and kept"),
+    )
+    fit_records: int = field(
+        default=256, metadata=_shown("Size", "Videos that --project is fitted on, the first by hash of the name")
     )
 
     out: Path = field(default=Path("store"), metadata=_shown("Output", "The store to make or to go on with"))
@@ -129,7 +187,7 @@ class ExtractConfig:
     world_size: int | None = field(default=None, metadata=_shown("Performance", "How many processes share the work"))
 
     def __post_init__(self) -> None:
-        least = {"num_frames": 1, "batch": 1, "threads": 1, "decode_workers": 1}
+        least = {"num_frames": 1, "batch": 1, "threads": 1, "decode_workers": 1, "fit_records": 1, "max_pixels": 1}
         above = ("part_mb", "part_seconds", "seconds_per_video")
         for name, lowest in least.items():
             value = getattr(self, name)
@@ -143,6 +201,8 @@ class ExtractConfig:
                 f"--batch {self.batch} contradicts --mode deterministic, which forwards every video alone.",
                 "Leave --batch out, or give --mode fast.",
             )
+        if self.plan in ("packed", "batched") and self.mode == "deterministic":
+            raise not_deterministic(self.plan)
         if self.template and self.texts is None:
             raise BadInput("--template is given without --texts.", "Say what to fill in: --texts FILE or classes.")
 
@@ -153,6 +213,14 @@ class PlanConfig(ExtractConfig):
 
     calibrate: bool = field(
         default=True, metadata=_shown("Plan", "Decode and forward a few of the videos to estimate time and memory")
+    )
+
+
+def not_deterministic(plan: str) -> BadInput:
+    """What is wrong with `packed` and `batched` in deterministic mode."""
+    return BadInput(
+        f"--plan {plan} contradicts deterministic mode (the default on a CPU), where prompts do not run together.",
+        "Leave --plan out, or give --mode fast.",
     )
 
 

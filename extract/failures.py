@@ -17,9 +17,10 @@ from vfc.cache_schema.record import Key
 
 @dataclass(frozen=True)
 class Failed:
-    """One record that could not be made: its kind and name, the reason, and the file as it was then.
+    """One record that could not be made: its key, the reason, and the file as it was then.
 
     `size` in bytes and `mtime_ns` in nanoseconds are those of the source file; both -1 where there is no file.
+    `prompt` is the template's id where the prompt itself could not be filled.
     """
 
     kind: str
@@ -27,6 +28,18 @@ class Failed:
     reason: str
     size: int = -1
     mtime_ns: int = -1
+    view: int = 0
+    prompt: str = ""
+
+    @classmethod
+    def of(cls, key: Key, reason: str, source: Path | None) -> Failed:
+        """The failure to make the record of that key from a file as it is now."""
+        return cls(key.kind, key.name, reason, *stamp(source), key.view, key.prompt)
+
+    @property
+    def key(self) -> Key:
+        """Of the record."""
+        return Key(self.kind, self.name, self.view, self.prompt)
 
 
 def stamp(path: Path | None) -> tuple[int, int]:
@@ -48,7 +61,9 @@ class KnownFailures:
         """The failure listed for a record whose file is still as it was then, or None."""
         now = stamp(path)
         found = self.listed.get((key.kind, key.name), ())
-        return next((failed for failed in reversed(found) if (failed.size, failed.mtime_ns) == now), None)
+        return next(
+            (failed for failed in reversed(found) if failed.key == key and (failed.size, failed.mtime_ns) == now), None
+        )
 
 
 def read_failures(store: Path) -> KnownFailures:
@@ -58,6 +73,7 @@ def read_failures(store: Path) -> KnownFailures:
         for line in path.read_text("utf-8", errors="replace").split("\n"):
             try:
                 failed = Failed(**json.loads(line))
+                failed.key  # noqa: B018
             except (ValueError, TypeError):
                 continue
             found[failed.kind, failed.name] = (*found.get((failed.kind, failed.name), ()), failed)

@@ -1,57 +1,90 @@
-"""From decoded clips and texts to records: pixels in threads, the forward here, one bad video at a time.
+"""The forward: what is ready goes through the model, a batch at a time, and comes out as records.
 
-Whatever a video does to the pixels or the model costs that video, save for errors after which no other can succeed:
-memory that is not there, a device that has given up.
+Whatever a video does to the model costs that video, and whatever a prompt does that prompt, save for errors after
+which nothing else can succeed: memory that is not there, a device that has given up.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Final
 
-import numpy.typing as npt
 import torch
 
-from vfc.cache_schema.errors import Refused, VfcError
+from vfc.cache_schema.errors import RecordRejected, Refused, VfcError
 from vfc.cache_schema.record import Json, Key, Record
 
-from .backbone import Backbone, TextBackbone
+from .backbone import Backbone, Encoded, PromptedBackbone, TextBackbone
 from .behind import Lost, Made
-from .clock import Clock
-from .collection import Video
+from .carry import Carrier, Fetched
 from .config import ExtractConfig
-from .decode import Clip, Decoders, Failure, Job
 from .numerics import Mode
-from .texts import Text
 
-PIXEL_THREADS: Final = max(1, min(4, (os.cpu_count() or 1) // 2))
 FAST_BATCH: Final = 8
+SORTED_OVER: Final = 2
+"""So many batches are collected and cut by length, that little of a batch is padding."""
 
-Item = TypeVar("Item")
-Encode = Callable[[Sequence[Mapping[str, torch.Tensor]]], list[dict[str, torch.Tensor]]]
+Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One prompt of one video: the key of its record, tensors on the CPU, what the record will remember."""
+
+    key: Key
+    tensors: Tensors
+    metadata: Mapping[str, Json]
 
 
 @dataclass(frozen=True)
 class Ready:
-    """What a forward takes: tensors on the CPU, and what the record will remember."""
+    """What a forward takes: tensors on the CPU, and what the record will remember.
+
+    `own`: whether the record `key` is wanted, and not only those of the prompts. `asked`: the prompts. `leading`: a
+    prompt that goes first though its record is not wanted, where the plan takes the video's own record from it.
+    """
 
     key: Key
-    tensors: Mapping[str, torch.Tensor]
+    tensors: Tensors
     metadata: Mapping[str, Json]
     source: Path | None = None
+    own: bool = True
+    asked: tuple[Asked, ...] = ()
+    leading: Tensors | None = None
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """Of the records that are wanted."""
+        return (*((self.key,) if self.own else ()), *(one.key for one in self.asked))
+
+    @property
+    def length(self) -> int:
+        """Tokens of its row; 0 where all rows are of one length."""
+        return len(self.tensors["ids"]) if "ids" in self.tensors else 0
 
 
-def decode_workers(config: ExtractConfig) -> int:
-    """How many processes decode: as asked, else one per core, 8 at most."""
-    return config.decode_workers or min(8, os.cpu_count() or 1)
+Encode = Callable[[Sequence[Ready]], list[Encoded]]
+
+
+def of_texts(backbone: TextBackbone) -> Encode:
+    """The forward of texts."""
+    return lambda batch: [Encoded(made, ()) for made in backbone.encode_texts([item.tensors for item in batch])]
+
+
+def of_videos(backbone: Backbone) -> Encode:
+    """The forward of videos, and of their prompts where the model takes any."""
+    if isinstance(backbone, PromptedBackbone):
+        return lambda batch: _prompted(backbone, batch)
+    return lambda batch: [Encoded(made, ()) for made in backbone.encode_videos([item.tensors for item in batch])]
+
+
+def _prompted(backbone: PromptedBackbone, batch: Sequence[Ready]) -> list[Encoded]:
+    extra = [() if item.leading is None else (item.leading,) for item in batch]
+    prompts = [(*first, *(one.tensors for one in item.asked)) for first, item in zip(extra, batch, strict=True)]
+    made = backbone.encode_prompted([item.tensors for item in batch], prompts, visual=[item.own for item in batch])
+    return [replace(one, prompted=one.prompted[len(first) :]) for first, one in zip(extra, made, strict=True)]
 
 
 def batch_size(config: ExtractConfig, mode: Mode) -> int:
@@ -59,102 +92,68 @@ def batch_size(config: ExtractConfig, mode: Mode) -> int:
     return 1 if mode == "deterministic" else config.batch or FAST_BATCH
 
 
-def job_of(config: ExtractConfig, video: Video) -> Job:
-    """What a decoder is asked for one video."""
-    return Job(
-        video.name,
-        video.path,
-        config.frames,
-        config.num_frames,
-        config.stream,
-        config.seed,
-        video.start_seconds,
-        video.end_seconds,
-    )
+def batches(items: Iterable[Ready | Lost], size: int) -> Iterator[list[Ready] | Lost]:
+    """Batches of videos of like length, and what is lost as it comes."""
+    waiting: list[Ready] = []
+    for item in items:
+        if isinstance(item, Lost):
+            yield item
+            continue
+        waiting.append(item)
+        if len(waiting) == (size if size == 1 else SORTED_OVER * size):
+            yield from _cut(waiting, size)
+            waiting = []
+    yield from _cut(waiting, size)
 
 
-@contextmanager
-def decoded(
-    jobs: Sequence[Job], workers: int, seconds_per_video: float
-) -> Iterator[Iterator[tuple[Job, Clip | Failure]]]:
-    """Each job with its clip, decoded ahead in processes that are gone when this is left, however it is left."""
-    clips = Decoders(workers, seconds_per_video).clips(jobs, ahead=2 * workers)
-    try:
-        yield clips
-    finally:
-        cast("Generator[object]", clips).close()
+def _cut(items: Sequence[Ready], size: int) -> Iterator[list[Ready]]:
+    in_order = sorted(items, key=lambda item: item.length)
+    for start in range(0, len(in_order), size):
+        yield in_order[start : start + size]
 
 
-def ready_video(backbone: Backbone, job: Job, clip: Clip | Failure) -> Ready | Lost:
-    """A decoded clip as the forward takes it; the record will name the very bytes of the file it came from.
+def forward(encode: Encode, batch: Sequence[Ready], carrier: Carrier | None = None) -> list[Made | Lost]:
+    """The records of a batch, in its order, each video's own before those of its prompts.
 
-    Raises:
-        Refused: out of memory.
-    """
-    key = Key("video", job.name)
-    if isinstance(clip, Failure):
-        return Lost(key, clip.reason, job.path)
-    try:
-        prepared = backbone.pixels(clip)
-        metadata = {**clip.metadata(), **prepared.metadata, "file": file_identity(job.path)}
-    except Exception as error:
-        return lost(key, error, job.path)
-    return Ready(key, prepared.tensors, metadata, job.path)
-
-
-def ready_text(backbone: TextBackbone, text: Text) -> Ready | Lost:
-    """A text as the forward takes it.
-
-    Raises:
-        Refused: out of memory.
-    """
-    try:
-        prepared = backbone.tokens(text.text)
-    except Exception as error:
-        return lost(text.key, error, None)
-    return Ready(text.key, prepared.tensors, {**prepared.metadata, "label": text.label, "template": text.template})
-
-
-def in_threads(
-    items: Iterator[Item], work: Callable[[Item], Ready | Lost], pool: ThreadPoolExecutor, ahead: int, clock: Clock
-) -> Iterator[Ready | Lost]:
-    """`work` of every item, in order, at most `ahead` of them under way or waiting."""
-    waiting: deque[Future[Ready | Lost]] = deque()
-    for item in clock.each("decode", items):
-        waiting.append(pool.submit(work, item))
-        if len(waiting) > ahead:
-            with clock.counts("pixels"):
-                done = waiting.popleft().result()
-            yield done
-    while waiting:
-        with clock.counts("pixels"):
-            done = waiting.popleft().result()
-        yield done
-
-
-def forward(encode: Encode, batch: Sequence[Ready]) -> list[Made | Lost]:
-    """The records of a batch, in its order. A batch that fails is tried again one by one.
+    A batch that fails is tried again one by one; a video that is refused with its prompts, prompt by prompt.
 
     Raises:
         Refused: out of memory.
         torch.AcceleratorError: the device has given up.
     """
+    carrier = carrier or Carrier(torch.device("cpu"))
     try:
-        outputs = encode([item.tensors for item in batch])
-        arrays = [{name: host(tensor) for name, tensor in output.items()} for output in outputs]
+        return _records(batch, carrier.run(encode, batch))
     except Exception as error:
         if len(batch) > 1 and not _fatal(error):
-            return [made for item in batch for made in forward(encode, [item])]
-        return [lost(item.key, error, item.source) for item in batch]
-    return [
-        Made(Record(item.key, found, item.metadata), item.source) for item, found in zip(batch, arrays, strict=True)
-    ]
+            return [made for item in batch for made in forward(encode, [item], carrier)]
+        if len(batch) == 1 and batch[0].asked and len(batch[0].keys) > 1 and isinstance(error, RecordRejected):
+            return _prompt_by_prompt(encode, batch[0], carrier)
+        return [lost(key, error, item.source) for item in batch for key in item.keys]
 
 
-def host(tensor: torch.Tensor) -> npt.NDArray[Any]:
-    """A tensor as the store takes it: numpy, bfloat16 as its uint16 bits."""
-    tensor = tensor.detach().contiguous().cpu()
-    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+def _records(batch: Sequence[Ready], outputs: Sequence[Fetched]) -> list[Made | Lost]:
+    found: list[Made | Lost] = []
+    for item, output in zip(batch, outputs, strict=True):
+        if item.own:
+            found.append(Made(Record(item.key, output.video, item.metadata), item.source, output.wait))
+        for one, arrays in zip(item.asked, output.prompted, strict=True):
+            found.append(Made(Record(one.key, arrays, one.metadata), item.source, output.wait))
+    return found
+
+
+def _prompt_by_prompt(encode: Encode, item: Ready, carrier: Carrier) -> list[Made | Lost]:
+    """Each prompt alone; the video's own record comes with the first that succeeds, else without any."""
+    own = item.own
+    found: list[Made | Lost] = []
+    for one in item.asked:
+        alone = replace(item, own=own, asked=(one,))
+        try:
+            found += _records([alone], carrier.run(encode, [alone]))
+            own = False
+        except Exception as error:
+            found.append(lost(one.key, error, item.source))
+    return [*found, *(forward(encode, [replace(item, asked=(), leading=None)], carrier) if own else ())]
 
 
 def lost(key: Key, error: Exception, source: Path | None) -> Lost:
@@ -182,16 +181,3 @@ def _fatal(error: Exception) -> bool:
 
 def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def file_identity(path: Path) -> dict[str, Json]:
-    """Size in bytes and SHA-256 of a file."""
-    status = os.stat(path)
-    return {"size": status.st_size, "sha256": _sha256(path, status.st_size, status.st_mtime_ns)}
-
-
-# Segments of one file follow each other in a collection.
-@functools.lru_cache(maxsize=64)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

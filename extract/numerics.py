@@ -14,6 +14,8 @@ from typing import Final, Literal
 
 import torch
 
+from vfc.cache_schema.errors import BadInput
+
 Mode = Literal["deterministic", "fast"]
 
 THREADS: Final = 4
@@ -24,6 +26,27 @@ fewer would leave most of a larger machine idle."""
 def chosen_mode(mode: Mode | None, device: torch.device) -> Mode:
     """The mode asked for, else `deterministic` on a CPU and `fast` elsewhere."""
     return mode or ("deterministic" if device.type == "cpu" else "fast")
+
+
+def chosen_device(name: str | None, local_rank: int = 0) -> torch.device:
+    """The device asked for; None takes a GPU where there is one, each rank its own, else the CPU.
+
+    Raises:
+        BadInput: a name torch does not know, or a GPU that is not there.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name is None:
+        return torch.device("cuda", local_rank % count) if count else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise BadInput(f"--device {name} is not known.", "Give cpu, cuda, or cuda:1 for the second GPU.")
+    if device.type == "cuda" and (device.index or 0) >= count:
+        there = f"there are {count}, cuda:0 to cuda:{count - 1}" if count else "torch sees none here"
+        raise BadInput(f"--device {name} asks for a GPU, but {there}.", "Leave --device out, or give --device cpu.")
+    return device
 
 
 @contextmanager

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import shutil
-import statistics
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
-
-import torch
 
 from vfc.cache_schema.dtypes import record_bytes
 from vfc.cache_schema.errors import Refused
 from vfc.cache_schema.progress import Progress, Silent
 from vfc.cache_schema.record import ArraySpec, Json
 
-from .behind import Lost, Made
-from .config import ExtractConfig, PlanConfig
-from .decode import Clip, Failure, Job
-from .forward import PIXEL_THREADS, Ready, decode_workers, decoded, forward, job_of, ready_video
+from .calibrate import Calibration, calibrate, estimated, foretold
+from .config import PlanConfig
 from .launch import place
 from .numerics import numerics
-from .work import Work, survey, video_key
-
-CALIBRATED: Final = 4
-"""Videos that a plan decodes and forwards; the first one warms up and is not timed."""
+from .work import Work, survey
 
 _BESIDE: Final = 1024
 """Bytes that keys, metadata and checksums of a record take, roughly."""
@@ -55,23 +46,6 @@ class Kind:
     to_do: int
     record_bytes: int
     total_bytes: int
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What a few videos took: medians in seconds per video, and the most memory in bytes.
-
-    `decode` is of one decoding process, `memory` of this process (0 where the system does not say), `device_memory`
-    of the GPU.
-    """
-
-    videos: int
-    load: float
-    decode: float
-    pixels: float
-    forward: float
-    memory: int
-    device_memory: int
 
 
 @dataclass(frozen=True)
@@ -132,10 +106,11 @@ def plan(config: PlanConfig, progress: Progress | None = None) -> Plan:
     here = place(config.rank, config.world_size)
     work = survey(config, here, progress)
     measured: Calibration | None = None
-    rows: dict[str, float] = {}
-    if config.calibrate and work.videos:
+    rows = foretold(work)
+    if config.calibrate and work.visits:
         with numerics(work.mode, config.threads):
-            measured, rows = _calibrate(config, work, progress)
+            measured, found = calibrate(config, work, progress)
+            rows |= found
     refuse_what_cannot_fit(work, config.out, rows)
     return Plan(
         model=config.model,
@@ -147,7 +122,7 @@ def plan(config: PlanConfig, progress: Progress | None = None) -> Plan:
         free_bytes=free_bytes(config.out),
         world_size=here.world_size,
         calibration=measured,
-        seconds=None if measured is None else _seconds(config, work, measured) / here.world_size + measured.load,
+        seconds=None if measured is None else estimated(config, work, measured) / here.world_size + measured.load,
     )
 
 
@@ -157,12 +132,12 @@ def refuse_what_cannot_fit(work: Work, out: Path, rows: Mapping[str, float] | No
     Args:
         work: What is to do, of all ranks.
         out: Where it goes.
-        rows: Array -> mean rows, for ragged arrays; they count as one row where it is not known.
+        rows: Array -> mean rows, for ragged arrays; they count as one row where it cannot be told.
 
     Raises:
         Refused: with the arithmetic.
     """
-    kinds = [kind for kind in _kinds(work, rows or {}) if kind.to_do]
+    kinds = [kind for kind in _kinds(work, foretold(work) if rows is None else rows) if kind.to_do]
     needed, free = sum(kind.total_bytes for kind in kinds), free_bytes(out)
     if needed > free:
         sums = " + ".join(f"{kind.to_do} {kind.kind} records of {_size(kind.record_bytes)}" for kind in kinds)
@@ -182,7 +157,7 @@ def free_bytes(out: Path) -> int:
 
 
 def _kinds(work: Work, rows: Mapping[str, float]) -> Iterator[Kind]:
-    to_do = {"video": len(work.videos), "text": len(work.texts)}
+    to_do = work.to_make()
     for kind, specs in work.specs.items():
         arrays = tuple(_array(spec, rows) for spec in specs)
         each = sum(array.bytes for array in arrays)
@@ -203,77 +178,6 @@ def _array(spec: ArraySpec, rows: Mapping[str, float]) -> Array:
         return Array(spec.name, spec.dtype, spec.shape, None, record_bytes(spec))
     mean = rows.get(spec.name)
     return Array(spec.name, spec.dtype, spec.shape, mean, record_bytes(spec, round(mean or 1)))
-
-
-def _calibrate(config: ExtractConfig, work: Work, progress: Progress) -> tuple[Calibration | None, dict[str, float]]:
-    """Times and memory of the first videos by hash (the same on every call), and the rows of their ragged arrays."""
-    chosen = sorted(work.videos, key=lambda video: video_key(video).hash128())[:CALIBRATED]
-    progress.begin("calibrate", len(chosen), "videos")
-    clips: list[tuple[Job, Clip | Failure, float]] = []
-    # One process and nothing else at work, so that the time between two clips is that of a decoder.
-    with decoded([job_of(config, video) for video in chosen], 1, config.seconds_per_video) as arriving:
-        watch = _Watch()
-        for job, clip in arriving:
-            clips.append((job, clip, watch.lap()))
-    watch = _Watch()
-    work.backbone.load()
-    load = watch.lap()
-    taken: dict[str, list[float]] = {"decode": [], "pixels": [], "forward": []}
-    made: list[Made] = []
-    for job, clip, decoding in clips:
-        watch = _Watch()
-        item = ready_video(work.backbone, job, clip)
-        pixels = watch.lap()
-        outcome = _forward_one(work, item)
-        if isinstance(outcome, Made):
-            made.append(outcome)
-            for stage, seconds in zip(taken, (decoding, pixels, watch.lap()), strict=True):
-                taken[stage].append(seconds)
-        else:
-            progress.say(f"{job.name} would fail: {outcome.reason}")
-        progress.advance()
-    if not made:
-        progress.say("None of the videos tried could be used, so there is no estimate.")
-        return None, {}
-    medians = {stage: statistics.median(values[1:] or values) for stage, values in taken.items()}
-    on_device = torch.cuda.max_memory_allocated(work.device) if work.device.type == "cuda" else 0
-    measured = Calibration(len(made), load, **medians, memory=_peak_memory(), device_memory=on_device)
-    names = made[0].record.arrays
-    return measured, {name: statistics.mean(len(one.record.arrays[name]) for one in made) for name in names}
-
-
-class _Watch:
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-
-    def lap(self) -> float:
-        """Seconds since it was made or last asked."""
-        began, self._began = self._began, time.perf_counter()
-        return self._began - began
-
-
-def _forward_one(work: Work, item: Ready | Lost) -> Made | Lost:
-    if isinstance(item, Lost):
-        return item
-    with torch.inference_mode():
-        return forward(work.backbone.encode_videos, [item])[0]
-
-
-def _seconds(config: ExtractConfig, work: Work, measured: Calibration) -> float:
-    """The slowest of the stages that run beside each other, for all videos."""
-    slowest = max(measured.decode / decode_workers(config), measured.pixels / PIXEL_THREADS, measured.forward)
-    return slowest * len(work.videos)
-
-
-def _peak_memory() -> int:
-    """The most memory this process has held, in bytes; 0 where the system does not say."""
-    try:
-        import resource
-        import sys
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _size(count: float) -> str:

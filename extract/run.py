@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -22,29 +21,22 @@ from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.record import Json
 from vfc.cache_schema.writer import StoreWriter
 
+from .arriving import arriving, ready_text
 from .backbone import TextBackbone
-from .behind import Behind, Lost
+from .behind import Behind, Lost, Made
+from .carry import Carrier
 from .clock import Clock
 from .config import ExtractConfig as ExtractConfig
 from .failures import FailureList
-from .forward import (
-    PIXEL_THREADS,
-    Encode,
-    Ready,
-    batch_size,
-    decode_workers,
-    decoded,
-    forward,
-    in_threads,
-    job_of,
-    ready_text,
-    ready_video,
-)
+from .fitting import with_projections
+from .forward import Encode, Ready, batch_size, batches, forward, of_texts, of_videos
 from .interrupts import Interrupted, Interrupts
 from .launch import Place, place
 from .numerics import numerics
 from .plan import refuse_what_cannot_fit
+from .shrinking import ShrinkingWriter
 from .summary import Summary as Summary
+from .summary import shown
 from .work import Work, survey
 
 
@@ -82,6 +74,8 @@ class _Run:
         self.worker = config.worker or f"r{here.rank}"
         self.clock = Clock()
         self.interrupts = Interrupts()
+        self.carrier = Carrier(work.device)
+        self.under_way: list[Made | Lost] = []
 
     def run(self) -> Summary:
         """Everything, with the store open."""
@@ -95,24 +89,31 @@ class _Run:
                     self._declare(writer)
                     _annotate(config.out, self.whole.annotations, self.progress)
                     idle = max(config.part_seconds, 0.1)
-                    behind = Behind(writer, failures, proven=bool(self.whole.there), idle_seconds=idle)
-                    self._make(behind)
+                    smaller = ShrinkingWriter(writer, self.work.shrinking)
+                    behind = Behind(smaller, failures, proven=bool(self.whole.there), idle_seconds=idle)
+                    self._make(behind, smaller)
             except Interrupted as stop:
                 signum = stop.signum
         written = writer.bytes_written if writer else 0
-        return _summary(config, self.here, self.work, self.clock, behind, written, signum)
+        return _summary(config, self.here, self.work, self.clock, self.carrier, behind, written, signum)
 
-    def _make(self, behind: Behind) -> None:
+    def _make(self, behind: Behind, smaller: ShrinkingWriter) -> None:
         try:
-            self.work.backbone.load()
+            if self.work.visits or self.work.texts:
+                self.work.backbone.load()
+                smaller.shrinking = with_projections(self.config, self.work, self.progress)
             self.clock = Clock()
             self.progress.begin("extract", self.work.to_do)
+            for lost in self.work.hopeless:
+                behind.put(lost)
+                self._advance(1, behind)
             self._texts(behind)
             self._videos(behind)
             with self.interrupts.shielded(), self.clock.counts("write"):
                 behind.finish()
         except Interrupted:
             self.interrupts.ignore()
+            self._hand_over([], behind)
             behind.finish(judge=False)
             raise
         except BaseException:
@@ -134,50 +135,47 @@ class _Run:
     def _declare(self, writer: StoreWriter) -> None:
         for kind, specs in self.work.specs.items():
             writer.declare(kind, specs)
-        for name, template in self.work.templates.items():
-            writer.bind("template", name, template)
+        for axis, name, content in self.work.axes:
+            writer.bind(axis, name, content)
 
     def _texts(self, behind: Behind) -> None:
         backbone = self.work.backbone
         if self.work.texts:
             assert isinstance(backbone, TextBackbone)
-            self._forward((ready_text(backbone, text) for text in self.work.texts), backbone.encode_texts, behind)
+            self._forward((ready_text(backbone, text) for text in self.work.texts), of_texts(backbone), behind)
 
     def _videos(self, behind: Behind) -> None:
-        backbone, jobs = self.work.backbone, [job_of(self.config, video) for video in self.work.videos]
-        if not jobs:
-            return
-        workers = min(decode_workers(self.config), len(jobs))
-        with (
-            ThreadPoolExecutor(PIXEL_THREADS, "vfc-pixels") as pool,
-            decoded(jobs, workers, self.config.seconds_per_video) as clips,
-        ):
-            items = in_threads(clips, lambda one: ready_video(backbone, *one), pool, 2 * PIXEL_THREADS, self.clock)
-            self._forward(items, backbone.encode_videos, behind)
+        backbone, visits = self.work.backbone, self.work.visits
+        if visits:
+            with arriving(self.config, backbone, visits, self.clock, pin=self.carrier.late) as items:
+                self._forward(items, of_videos(backbone), behind)
 
     def _forward(self, items: Iterator[Ready | Lost], encode: Encode, behind: Behind) -> None:
-        size = batch_size(self.config, self.work.mode)
-        batch: list[Ready] = []
-        for item in items:
-            if isinstance(item, Lost):
-                behind.put(item)
+        for batch in batches(items, batch_size(self.config, self.work.mode)):
+            if isinstance(batch, Lost):
+                behind.put(batch)
                 self._advance(1, behind)
                 continue
-            batch.append(item)
-            if len(batch) == size:
-                self._keep(batch, encode, behind)
-                batch = []
-        if batch:
-            self._keep(batch, encode, behind)
-
-    def _keep(self, batch: list[Ready], encode: Encode, behind: Behind) -> None:
+            with self.interrupts.shielded():
+                with self.clock.counts("forward"), torch.inference_mode():
+                    made = forward(encode, batch, self.carrier)
+                self._hand_over(made, behind)
         with self.interrupts.shielded():
-            with self.clock.counts("forward"), torch.inference_mode():
-                made = forward(encode, batch)
-            with self.clock.counts("write"):
-                for item in made:
-                    behind.put(item)
-            self._advance(len(batch), behind)
+            self._hand_over([], behind)
+
+    def _hand_over(self, made: list[Made | Lost], behind: Behind) -> None:
+        """Give what was made to the writer; on a GPU that of the batch before, while this one is under way."""
+        if self.carrier.late:
+            made, self.under_way = self.under_way, made
+        with self.clock.counts("forward"):
+            for item in made:
+                if isinstance(item, Made) and item.wait is not None:
+                    item.wait()
+        with self.clock.counts("write"):
+            for item in made:
+                behind.put(item)
+        if made:
+            self._advance(len(made), behind)
 
     def _advance(self, count: int, behind: Behind) -> None:
         lost = f", {len(behind.lost)} failed" if behind.lost else ""
@@ -189,6 +187,7 @@ def _summary(
     here: Place,
     work: Work,
     clock: Clock,
+    carrier: Carrier | None = None,
     behind: Behind | None = None,
     written: int = 0,
     signum: int = 0,
@@ -208,11 +207,12 @@ def _summary(
         device=str(work.device),
         done=done,
         skipped=len(work.there) + appeared,
-        failed=tuple((item.key.name, item.reason) for item in lost),
-        failed_before=tuple((item.name, item.reason) for item in work.failed),
+        failed=tuple((shown(item.key), item.reason) for item in lost),
+        failed_before=tuple((shown(item.key), item.reason) for item in work.failed),
         left=work.to_do - done - appeared - len(lost),
         seconds=clock.elapsed if behind else 0.0,
         shares=clock.shares() if behind else {},
+        waited=max(0.0, 1 - carrier.busy() / clock.elapsed) if behind and carrier else 0.0,
         bytes=written,
         digest=digest,
         signum=signum,

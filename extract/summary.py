@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vfc.cache_schema.record import Key
+
 _SHOWN = 5
 
 
@@ -15,7 +17,8 @@ class Summary:
 
     `done`: records made and committed. `skipped`: there already. `failed`, `failed_before`: (name, reason) of records
     that this run, or an earlier one, could not make. `left`: not reached before an interrupt. `seconds`: without
-    loading the model. `shares`: stage -> part of the main thread's time. `bytes`: written. `digest`: of the store
+    loading the model. `shares`: stage -> part of the main thread's time. `waited`: part of the time in which the device
+    had no forward to do. `bytes`: written. `digest`: of the store
     as a whole. `signum`: of the signal that ended the run early, else 0.
     """
 
@@ -31,6 +34,7 @@ class Summary:
     left: int
     seconds: float
     shares: Mapping[str, float]
+    waited: float
     bytes: int
     digest: str
     signum: int = 0
@@ -75,7 +79,9 @@ class Summary:
             ]
         if self.bottleneck:
             parts = ", ".join(f"{stage} {100 * part:.0f} %" for stage, part in self.shares.items())
-            said.append(f"Bound by {self.bottleneck} ({parts} of the time).")
+            said.append(
+                f"Bound by {self.bottleneck} ({parts} of the time); the device waited {100 * self.waited:.0f} % of it."
+            )
         if self.signum:
             said.append(f"Interrupted with {self.left} records left. What was made is kept: the same line goes on.")
         said += _listed(f"Failed, listed in {self.out}/failures", self.failed)
@@ -83,6 +89,12 @@ class Summary:
         if self.digest:
             said.append(f"Store digest {self.digest}.")
         return said
+
+
+def shown(key: Key) -> str:
+    """A record's name for people: of the video or text, the view and the prompt where they say something."""
+    view = f" (view {key.view})" if key.view else ""
+    return f"{key.name}{view}{f' under {key.prompt}' if key.prompt else ''}"
 
 
 def _listed(title: str, items: tuple[tuple[str, str], ...]) -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,57 +18,78 @@ from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.recipe import Recipe
 from vfc.cache_schema.record import ArraySpec, Json, Key
+from vfc.cache_schema.shrink import Shrink
 
 from .backbone import Backbone, BackboneOptions, open_backbone
+from .behind import Lost
 from .collection import Collection, Video, collect
-from .config import ExtractConfig
+from .config import ExtractConfig, not_deterministic
 from .failures import Failed, KnownFailures, read_failures
 from .launch import Place
-from .numerics import THREADS, Mode, chosen_mode
+from .numerics import THREADS, Mode, chosen_device, chosen_mode
+from .questions import Questions, read_questions, text_kept
 from .sampling import fixed_count
+from .shrinking import Shrinking
 from .texts import PLAIN, Text, read_texts, template_id
+from .views import View, views
+from .visits import Visit, visits
 
 
 @dataclass(frozen=True)
 class Work:
     """The records wanted, sorted into those to make, those already there and those that failed before.
 
-    `specs`: kind -> arrays of the kinds that are wanted. `videos`, `texts`: still to make, in the order of the
-    collection. `failed`: listed by an earlier run and not to be tried again. `wanted` counts all three, by kind.
+    `visits`, `texts`: still to make, in the order of the collection. `hopeless`: prompted records that cannot be made
+    for want of a label. `failed`: listed by an earlier run and not to be tried again. `wanted` counts all, by kind.
+    `shrinking`: what becomes of arrays before they are stored; `specs`: kind -> arrays as stored. `axes`: what ids of
+    prompts, views and templates mean. `sample`: what a projection is fitted on.
     """
 
     backbone: Backbone
     recipe: Recipe
     device: torch.device
     mode: Mode
-    specs: Mapping[str, tuple[ArraySpec, ...]]
+    shrinking: Shrinking
     annotations: Annotations
-    templates: Mapping[str, str]
+    axes: tuple[tuple[str, str, Json], ...]
     wanted: Mapping[str, int]
-    videos: tuple[Video, ...]
+    visits: tuple[Visit, ...]
+    hopeless: tuple[Lost, ...]
     texts: tuple[Text, ...]
     there: tuple[Key, ...]
     failed: tuple[Failed, ...]
+    sample: tuple[Visit, ...]
+
+    @property
+    def specs(self) -> Mapping[str, tuple[ArraySpec, ...]]:
+        """Kind -> arrays as they are stored."""
+        return self.shrinking.stored()
 
     @property
     def to_do(self) -> int:
-        """How many records are to be made."""
-        return len(self.videos) + len(self.texts)
+        """How many records are to be made, or found to be hopeless."""
+        return sum(len(visit.keys) for visit in self.visits) + len(self.texts) + len(self.hopeless)
+
+    def to_make(self) -> dict[str, int]:
+        """How many records of each kind are to be made."""
+        keys = [key for visit in self.visits for key in visit.keys]
+        counts = Counter(key.kind for key in keys)
+        return {"video": counts["video"], "prompted": counts["prompted"], "text": len(self.texts)}
 
     def share(self, place: Place) -> Work:
-        """The part of one rank."""
+        """The part of one rank: whole videos, so that one pass serves all that is wanted of a video."""
+
+        def mine(key: Key) -> bool:
+            return place.owns(key if key.kind == "text" else Key("video", key.name))
+
         return replace(
             self,
-            videos=tuple(video for video in self.videos if place.owns(video_key(video))),
-            texts=tuple(text for text in self.texts if place.owns(text.key)),
-            there=tuple(key for key in self.there if place.owns(key)),
-            failed=tuple(failed for failed in self.failed if place.owns(Key(failed.kind, failed.name))),
+            visits=tuple(visit for visit in self.visits if mine(visit.key)),
+            hopeless=tuple(lost for lost in self.hopeless if mine(lost.key)),
+            texts=tuple(text for text in self.texts if mine(text.key)),
+            there=tuple(key for key in self.there if mine(key)),
+            failed=tuple(failed for failed in self.failed if mine(failed.key)),
         )
-
-
-def video_key(video: Video) -> Key:
-    """The key of a video's record."""
-    return Key("video", video.name)
 
 
 def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
@@ -74,7 +98,7 @@ def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
     Raises:
         VfcError: anything that cannot be used as given; see the functions this calls.
         RecipeMismatch: the store at `config.out` holds features made in another way.
-        AxisMismatch: its records of a kind have other arrays.
+        AxisMismatch: its records of a kind have other arrays, or a prompt or a view is something else there.
     """
     device = chosen_device(config.device, place.local_rank)
     mode = chosen_mode(config.mode, device)
@@ -83,7 +107,11 @@ def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
             f"--batch {config.batch} contradicts deterministic mode (the default on a CPU), which takes videos singly.",
             "Leave --batch out, or give --mode fast.",
         )
-    options = backbone_options(config, device)
+    if mode == "deterministic" and config.plan in ("packed", "batched"):
+        raise not_deterministic(config.plan)
+    counted = fixed_count(config.frames)
+    looks = views(config.views, seed=config.seed, flip=config.flip, counted=counted)
+    options = backbone_options(config, device, mode)
     backbone = open_backbone(config.model, options)
     specs = backbone.specs()
     if config.texts is not None and "text" not in specs:
@@ -91,35 +119,66 @@ def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
             f"--texts is given, but --model {config.model} has no text tower.",
             "Leave --texts out, or give --model clip.",
         )
+    shrinking = Shrinking(specs, Shrink(config.pool, "", config.project, config.fit_records, config.seed))
+    shrinking.stored()
     collection = collect(
         config.videos, root=config.root, include=config.include, exclude=config.exclude, classes=config.classes
     )
     annotations = collection.annotations()
+    questions = read_questions(config, backbone, collection.videos)
     _say_collection(collection, progress)
     texts = read_texts(config.texts, config.template, annotations.labels()) if config.texts is not None else ()
-    recipe = Recipe({**backbone.recipe(), **_own_recipe(config, mode)})
-    templates = {template_id(template): template for template in config.template or (PLAIN,)} if texts else {}
+
+    def visiting(videos: Sequence[Video], looks: Sequence[View]) -> list[Visit | Lost]:
+        leading = config.plan == "single"
+        return list(visits(videos, looks, questions, own="video" in specs, leading=leading))
+
+    wanted = visiting(collection.videos, looks)
+    sample = visiting(first_by_hash(collection.videos, config.fit_records), looks[:1]) if config.project else []
+    recipe = {**backbone.recipe(), **shrinking.recipe(), **_own_recipe(config, mode)}
     work = Work(
         backbone=backbone,
-        recipe=recipe,
+        recipe=Recipe(recipe),
         device=device,
         mode=mode,
-        specs=specs,
+        shrinking=shrinking,
         annotations=annotations,
-        templates=templates,
-        wanted={"video": len(collection.videos), "text": len(texts)},
-        videos=collection.videos,
+        axes=tuple(_axes(config, questions, looks, bool(texts))),
+        wanted={},
+        visits=tuple(visit for visit in wanted if isinstance(visit, Visit)),
+        hopeless=tuple(lost for lost in wanted if isinstance(lost, Lost)),
         texts=texts,
         there=(),
         failed=(),
+        sample=tuple(visit for visit in sample if isinstance(visit, Visit)),
     )
+    counts = work.to_make()
+    work = replace(work, wanted={**counts, "prompted": counts["prompted"] + len(work.hopeless)})
     if not _holds_something(config.out):
         return work
     with open_store(config.out, verify="never") as reader:
-        reader.recipe.require_equal(recipe, str(config.out))
-        _require_equal_kinds(reader, specs)
+        reader.recipe.require_equal(work.recipe, str(config.out))
+        _require_equal_kinds(reader, work.specs)
+        _require_equal_axes(reader, work.axes)
         known = KnownFailures({}) if config.retry_failed else read_failures(config.out)
         return _less_what_is_there(work, reader, known)
+
+
+def _axes(
+    config: ExtractConfig, questions: Questions, looks: Sequence[View], texts: bool
+) -> Iterator[tuple[str, str, Json]]:
+    for template in questions.templates:
+        yield "prompt", template.id, template.to_json()
+    for view in looks[1:]:
+        yield "view", str(view.number), dict(view.meaning)
+    if texts:
+        for text in config.template or (PLAIN,):
+            yield "template", template_id(text), text
+
+
+def first_by_hash(videos: Sequence[Video], count: int) -> list[Video]:
+    """The first names by SHA-256: the same for every worker that looks."""
+    return sorted(videos, key=lambda video: hashlib.sha256(video.name.encode()).digest())[:count]
 
 
 def _holds_something(out: Path) -> bool:
@@ -145,23 +204,40 @@ def _arrays(specs: Iterable[ArraySpec]) -> str:
     return ", ".join(f"{spec.name} {list(spec.shape)} {spec.dtype}" for spec in sorted(specs, key=lambda s: s.name))
 
 
+def _require_equal_axes(reader: StoreReader, axes: Iterable[tuple[str, str, Json]]) -> None:
+    """Not only the writer asks this: with nothing to do there is none."""
+    for axis, name, asked in axes:
+        there = reader.axes(axis).get(name, asked)
+        if there != asked:
+            raise AxisMismatch(
+                f"{axis} {name!r} of {reader.root} means {json.dumps(there)}; asked: {json.dumps(asked)}.",
+                "Give it another name, use the flags of the store, or another --out.",
+            )
+
+
 def _less_what_is_there(work: Work, reader: StoreReader, known: KnownFailures) -> Work:
-    wanted = [(video_key(video), video, None) for video in work.videos] + [(t.key, None, t) for t in work.texts]
-    there, failed, videos, texts = [], [], [], []
-    for key, video, text in wanted:
-        listed = None if key in reader else known.of(key, video.path if video else None)
+    there, failed = list[Key](), list[Failed]()
+
+    def settled(key: Key, path: Path | None) -> bool:
         if key in reader:
             there.append(key)
-        elif listed is not None:
-            failed.append(listed)
-        elif video is not None:
-            videos.append(video)
-        elif text is not None:
-            texts.append(text)
-    return replace(work, videos=tuple(videos), texts=tuple(texts), there=tuple(there), failed=tuple(failed))
+            return True
+        listed = known.of(key, path)
+        failed.extend([listed] if listed else [])
+        return listed is not None
+
+    left = [visit.without(lambda key, path=visit.video.path: settled(key, path)) for visit in work.visits]  # type: ignore[misc]
+    return replace(
+        work,
+        visits=tuple(visit for visit in left if visit.keys),
+        hopeless=tuple(lost for lost in work.hopeless if not settled(lost.key, lost.source)),
+        texts=tuple(text for text in work.texts if not settled(text.key, None)),
+        there=tuple(there),
+        failed=tuple(failed),
+    )
 
 
-def backbone_options(config: ExtractConfig, device: torch.device) -> BackboneOptions:
+def backbone_options(config: ExtractConfig, device: torch.device, mode: Mode) -> BackboneOptions:
     """What of the settings concerns the model."""
     return BackboneOptions(
         checkpoint=config.checkpoint,
@@ -175,6 +251,9 @@ def backbone_options(config: ExtractConfig, device: torch.device) -> BackboneOpt
         attention=config.attention,
         device=str(device),
         cut_texts=config.cut_texts,
+        prompts=text_kept(config.keep) or bool(config.prompt or config.prompt_text),
+        plan=config.plan or ("serial" if mode == "deterministic" else "packed"),
+        max_pixels=config.max_pixels,
     )
 
 
@@ -193,27 +272,6 @@ def _own_recipe(config: ExtractConfig, mode: Mode) -> dict[str, Json]:
         "decoder": {"name": "pyav", "version": version("av").partition("+")[0]},
         "numerics": numerics,
     }
-
-
-def chosen_device(name: str | None, local_rank: int = 0) -> torch.device:
-    """The device asked for; None takes a GPU where there is one, each rank its own, else the CPU.
-
-    Raises:
-        BadInput: a name torch does not know, or a GPU that is not there.
-    """
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name is None:
-        return torch.device("cuda", local_rank % count) if count else torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise BadInput(f"--device {name} is not known.", "Give cpu, cuda, or cuda:1 for the second GPU.")
-    if device.type == "cuda" and (device.index or 0) >= count:
-        there = f"there are {count}, cuda:0 to cuda:{count - 1}" if count else "torch sees none here"
-        raise BadInput(f"--device {name} asks for a GPU, but {there}.", "Leave --device out, or give --device cpu.")
-    return device
 
 
 def _say_collection(collection: Collection, progress: Progress) -> None:

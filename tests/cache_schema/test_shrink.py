@@ -186,3 +186,14 @@ def test_specs_after_all_three_steps() -> None:
         shrunk_spec(spec, Shrink(pool="mean", dtype="int8"))
     assert Shrink("2x2", dtype="int8").to_json() == {"pool": "2x2", "dtype": "int8"}
     assert Shrink(project="pca:3").to_json() == {"project": "pca:3", "fit_records": 256, "seed": 0}
+
+
+def test_a_layout_that_states_its_grid_is_read_and_rewritten() -> None:
+    values = np.arange(2 * 7 * 3, dtype=np.float32).reshape(2, 7, 3)
+    spec = ArraySpec("layer1.visual", "fp32", values.shape, "frame-major, cls first in frame, grid 2x3")
+    after = pooled_spec(spec, "1x3")
+    assert (after.shape, after.layout) == ((2, 4, 3), "frame-major, cls first in frame, grid 1x3")
+    got = pool_values(values, spec, "1x3")
+    assert np.array_equal(got[:, 0], values[:, 0])
+    assert np.array_equal(got[:, 1:], (values[:, 1:4] + values[:, 4:]) / 2)
+    assert pooled_spec(spec, "mean").layout == "frame-major, cls first in frame"

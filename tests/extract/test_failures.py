@@ -71,6 +71,8 @@ def test_a_line_is_json_with_name_reason_size_and_time(tmp_path: Path) -> None:
         "reason": "why",
         "size": 7,
         "mtime_ns": 11,
+        "view": 0,
+        "prompt": "",
     }
 
 
@@ -78,3 +80,15 @@ def test_a_store_without_failures_has_none(tmp_path: Path) -> None:
     assert read_failures(tmp_path).of(KEY, None) is None
     FailureList(tmp_path, "r0").close()
     assert not (tmp_path / "failures").exists()
+
+
+def test_records_of_one_video_fail_each_on_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"abc")
+    seen, other = Key("prompted", "a", 3, "unknown"), Key("prompted", "a", 3, "known-support@1")
+    listed(tmp_path, "w", Failed.of(seen, "too long", path))
+    known = read_failures(tmp_path)
+    found = known.of(seen, path)
+    assert found is not None
+    assert found.key == seen
+    assert [known.of(key, path) for key in (other, Key("prompted", "a", 0, "unknown"), Key("video", "a"))] == [None] * 3

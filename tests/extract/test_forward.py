@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,22 +13,25 @@ import torch
 
 from vfc.cache_schema.errors import BadInput, Refused
 from vfc.cache_schema.record import Key
+from vfc.extract.arriving import file_identity, in_threads
+from vfc.extract.backbone import Encoded
 from vfc.extract.behind import Lost, Made
+from vfc.extract.carry import host
 from vfc.extract.clock import STAGES, Clock
-from vfc.extract.forward import Ready, file_identity, forward, host, in_threads, lost
+from vfc.extract.forward import Ready, forward, lost
 from vfc.extract.numerics import THREADS, numerics
 
-Batch = Sequence[Mapping[str, torch.Tensor]]
+Batch = Sequence[Ready]
 
 
 def item(name: str, value: float) -> Ready:
     return Ready(Key("video", name), {"x": torch.full((2,), value)}, {"about": name})
 
 
-def doubled(batch: Batch) -> list[dict[str, torch.Tensor]]:
-    if any(float(one["x"][0]) < 0 for one in batch):
+def doubled(batch: Batch) -> list[Encoded]:
+    if any(float(one.tensors["x"][0]) < 0 for one in batch):
         raise ValueError("a negative clip")
-    return [{"y": 2 * one["x"]} for one in batch]
+    return [Encoded({"y": 2 * one.tensors["x"]}, ()) for one in batch]
 
 
 def test_a_bad_one_in_a_batch_costs_itself() -> None:
@@ -46,7 +49,7 @@ def test_a_bad_one_in_a_batch_costs_itself() -> None:
 def test_out_of_memory_is_not_the_fault_of_one_video() -> None:
     calls = []
 
-    def full(batch: Batch) -> list[dict[str, torch.Tensor]]:
+    def full(batch: Batch) -> list[Encoded]:
         calls.append(len(batch))
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n(a table)")
 
@@ -85,11 +88,11 @@ def test_threads_keep_the_order_and_do_not_run_ahead_for_ever() -> None:
             taken.append(i)
             yield i
 
-    def work(i: int) -> Ready:
+    def work(i: int) -> list[Ready | Lost]:
         if i == 0:
             gate.wait(10)
         time.sleep(0.001 * (i % 3))
-        return item(str(i), i)
+        return [item(str(i), i)]
 
     clock = Clock()
     with ThreadPoolExecutor(3) as pool:

@@ -12,7 +12,7 @@ from suites.toy import WIDTH, ToyBackbone, toy_family, write_clip, write_clips
 
 from vfc.cache_schema.errors import NotAStore, RecipeMismatch, Refused
 from vfc.cache_schema.record import ArraySpec
-from vfc.extract import forward as forward_module
+from vfc.extract import arriving as arriving_module
 from vfc.extract.config import ExtractConfig, PlanConfig
 from vfc.extract.decode import Decoders
 from vfc.extract.plan import Plan, free_bytes, plan
@@ -30,7 +30,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _decode_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
+    monkeypatch.setattr(arriving_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
 
 
 @pytest.fixture

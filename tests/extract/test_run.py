@@ -30,7 +30,7 @@ from vfc.cache_schema.errors import (
 )
 from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.record import ArraySpec, Key
-from vfc.extract import forward as forward_module
+from vfc.extract import arriving as arriving_module
 from vfc.extract.backbone import BackboneOptions
 from vfc.extract.decode import Decoders, read_clip
 from vfc.extract.failures import read_failures
@@ -53,7 +53,7 @@ def videos(clips: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _decode_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     # The pool has its own tests, and test_run_faults.py runs it whole; starting it here would cost most of the time.
-    monkeypatch.setattr(forward_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
+    monkeypatch.setattr(arriving_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
 
 
 @pytest.fixture

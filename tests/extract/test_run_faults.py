@@ -29,7 +29,7 @@ from suites import toy
 from vfc.cache_schema.errors import ReadOnlyTarget, Refused, VfcError
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.record import Key
-from vfc.extract import forward as forward_module
+from vfc.extract import arriving as arriving_module
 from vfc.extract.config import ExtractConfig
 from vfc.extract.decode import Decoders
 from vfc.extract.run import Summary, extract
@@ -267,7 +267,7 @@ def injected(
     while broken:
         out = tmp_path / f"n{fail_from}" / "store"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(forward_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
+            patch.setattr(arriving_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
             with toy.toy_family():
                 config = ExtractConfig(videos=few, out=out, model="toy", threads=1, part_seconds=1e-9)
                 disk = Disk(patch, code, fail_from)
@@ -283,7 +283,7 @@ def injected(
         now = readable(out)
         assert all(now[key] == whole[1][key] for key in now)
         with toy.toy_family(), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(forward_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
+            patch.setattr(arriving_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
             again = extract(ExtractConfig(videos=few, out=out, model="toy", threads=1))
         assert again.done + again.skipped == 2
         assert {name for name, _ in (*again.failed, *again.failed_before)} == {"zzz/bad.mp4"}

@@ -1,0 +1,141 @@
+"""What a few videos take, measured before a run; and how many rows ragged arrays have, told or measured."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.record import Key
+from vfc.cache_schema.shrink import RAGGED_GRID
+
+from .arriving import PIXEL_THREADS, decode_workers, decoded, jobs_of, prompting_of, ready_visit
+from .backbone import PromptedBackbone
+from .behind import Lost, Made
+from .config import ExtractConfig
+from .decode import Clip, Failure
+from .forward import Encode, Ready, forward, of_videos
+from .summary import shown
+from .work import Work
+
+CALIBRATED: Final = 4
+"""Videos that a plan decodes and forwards; the first one warms up and is not timed."""
+ASKED_OF: Final = 8
+"""So many prompts of so many videos are counted to foretell the rows of text."""
+USUAL_SIZE: Final = (360, 640)
+"""Height and width of frames that have not been seen yet."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a few videos took: medians in seconds per video, and the most memory in bytes.
+
+    `decode` is of one decoding process, `memory` of this process (0 where the system does not say), `device_memory`
+    of the GPU.
+    """
+
+    videos: int
+    load: float
+    decode: float
+    pixels: float
+    forward: float
+    memory: int
+    device_memory: int
+
+
+def calibrate(config: ExtractConfig, work: Work, progress: Progress) -> tuple[Calibration | None, dict[str, float]]:
+    """Times and memory of the first videos by hash (the same on every call), and the rows of their ragged arrays."""
+    first = sorted({visit.video.name for visit in work.visits}, key=lambda name: Key("video", name).hash128())
+    grouped = jobs_of(config, [visit for visit in work.visits if visit.video.name in first[:CALIBRATED]])
+    progress.begin("calibrate", len(grouped), "clips")
+    clips: list[tuple[Clip | Failure, float]] = []
+    # One process and nothing else at work, so that the time between two clips is that of a decoder.
+    with decoded([job for job, _ in grouped], 1, config.seconds_per_video) as arriving:
+        watch = _Watch()
+        for _, clip in arriving:
+            clips.append((clip, watch.lap()))
+    watch = _Watch()
+    work.backbone.load()
+    load = watch.lap()
+    prompting, encode = prompting_of(work.backbone), of_videos(work.backbone)
+    taken: dict[str, dict[str, float]] = {}
+    rows: dict[str, list[int]] = {}
+    for (job, visits), (clip, decoding) in zip(grouped, clips, strict=True):
+        watch = _Watch()
+        items = [item for visit in visits for item in ready_visit(work.backbone, prompting, visit, clip)]
+        pixels = watch.lap()
+        made = [one for item in items for one in _forward_one(encode, item)]
+        forwarding = watch.lap()
+        records = [one.record for one in made if isinstance(one, Made)]
+        if records:
+            spent = taken.setdefault(job.name, {"decode": 0.0, "pixels": 0.0, "forward": 0.0})
+            for stage, seconds in zip(spent, (decoding, pixels, forwarding), strict=True):
+                spent[stage] += seconds
+        for record in records:
+            for name, array in work.shrinking.pooled(record).items():
+                rows.setdefault(name, []).append(len(array))
+        for one in made:
+            if isinstance(one, Lost):
+                progress.say(f"{shown(one.key)} would fail: {one.reason}")
+        progress.advance()
+    if not taken:
+        progress.say("None of the videos tried could be used, so there is no estimate.")
+        return None, {}
+    timed = list(taken.values())[1:] or list(taken.values())
+    medians = {stage: statistics.median(spent[stage] for spent in timed) for stage in timed[0]}
+    on_device = torch.cuda.max_memory_allocated(work.device) if work.device.type == "cuda" else 0
+    measured = Calibration(len(taken), load, **medians, memory=_peak_memory(), device_memory=on_device)
+    return measured, {name: statistics.mean(counts) for name, counts in rows.items()}
+
+
+def foretold(work: Work) -> dict[str, float]:
+    """Array -> mean rows of ragged arrays, as far as the model can tell without a video: for frames of usual size."""
+    backbone = work.backbone
+    if not isinstance(backbone, PromptedBackbone):
+        return {}
+    texts = [prompt.text for visit in work.visits[:ASKED_OF] for prompt in visit.prompts[:ASKED_OF]] or [""]
+    counted = [backbone.rows(*USUAL_SIZE, text) for text in texts]
+    rows = {name: statistics.mean(one[name] for one in counted) for name in counted[0]}
+    for specs in work.shrinking.made.values():
+        for spec in specs:
+            if spec.layout == RAGGED_GRID and (cells := work.shrinking.cells):
+                rows[spec.name] = rows["visual.seconds"] * cells
+    return rows
+
+
+class _Watch:
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since it was made or last asked."""
+        began, self._began = self._began, time.perf_counter()
+        return self._began - began
+
+
+def _forward_one(encode: Encode, item: Ready | Lost) -> list[Made | Lost]:
+    if isinstance(item, Lost):
+        return [item]
+    with torch.inference_mode():
+        return forward(encode, [item])
+
+
+def estimated(config: ExtractConfig, work: Work, measured: Calibration) -> float:
+    """The slowest of the stages that run beside each other, for all videos."""
+    slowest = max(measured.decode / decode_workers(config), measured.pixels / PIXEL_THREADS, measured.forward)
+    return slowest * len({visit.video.name for visit in work.visits})
+
+
+def _peak_memory() -> int:
+    """The most memory this process has held, in bytes; 0 where the system does not say."""
+    try:
+        import resource
+        import sys
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

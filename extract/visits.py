@@ -1,0 +1,70 @@
+"""Visit: one view of one video that goes through the model once, and the records that are still wanted of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from vfc.cache_schema.record import Key
+
+from .behind import Lost
+from .collection import Video
+from .prompts import Prompt
+from .questions import Questions
+from .views import View
+
+
+@dataclass(frozen=True)
+class Visit:
+    """`own`: whether the video's own record is wanted. `prompts`: those whose records are.
+
+    `leading`: text of the prompt that the video's own record comes with under `--plan single`; else empty.
+    """
+
+    video: Video
+    view: View
+    own: bool
+    prompts: tuple[Prompt, ...] = ()
+    leading: str = ""
+
+    @property
+    def key(self) -> Key:
+        """Of the video's own record."""
+        return Key("video", self.video.name, self.view.number)
+
+    def asked(self, prompt: Prompt) -> Key:
+        """Of the record under a prompt."""
+        return Key("prompted", self.video.name, self.view.number, prompt.id)
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """Of all records that are wanted."""
+        return (*((self.key,) if self.own else ()), *map(self.asked, self.prompts))
+
+    def without(self, settled: Callable[[Key], bool]) -> Visit:
+        """The same, with what is settled no longer wanted."""
+        left = tuple(prompt for prompt in self.prompts if not settled(self.asked(prompt)))
+        return replace(self, own=self.own and not settled(self.key), prompts=left)
+
+
+def visits(
+    videos: Iterable[Video], views: Iterable[View], questions: Questions, *, own: bool, leading: bool
+) -> Iterator[Visit | Lost]:
+    """Every view of every video with its prompts; and the prompted records that cannot be, for want of a label.
+
+    Args:
+        videos: In the order of the visits.
+        views: Of each.
+        questions: Asked about each.
+        own: Whether videos have records of their own.
+        leading: Whether these come with the first prompt.
+    """
+    views = tuple(views)
+    for video in videos:
+        prompts, lacking = questions.of(video)
+        for view in views:
+            first = prompts[0].text if leading and prompts else ""
+            if own or prompts:
+                yield Visit(video, view, own, prompts, first)
+            for template, reason in lacking:
+                yield Lost(Key("prompted", video.name, view.number, template), reason, video.path)
