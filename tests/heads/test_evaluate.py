@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -28,11 +29,11 @@ def slow_accuracy(store: Path, listed: EpisodeList, representation: str, centre:
 
     def represent(clip: np.ndarray) -> np.ndarray:
         if representation == "mean":
-            return clip.mean(axis=0)
+            return np.asarray(clip.mean(axis=0))
         return (
             clip.reshape(-1)
             if representation == "ordered"
-            else np.concatenate([b - a for a, b in zip(clip[:-1], clip[1:], strict=True)])
+            else np.concatenate([b - a for a, b in itertools.pairwise(clip)])
         )
 
     vector = {name: represent(clip) for name, clip in frames.items()}
@@ -158,7 +159,7 @@ def test_videos_without_label_or_record_are_left_out_aloud(make_store: MakeStore
 
 def test_tokens_are_averaged_and_layers_chosen(make_store: MakeStore) -> None:
     store = make_store(tokens=5, extra=(ArraySpec("layer9.visual", "fp16", (4, 5, 12)),))
-    with pytest.raises(BadInput, match="layer3.visual, layer9.visual"):
+    with pytest.raises(BadInput, match=r"layer3\.visual, layer9\.visual"):
         evaluate(EvalConfig(store, way=4, tasks=20), Silent())
     found = evaluate(EvalConfig(store, layer="3", way=4, tasks=20), Silent())
     assert found.to_json()["array"] == "layer3.visual"

@@ -1,0 +1,60 @@
+"""The prototypical head: the suite, and numbers worked by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import pytest
+import torch
+from suites.head import EpisodicHeadSuite
+
+from vfc.cache_schema.record import ArraySpec
+from vfc.heads.matching import METRICS, comparable
+from vfc.heads.methods.prototype import Config, Head
+from vfc.heads.tasks.fewshot import Batch
+
+Representation = Literal["mean", "ordered", "difference"]
+
+
+class TestPrototype(EpisodicHeadSuite):
+    method = "prototype"
+
+
+class TestOrderedPrototype(EpisodicHeadSuite):
+    method = "prototype"
+    config = Config(representation="ordered", width=7)
+
+
+@pytest.mark.parametrize("representation", ["mean", "ordered", "difference"])
+def test_one_linear_layer_as_wide_as_the_store_says(representation: Representation) -> None:
+    head = Head(Config(representation, width=10), {"visual": ArraySpec("frames", "fp16", (4, 24))})
+    assert {name: tuple(p.shape) for name, p in head.named_parameters()} == {
+        "project.weight": (10, 24),
+        "log_scale": (),
+    }
+
+
+@pytest.mark.parametrize("representation", ["mean", "ordered", "difference"])
+def test_untrained_it_ranks_as_the_training_free_metric(
+    representation: Literal["mean", "ordered", "difference"],
+) -> None:
+    suite = TestPrototype()
+    batch = suite.batch()
+    head = Head(Config(representation, width=24), suite.specs)
+    clips = comparable(batch.videos["visual"], "mean-cosine", representation)
+    wanted = METRICS["mean-cosine"](clips[batch.query], clips[batch.support])
+    torch.testing.assert_close(head.scores(batch), 10 * wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_scores_by_hand() -> None:
+    head = Head(Config("mean", width=2), {"visual": ArraySpec("frames", "fp16", (1, 2))})
+    with torch.no_grad():
+        head.project.weight.copy_(torch.eye(2))
+        head.log_scale.fill_(0.0)
+    # Class 0: shots (3, 0) and (0, 3), mean at 45 degrees to the query (0, 5); class 1: both opposite to it.
+    videos = torch.tensor([[[3.0, 0.0]], [[0.0, 3.0]], [[0.0, -1.0]], [[0.0, -4.0]], [[0.0, 5.0]]])
+    batch = Batch({"visual": videos}, torch.tensor([[[0, 1], [2, 3]]]), torch.tensor([[4]]), torch.tensor([[0]]))
+    assert head.scores(batch).tolist() == [[[pytest.approx(0.5**0.5), pytest.approx(-1.0)]]]
+    wanted = math.log1p(math.exp(-1 - 0.5**0.5))
+    assert head.loss(batch)["cross-entropy"].item() == pytest.approx(wanted)

@@ -1,0 +1,177 @@
+"""What every head must pass. A method's test inherits from the suite of its task and names the method.
+
+class TestPrototype(EpisodicHeadSuite):
+    method = "prototype"
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vfc.cache_schema.errors import Damaged, UnknownName
+from vfc.cache_schema.record import ArraySpec
+from vfc.heads.fit import load_weights, weights
+from vfc.heads.head import Head, find
+from vfc.heads.tasks.fewshot import Batch
+
+
+class HeadSuite(ABC):
+    """Hooks: `method`, and where they differ `config`, `specs` and the rest below; a task's suite adds its batches."""
+
+    method: ClassVar[str]
+    config: ClassVar[Any] = None
+    specs: ClassVar[Mapping[str, ArraySpec]] = {"visual": ArraySpec("frames", "fp32", (4, 24))}
+    needs: ClassVar[tuple[str, ...]] = ("visual",)
+    never_trained: ClassVar[tuple[str, ...]] = ()
+    bf16_tolerance: ClassVar[float] = 0.05
+    overfit_steps: ClassVar[int] = 100
+    overfit_lr: ClassVar[float] = 1e-2
+
+    @abstractmethod
+    def batch(self, tasks: int = 4, seed: int = 0) -> Any:
+        """A batch of `tasks` tasks drawn with `seed`."""
+
+    @abstractmethod
+    def permuted(self, batch: Any, order: Tensor) -> Any:
+        """The same batch with its tasks in another order."""
+
+    @abstractmethod
+    def right(self, scores: Tensor, batch: Any) -> float:
+        """The share of right answers."""
+
+    def head(self, seed: int = 0) -> Head:
+        torch.manual_seed(seed)
+        method = find(self.method)
+        return method.Head(method.Config() if self.config is None else self.config, self.specs)
+
+    def total(self, head: Head, batch: Any) -> Tensor:
+        return torch.stack(list(head.loss(batch).values())).sum()
+
+    def test_the_loss_is_finite_and_named(self) -> None:
+        terms = self.head().loss(self.batch())
+        assert terms
+        assert all(isinstance(name, str) and term.ndim == 0 and torch.isfinite(term) for name, term in terms.items())
+
+    def test_gradients_reach_every_trainable_parameter(self) -> None:
+        head = self.head()
+        self.total(head, self.batch()).backward()
+        for name, parameter in head.named_parameters():
+            if parameter.requires_grad and name not in self.never_trained:
+                assert parameter.grad is not None, name
+                assert torch.isfinite(parameter.grad).all(), name
+                assert parameter.grad.abs().sum() > 0, name
+            elif not parameter.requires_grad:
+                assert parameter.grad is None, name
+
+    def test_tasks_of_a_batch_do_not_touch_each_other(self) -> None:
+        head, batch = self.head().eval(), self.batch()
+        order = torch.tensor([2, 0, 3, 1])
+        with torch.no_grad():
+            scores = head.scores(batch)
+            torch.testing.assert_close(head.scores(self.permuted(batch, order)), scores[order], rtol=1e-4, atol=1e-5)
+            alone = head.scores(self.permuted(batch, order[:1]))
+        torch.testing.assert_close(alone, scores[order[:1]], rtol=1e-4, atol=1e-5)
+
+    def test_the_same_seed_gives_the_same_numbers(self) -> None:
+        runs = []
+        for _ in range(2):
+            head = self.head(seed=3)
+            torch.manual_seed(4)
+            loss = self.total(head, self.batch(seed=5))
+            loss.backward()
+            runs.append((loss, *[p.grad for p in head.parameters() if p.grad is not None]))
+        assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+        assert not torch.equal(self.total(self.head(seed=6), self.batch(seed=5)), runs[0][0])
+
+    def test_a_store_without_a_needed_array_is_refused_by_name(self) -> None:
+        method = find(self.method)
+        config = method.Config() if self.config is None else self.config
+        for role in self.needs:
+            there = {name: spec for name, spec in self.specs.items() if name != role}
+            with pytest.raises(UnknownName, match=f"The head '{self.method}' needs a stream '{role}'"):
+                method.Head(config, there)
+
+    def test_weights_survive_safetensors(self, tmp_path: Path) -> None:
+        head, other, batch = self.head(seed=0).eval(), self.head(seed=1).eval(), self.batch()
+        save_file(weights(head), tmp_path / "head.safetensors")
+        load_weights(other, tmp_path / "head.safetensors")
+        with torch.no_grad():
+            assert torch.equal(head.scores(batch), other.scores(batch))
+        some = dict(list(weights(head).items())[1:])
+        save_file(some, tmp_path / "less.safetensors")
+        with pytest.raises(Damaged, match="does not hold the weights of this head"):
+            load_weights(other, tmp_path / "less.safetensors")
+
+    def test_bf16_autocast_stays_near_fp32(self) -> None:
+        head, batch = self.head().eval(), self.batch()
+        with torch.no_grad():
+            full = head.scores(batch)
+            with torch.autocast("cpu", torch.bfloat16):
+                half = head.scores(batch)
+        scale = (full - full.mean(dim=-1, keepdim=True)).abs().max()
+        assert (half.float() - full).abs().max() <= self.bf16_tolerance * scale
+
+    def test_one_batch_can_be_learned_by_heart(self) -> None:
+        head, batch = self.head(), self.batch()
+        optimizer = torch.optim.AdamW([p for p in head.parameters() if p.requires_grad], lr=self.overfit_lr)
+        before = copy.deepcopy(weights(head))
+        for step in range(self.overfit_steps):
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            self.total(head, batch).backward()
+            optimizer.step()
+        with torch.no_grad():
+            assert self.right(head.eval().scores(batch), batch) == 1.0
+        assert any(not torch.equal(before[name], value) for name, value in weights(head).items())
+
+
+class EpisodicHeadSuite(HeadSuite):
+    """For heads of the few-shot task: random clips, each task with clips of its own."""
+
+    way: ClassVar[int] = 3
+    shot: ClassVar[int] = 2
+    queries: ClassVar[int] = 2
+
+    def batch(self, tasks: int = 4, seed: int = 0) -> Batch:
+        generator = torch.Generator().manual_seed(seed)
+        per_task = self.way * (self.shot + self.queries)
+        videos = {
+            role: torch.randn(tasks * per_task, *[int(size or 5) for size in spec.shape], generator=generator)
+            for role, spec in self.specs.items()
+        }
+        places = torch.randperm(tasks * per_task, generator=generator).view(tasks, per_task)
+        support = places[:, : self.way * self.shot].view(tasks, self.way, self.shot)
+        target = torch.arange(self.way).repeat_interleave(self.queries).expand(tasks, -1)
+        return Batch(videos, support, places[:, self.way * self.shot :], target)
+
+    def permuted(self, batch: Batch, order: Tensor) -> Batch:
+        return replace(batch, support=batch.support[order], query=batch.query[order], target=batch.target[order])
+
+    def right(self, scores: Tensor, batch: Batch) -> float:
+        return float((scores.argmax(dim=-1) == batch.target).float().mean())
+
+    def test_scores_are_batch_by_query_by_way(self) -> None:
+        assert self.head().scores(self.batch(tasks=2)).shape == (2, self.way * self.queries, self.way)
+
+    def test_the_order_of_the_shots_does_not_matter(self) -> None:
+        head, batch = self.head().eval(), self.batch()
+        with torch.no_grad():
+            turned = head.scores(replace(batch, support=batch.support.flip(-1)))
+            torch.testing.assert_close(turned, head.scores(batch), rtol=1e-4, atol=1e-5)
+
+    def test_relabelling_the_classes_relabels_the_scores(self) -> None:
+        head, batch = self.head().eval(), self.batch()
+        order = torch.tensor([*range(1, self.way), 0])
+        with torch.no_grad():
+            turned = head.scores(replace(batch, support=batch.support[:, order]))
+            torch.testing.assert_close(turned, head.scores(batch)[..., order], rtol=1e-4, atol=1e-5)
