@@ -1,4 +1,4 @@
-"""What every test may use: the folder of real test data, and `suites` as an importable package."""
+"""What every test may use: the folder of real test data, `suites` as a package, hypothesis without a clock."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))
+
+# A busy machine is no failure; what a test may take is bounded by pytest-timeout.
+hypothesis.settings.register_profile("house", deadline=None)
+hypothesis.settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +119,10 @@ def measure(film: Film, path: Path, rounds: int) -> Iterator[tuple[str, ...]]:
     """Rows of the table."""
     works: dict[tuple[str, int | None], Callable[[], object]] = {}
     for threads in (None, 0, 1):
-        works["sequence", threads] = lambda threads=threads: sequence(path, threads)
+        works["sequence", threads] = partial(sequence, path, threads)
     for rule in RULES:
         for threads in (0, 1):
-            works[rule, threads] = lambda rule=rule, threads=threads: read_clip(path, rule, 8, threads=threads)
+            works[rule, threads] = partial(read_clip, path, rule, 8, threads=threads)
     took: dict[tuple[str, int | None], list[tuple[float, float]]] = {key: [] for key in works}
     for _ in range(rounds):
         order = list(works)
