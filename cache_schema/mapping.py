@@ -8,6 +8,7 @@ a limit on addresses), every file is mapped on its own behind the same interface
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import mmap
@@ -72,7 +73,11 @@ def map_rows(files: Sequence[ShardFile], array: StoredArray) -> Rows:
         Damaged: A file that is missing, has not its size, or whose index is not the one that was written.
         Refused: The system maps no more files.
     """
-    return _StitchedRows(files, array) if stitchable(files, array) else _SeparateRows(files, array)
+    if stitchable(files, array):
+        # A process whose addresses are limited (`ulimit -v`) may still map the files themselves.
+        with contextlib.suppress(Refused):
+            return _StitchedRows(files, array)
+    return _SeparateRows(files, array)
 
 
 def stitchable(files: Sequence[ShardFile], array: StoredArray) -> bool:

@@ -3,9 +3,9 @@
     python tests/benchmarks/store.py [--quick] [--folder DIR] [--table FILE]
 
 Every figure is the median, over interleaved rounds in shuffled order, of the ratio (time of the reference / time of
-the store) within one round, so that a busy machine slows both; warm reads count the best of three tries. The
-reference for reading is `np.memmap`, one row at a time, into a buffer that was allocated and touched before; for
-writing, the same bytes into one file and one fsync.
+the store) within one round, so that a busy machine slows both; in a round, warm reads count the best of five tries
+and writes the better of two. The reference for reading is `np.memmap`, one row at a time, into a buffer that was
+allocated and touched before; for writing, the same bytes into one file and one fsync.
 
 Goals are those of the storage note: G1 to G5, G8 to G10, G12, and opening a store of a million records. About 4 GB of
 disk and, without --quick, ten minutes.
@@ -280,7 +280,7 @@ def measure_reads(bench: Bench) -> None:
                 "view+touch": reads.view_and_touch,
                 "copy+touch": reads.copy_and_touch,
             }
-        times = bench.interleaved(candidates, tries=3)
+        times = bench.interleaved(candidates, tries=5)
         batch = f"{size.batch} records of {label}"
         if label == "25 KB":
             bench.judge("G3", f"{batch}, warm, against the memmap loop", ratio(times, "loop", "take"), 1.2)
@@ -404,7 +404,7 @@ def measure_strided(bench: Bench) -> None:
         "store": partial(found.from_store, reader),
         "zarr": found.from_zarr,
     }
-    times = bench.interleaved(warm, tries=3)
+    times = bench.interleaved(warm, tries=5)
     bench.judge("G8", f"{what}, warm, against memmap", ratio(times, "raw", "store"), 0.8)
     bench.judge("G8", f"{what}, warm, against zarr-python on the same files", ratio(times, "zarr", "store"), 8)
     # Pages that anything has mapped cannot be dropped.
@@ -467,7 +467,9 @@ def measure_writes(bench: Bench) -> None:
             shutil.rmtree(bench.folder / "written.store")
             return seconds
 
-        times = bench.interleaved({"raw": lambda v=values, p=parts: write_raw(bench.folder, "r", v, p), "store": store})  # type: ignore[misc]
+        times = bench.interleaved(
+            {"raw": partial(write_raw, bench.folder, "r", values, parts), "store": store}, tries=2
+        )
         mega = sum(array.nbytes for array in values) / 1e6
         bench.judge(
             "G10",
@@ -497,7 +499,7 @@ def two_workers(bench: Bench, values: list[Array]) -> None:
         shutil.rmtree(bench.folder / "written.store", ignore_errors=True)
         return seconds
 
-    times = bench.interleaved({"raw": lambda: both("raw"), "store": lambda: both("store")})
+    times = bench.interleaved({"raw": partial(both, "raw"), "store": partial(both, "store")}, tries=2)
     bench.judge("G10", "the same, two writers at once, against two raw writers", ratio(times, "raw", "store"), 0.6)
     for pipe, process in workers:
         pipe.send(None)

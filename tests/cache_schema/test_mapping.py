@@ -149,6 +149,26 @@ def test_a_system_that_maps_no_more_is_named(tmp_path: Path, separate: bool, mon
         map_rows(files, array)
 
 
+def test_where_addresses_are_limited_files_are_mapped_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = StoredArray("x", "int64", (512,))
+    files, values = written(tmp_path, array, [4, 0, 3])
+    libc = mapping._libc()
+
+    class Limited:
+        munmap, madvise = libc.munmap, libc.madvise
+
+        def mmap(self, address: Any, size: int, *rest: int) -> int:
+            return (1 << 64) - 1 if rest[0] == 0 else int(libc.mmap(address, size, *rest))
+
+    limited = Limited()
+    monkeypatch.setattr(mapping, "_libc", lambda: limited)
+    rows = map_rows(files, array)
+    assert isinstance(rows, mapping._SeparateRows)
+    require_rows(rows, values)
+
+
 def test_where_there_is_no_c_library_files_are_mapped_one_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
