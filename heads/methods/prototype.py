@@ -1,9 +1,12 @@
-"""A prototypical head with one trained linear layer: the simplest thing there is to train.
+"""A prototypical head with one trained layer, and for metrics of sequences attention over time.
 
 Snell, Swersky and Zemel, "Prototypical Networks for Few-shot Learning" (NeurIPS 2017): a class is the mean of its
 embedded shots. The embedding is one linear layer that every frame goes through, then a clip representation of the
 frames. A query is scored by its cosine to each class times a learned temperature; the squared Euclidean distance of
 that paper proved weaker here, on features of random networks as on those of real ones.
+
+With a metric of sequences (otam, bi-mhm, mpmm, hausdorff) the embedded frames go through one transformer layer over
+time before they are matched, as in CLIP-FSAR (arXiv 2303.02982) without its texts.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vfc.cache_schema.record import ArraySpec
+from vfc.heads.attention import Layer
 from vfc.heads.head import require
-from vfc.heads.matching import REPRESENTATIONS
+from vfc.heads.matching import METRICS, REPRESENTATIONS, comparable
 from vfc.heads.tasks.fewshot import Batch, EpisodicHead
 
 TASK = "fewshot"
@@ -29,11 +33,21 @@ TASK = "fewshot"
 class Config:
     """The embedding."""
 
-    representation: Literal["mean", "ordered", "difference"] = field(
-        default="difference",
-        metadata={"help": "What is made of a clip's frames.", "panel": "Model", "choices": tuple(REPRESENTATIONS)},
+    metric: Literal["mean-cosine", "hausdorff", "bi-mhm", "otam", "mpmm"] = field(
+        default="mean-cosine", metadata={"help": "How embedded clips are compared.", "panel": "Model"}
+    )
+    representation: Literal["mean", "ordered", "difference"] | None = field(
+        default=None,
+        metadata={
+            "help": "What is made of a clip's frames; default: difference for mean-cosine, ordered for the others.",
+            "panel": "Model",
+            "choices": tuple(REPRESENTATIONS),
+        },
     )
     width: int = field(default=128, metadata={"help": "Width of a frame's embedding.", "panel": "Model"})
+    attention_heads: int = field(default=8, metadata={"help": "Heads of the attention over time.", "panel": "Model"})
+    ffn_dim: int = field(default=2048, metadata={"help": "Width of its feed-forward part.", "panel": "Model"})
+    dropout: float = field(default=0.2, metadata={"help": "Dropout behind attention over time.", "panel": "Model"})
 
 
 class Head(EpisodicHead):
@@ -41,22 +55,36 @@ class Head(EpisodicHead):
 
     def __init__(self, config: Config, specs: Mapping[str, ArraySpec]) -> None:
         super().__init__(config, specs)
-        _, width = (int(size or 0) for size in require(specs, "visual", "prototype").shape)
-        self._represent = REPRESENTATIONS[config.representation]
+        frames, width = (int(size or 0) for size in require(specs, "visual", "prototype").shape)
+        self._config, sequence = config, config.metric != "mean-cosine"
+        self._representation = config.representation or ("ordered" if sequence else "difference")
+        comparable(torch.zeros(1, frames, 1), config.metric, self._representation)  # refuses what cannot be compared
         self.project = nn.Linear(width, config.width, bias=False)
         # An orthogonal start keeps angles (all of them where width >= D): training begins at the training-free metric.
         nn.init.orthogonal_(self.project.weight)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+        self.over_time = (
+            Layer(config.width, config.attention_heads, config.ffn_dim, config.dropout) if sequence else None
+        )
+        # Distances of sequences are sums over frames, of the size of logits; a cosine is not.
+        self.log_scale = nn.Parameter(torch.tensor(0.0 if sequence else math.log(10.0)))
 
     def encode(self, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Clips `[M, R]`; the layer comes first, which is the same (all is linear) and has fewer weights to learn."""
-        return {"clip": self._represent(self.project(videos["visual"]))}
+        """Clips `[M, R]`; the layer comes first, which is the same (all is linear) and has fewer weights to learn.
+
+        For a metric of sequences, embedded frames `[M, T, width]`.
+        """
+        frames = self.project(videos["visual"])
+        if self.over_time is None:
+            return {"clip": REPRESENTATIONS[self._representation](frames)}
+        return {"clip": comparable(self.over_time(frames), self._config.metric, self._representation)}
 
     def match(self, batch: Batch) -> Tensor:
-        """Cosine to the class means, times the learned scale, in float32 also under autocast."""
+        """Cosine to the class means, or minus the distance of sequences, times the learned scale; in float32."""
         clips = batch.videos["clip"].float()
-        prototypes = functional.normalize(clips[batch.support].mean(dim=2), dim=-1)
-        queries = functional.normalize(clips[batch.query], dim=-1)
         with torch.autocast(clips.device.type, enabled=False):
-            logits: Tensor = self.log_scale.exp() * (queries @ prototypes.mT)
-        return logits
+            if self.over_time is not None:
+                near: Tensor = METRICS[self._config.metric](clips[batch.query], clips[batch.support])
+            else:
+                prototypes = functional.normalize(clips[batch.support].mean(dim=2), dim=-1)
+                near = functional.normalize(clips[batch.query], dim=-1) @ prototypes.mT
+            return self.log_scale.exp() * near

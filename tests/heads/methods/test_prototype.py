@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 from suites.head import EpisodicHeadSuite
 
+from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.record import ArraySpec
 from vfc.heads.matching import METRICS, comparable
 from vfc.heads.methods.prototype import Config, Head
@@ -26,9 +27,37 @@ class TestOrderedPrototype(EpisodicHeadSuite):
     config = Config(representation="ordered", width=7)
 
 
+class TestOtam(EpisodicHeadSuite):
+    method = "prototype"
+    config = Config(metric="otam", width=16, ffn_dim=24, attention_heads=2, dropout=0.0)
+
+
+class TestBiMhm(EpisodicHeadSuite):
+    method = "prototype"
+    config = Config(metric="bi-mhm", width=16, ffn_dim=24, attention_heads=2, representation="difference")
+
+
+@pytest.mark.parametrize("metric", ["otam", "bi-mhm", "mpmm", "hausdorff"])
+def test_sequences_are_matched_behind_one_layer_over_time(metric: Any) -> None:
+    suite = TestOtam()
+    batch = suite.batch()
+    head = Head(Config(metric=metric, width=24, ffn_dim=8, attention_heads=2), suite.specs).eval()
+    assert head.over_time is not None
+    with torch.no_grad():
+        head.log_scale.fill_(math.log(2))
+        frames = head.over_time(batch.videos["visual"] @ head.project.weight.mT)
+        wanted = 2 * METRICS[metric](frames[batch.query], frames[batch.support])
+        torch.testing.assert_close(head.scores(batch), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_mean_is_no_sequence() -> None:
+    with pytest.raises(BadInput, match="compares sequences of frames"):
+        Head(Config(metric="otam", representation="mean"), TestOtam.specs)
+
+
 @pytest.mark.parametrize("representation", ["mean", "ordered", "difference"])
 def test_one_linear_layer_as_wide_as_the_store_says(representation: Representation) -> None:
-    head = Head(Config(representation, width=10), {"visual": ArraySpec("frames", "fp16", (4, 24))})
+    head = Head(Config(representation=representation, width=10), {"visual": ArraySpec("frames", "fp16", (4, 24))})
     assert {name: tuple(p.shape) for name, p in head.named_parameters()} == {
         "project.weight": (10, 24),
         "log_scale": (),
@@ -41,14 +70,14 @@ def test_untrained_it_ranks_as_the_training_free_metric(
 ) -> None:
     suite = TestPrototype()
     batch = suite.batch()
-    head = Head(Config(representation, width=24), suite.specs)
+    head = Head(Config(representation=representation, width=24), suite.specs)
     clips = comparable(batch.videos["visual"], "mean-cosine", representation)
     wanted = METRICS["mean-cosine"](clips[batch.query], clips[batch.support])
     torch.testing.assert_close(head.scores(batch), 10 * wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_scores_by_hand() -> None:
-    head = Head(Config("mean", width=2), {"visual": ArraySpec("frames", "fp16", (1, 2))})
+    head = Head(Config(representation="mean", width=2), {"visual": ArraySpec("frames", "fp16", (1, 2))})
     with torch.no_grad():
         head.project.weight.copy_(torch.eye(2))
         head.log_scale.fill_(0.0)
