@@ -24,6 +24,8 @@ def commands(group: TyperGroup, path: tuple[str, ...] = ()) -> Iterator[tuple[st
 
 
 ALL = sorted(commands(app.root()))
+NEEDS_MORE = ("store", "models", "predict")
+"""Commands that cannot do without a store, a model or a run being named."""
 
 
 def test_the_commands_of_this_issue_are_there() -> None:
@@ -59,7 +61,7 @@ def test_every_line_of_a_list_of_commands_says_something(words: tuple[str, ...])
     assert line.endswith(".")
 
 
-@pytest.mark.parametrize("words", [w for w in ALL if w[0] not in ("store", "models")], ids=" ".join)
+@pytest.mark.parametrize("words", [w for w in ALL if w[0] not in NEEDS_MORE], ids=" ".join)
 def test_printed_settings_are_taken_back(
     words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,7 +81,7 @@ def test_printed_settings_are_taken_back(
         (
             ["eval", "--metric", "otm"],
             2,
-            ["There is no metric 'otm'. Did you mean 'otam'?", "Known: bi-mhm, hausdorff, "],
+            ["There is no metric 'otm'. Did you mean 'otam'?", "hausdorff, "],
         ),
         (["eval", "--cache", "{tmp}/none"], 2, ["none", ""]),
         (["store", "verify", "{tmp}"], 2, ["", ""]),
