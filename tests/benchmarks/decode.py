@@ -4,12 +4,13 @@
 
 Each figure is the median, over interleaved rounds in shuffled order, of the ratio (time of `read_clip` / time of the
 sequence) within one round, so that a busy machine slows both. The sequence is
-`[frame.to_ndarray(format="rgb24") for frame in container.decode(video)]`. "As they come": PyAV leaves H.264 to one
-thread, `read_clip` in a process of its own takes one per core; in a pool of workers each takes one, as in the columns
-beside it. The goal is for the 60 s clip with one keyframe in 250 (25 frames per second, 640 x 360, H.264). How far the
-ratio can fall depends on the clip: two thirds of its frames lie between a keyframe and a wanted frame, and the more
-bits they have, the more decoding outweighs converting, which is what is saved most. So the same film is measured with
-its grain, too. The clips are encoded first; with everything, about six minutes and 100 MB.
+`[frame.to_ndarray(format="rgb24") for frame in container.decode(video)]`. "As they come": PyAV decodes H.264 in one
+thread and converts in several, `read_clip` in a process of its own takes one per core; in a pool of workers each takes
+one, as in the columns beside it. The goal is for the 60 s clip with one keyframe in 250 (25 frames per second,
+640 x 360, H.264). How far the ratio can fall depends on the clip: two thirds of its frames lie between a keyframe and a
+wanted frame, and the more bits they have, the more decoding outweighs the converting that is saved. So the same film is
+measured with its grain kept, too. The clips are encoded first; with everything, about six minutes and 50 MB. Under
+load, give it priority (`chrt -f 1`) or look at the processor time.
 """
 
 from __future__ import annotations
@@ -168,7 +169,7 @@ def main() -> None:
     versions = f"PyAV {av.__version__}, Python {platform.python_version()}, {platform.machine()}"
     table = "\n".join([*lines, "", f"Median of {given.rounds} interleaved rounds; {versions}."]) + "\n"
     if given.table:
-        given.table.write_text(f"# Eight frames against the whole video\n\n{table}")
+        given.table.write_text(f"# Eight frames against the whole video\n\nBy `tests/benchmarks/decode.py`.\n\n{table}")
     print("\n" + table)
 
 
