@@ -32,6 +32,18 @@ class ShowConfig:
     text_layer: tuple[str, ...] = field(default=(), metadata={"help": "Layers of the text tower", "panel": "Model"})
     texts: bool = field(default=False, metadata={"help": "Texts would be run too", "panel": "Model", "one_way": True})
     num_frames: int = field(default=8, metadata={"help": "Frames per video", "panel": "Model"})
+    keep: tuple[str, ...] = field(default=(), metadata={"help": "Streams to keep", "panel": "Model"})
+    max_pixels: int | None = field(
+        default=None, metadata={"help": "Most pixels of a video after resizing, for Qwen", "panel": "Model"}
+    )
+    size: str = field(
+        default="360x640",
+        metadata={"help": "Height x width of the frames, where the number of tokens depends on it", "panel": "Model"},
+    )
+    prompt: str = field(
+        default="unknown", metadata={"help": "Prompt whose tokens are counted, by its id", "panel": "Model"}
+    )
+    pool: str = field(default="", metadata={"help": "Mean over the visual tokens of a frame, as 4x4", "panel": "Model"})
     dtype: Literal["fp32", "fp16", "bf16", "int8"] | None = field(
         default=None, metadata={"help": "Storage dtype; default: the family's", "panel": "Model"}
     )
@@ -71,43 +83,41 @@ def show(config: ShowConfig, progress: Progress) -> Outcome:
     Raises:
         VfcError: no such family, checkpoint or layer; see `BackboneOptions`.
     """
-    from vfc.cache_schema.dtypes import record_bytes
-    from vfc.cache_schema.record import ArraySpec
-    from vfc.extract.backbone import BackboneOptions, open_backbone
+    from vfc.extract.describe import describe
 
-    options = BackboneOptions(
+    found = describe(
+        config.model,
         checkpoint=config.checkpoint,
         layers=config.layer,
         text_layers=config.text_layer,
         texts=config.texts or bool(config.text_layer),
         num_frames=config.num_frames,
-        storage=config.dtype,
+        keep=config.keep,
+        max_pixels=config.max_pixels,
+        size=config.size,
+        prompt=config.prompt,
+        pool=config.pool,
+        dtype=config.dtype,
     )
-    backbone = open_backbone(config.model, options)
-
-    def described(spec: ArraySpec) -> dict[str, Any]:
-        per_row = record_bytes(spec, 1) if spec.ragged else None
-        total = None if spec.ragged else record_bytes(spec)
-        return {**spec.to_json(), "bytes": total, "bytes_per_row": per_row}
 
     def row(where: str, each: dict[str, Any]) -> tuple[str, ...]:
         shape = ", ".join("L" if size is None else str(size) for size in each["shape"])
+        rows = f" (L = {each['rows']})" if each["rows"] else ""
         size = f"{human_bytes(each['bytes_per_row'])} a row" if each["bytes"] is None else human_bytes(each["bytes"])
-        return where, each["name"], f"[{shape}]", each["dtype"], size, each["layout"]
+        return where, each["name"], f"[{shape}]{rows}", each["dtype"], size, each["layout"]
 
-    layers = {
-        stream: {layer: described(spec) for layer, spec in known.items()} for stream, known in backbone.taps().items()
-    }
-    kept = {kind: [described(spec) for spec in specs] for kind, specs in backbone.specs().items()}
     columns = ("array", "shape", "dtype", "per record", "layout")
-    could = [row(layer, each) for known in layers.values() for layer, each in known.items()]
-    would = [row(kind, each) for kind, specs in kept.items() for each in specs]
+    could = [row(layer, each) for known in found["layers"].values() for layer, each in known.items()]
+    would = [row(kind, each) for kind, specs in found["record"].items() for each in specs]
     text = (
         f"{config.model}: layers that could be kept (--layer; the text tower's: --text-layer)\n"
         f"{table(('layer', *columns), could)}\n\n"
         f"With these flags a record is\n{table(('kind', *columns), would)}"
     )
-    return Outcome({"model": config.model, "layers": layers, "record": kept}, text)
+    totals = [f"{kind}: {human_bytes(size)}" for kind, size in found["bytes"].items() if size]
+    if totals:
+        text += f"\n\nBytes per record, {found['assumed']}: {', '.join(totals)}"
+    return Outcome(found, text)
 
 
 def models() -> TyperGroup:
@@ -118,7 +128,7 @@ def models() -> TyperGroup:
         "Show a model's layers, widths, tokens and bytes per clip.",
         ShowConfig,
         show,
-        "vfc models show clip --layer 11",
+        "vfc models show video-llava --layer 31 --num-frames 8",
         "Reads the configuration of the checkpoint, not its weights.",
     )
     entries = {

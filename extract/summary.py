@@ -47,7 +47,7 @@ class Summary:
         return 3 if self.failed or self.failed_before else 0
 
     @property
-    def clips_per_second(self) -> float:
+    def records_per_second(self) -> float:
         """Records made per second."""
         return self.done / self.seconds if self.seconds else 0.0
 
@@ -58,7 +58,7 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """As printed with --json."""
-        derived = {name: getattr(self, name) for name in ("clips_per_second", "bottleneck", "exit_code")}
+        derived = {name: getattr(self, name) for name in ("records_per_second", "bottleneck", "exit_code")}
         lists = {
             name: [{"name": item, "reason": reason} for item, reason in getattr(self, name)]
             for name in ("failed", "failed_before")
@@ -75,7 +75,7 @@ class Summary:
         else:
             said = [
                 f"{self.done} records made{share}, {self.skipped} were there, {len(self.failed)} failed; "
-                f"{self.clips_per_second:.3g} per second, {self.bytes / 1e6:.4g} MB written to {self.out}."
+                f"{self.records_per_second:.3g} per second, {self.bytes / 1e6:.4g} MB written to {self.out}."
             ]
         if self.bottleneck:
             parts = ", ".join(f"{stage} {100 * part:.0f} %" for stage, part in self.shares.items())

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import pytest
 from suites import toy
+from suites.language import video_llava_checkpoint
 
 from vfc.cache_schema.errors import ReadOnlyTarget, Refused, VfcError
 from vfc.cache_schema.reader import open_store
@@ -60,7 +61,10 @@ def readable(store: Path) -> Arrays:
         return {}
     with open_store(store, verify="always") as reader:
         keys = reader.keys()
-        return {key: np.array(reader.view(key, "frames")).tobytes() for key in keys}
+        return {
+            key: b"".join(np.array(reader.view(key, spec.name)).tobytes() for spec in reader.kinds[key.kind])
+            for key in keys
+        }
 
 
 class Started:
@@ -103,7 +107,8 @@ Start = Callable[..., Started]
 def server() -> BaseContext:
     """Forks processes that have torch imported: a fresh one takes seconds for that alone."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["suites.toy", "pytest"])
+    models = [f"transformers.models.{name}.modeling_{name}" for name in ("video_llava", "llama", "clip")]
+    context.set_forkserver_preload(["suites.toy", "pytest", "vfc.extract.backbones.video_llava", *models])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         forkserver.ensure_running()
@@ -161,6 +166,33 @@ def test_kill_at_random_moments_and_resume_gives_the_same_store(
     assert summary["done"] + summary["skipped"] == COUNT
     assert readable(out) == records
     assert not list((out / "tmp").iterdir()), "what the killed left behind is still there"
+
+
+def test_kills_between_the_records_of_one_video_and_resume(start: Start, tmp_path: Path) -> None:
+    settings = {
+        "model": "video-llava",
+        "checkpoint": str(video_llava_checkpoint(tmp_path / "tiny")),
+        "layer": ["2", "3"],
+        "prompt": ["unknown", "unknown-temporal", "known-support"],
+        "num_frames": 4,
+    }
+    code, summary, err = start(tmp_path / "whole", **settings).finish()
+    assert (code, summary["done"]) == (0, 4 * COUNT), err
+    records, out, draw, held = readable(tmp_path / "whole"), tmp_path / "store", random.Random(3), 0
+    for times in (2, 6):
+        process = start(out, **settings, part_seconds=1e-9, worker=f"w{times}")
+        if process.wait_for("advance", times):
+            time.sleep(draw.uniform(0, 0.02))
+            process.send(signal.SIGKILL)
+        process.finish()
+        now = readable(out)
+        assert all(now[key] == records[key] for key in now)
+        assert len(now) >= held
+        held = len(now)
+    assert held, "it was killed before anything was committed"
+    code, summary, err = start(out, **settings).finish()
+    assert (code, summary["done"] + summary["skipped"]) == (0, 4 * COUNT), err
+    assert readable(out) == records
 
 
 # Crowds

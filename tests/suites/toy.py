@@ -1,7 +1,8 @@
 """A toy: tiny encoded clips and a family of backbones that costs nothing, to try the run around them.
 
-Run as a script it is `vfc extract` with that family: the first argument holds the settings as JSON. Names of clips
-steer it: `pixels-raise` and `forward-raise` raise where they say, `overflow` gives values beyond fp16.
+Run as a script it is `vfc extract` with that family (or another model that the settings name): the first argument
+holds the settings as JSON. Greys of clips steer it: `pixels-raise` and `forward-raise` raise where they say, `overflow`
+gives values beyond fp16.
 """
 
 from __future__ import annotations
@@ -129,7 +130,8 @@ def toy_family(make: type[ToyBackbone] = ToyBackbone) -> Iterator[None]:
 def config_from(settings: Mapping[str, Any]) -> ExtractConfig:
     """Settings given as plain JSON."""
     paths = {"videos", "out", "root"}
-    return ExtractConfig(**{name: Path(value) if name in paths else value for name, value in settings.items()})
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    return ExtractConfig(**{name: Path(value) if name in paths else value for name, value in given.items()})
 
 
 class Printed:
@@ -148,8 +150,9 @@ class Printed:
 def main(settings: str) -> int:
     """Run with these settings; prints the summary, answers with its exit code."""
     try:
-        with toy_family():
-            summary = extract(config_from(json.loads(settings)), Printed())
+        config = config_from(json.loads(settings))
+        with toy_family() if config.model == "toy" else contextlib.nullcontext():
+            summary = extract(config, Printed())
     except VfcError as error:
         print(error, file=sys.stderr)
         return error.exit_code
