@@ -69,8 +69,11 @@ class QwenBackbone(LanguageBackbone):
             torch.stack([item["grid"] for item in batch]).to(device, non_blocking=True),
             return_dict=True,
         )
+        # Later versions of the library hand these on video by video.
         deeper = getattr(output, "deepstack_features", None) or ()
-        return Seen(output.pooler_output, tuple(torch.cat(tuple(each)) for each in deeper))
+        return Seen(
+            output.pooler_output, [each if isinstance(each, Tensor) else torch.cat(tuple(each)) for each in deeper]
+        )
 
     def _visual_spec(self, layer: str) -> ArraySpec:
         return ArraySpec(array_name(layer, "visual"), self.storage, (None, self.width), "ragged grid")
