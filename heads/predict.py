@@ -20,9 +20,9 @@ from vfc.cache_schema.recipe import Recipe
 from vfc.cache_schema.record import ArraySpec, Json
 
 from .clips import Clips
-from .fit import load_weights
 from .head import find
 from .report import Table, percent
+from .run_folder import load_weights
 from .serve import as_served
 from .tasks.fewshot import Batch, EpisodicHead, encode_all
 from .texts import Wording
@@ -78,7 +78,7 @@ class Prediction:
     def to_json(self) -> dict[str, Json]:
         """One row per query, its likeliest class first."""
         rows: list[Json] = [
-            {"query": name, "class": ranked[0][0], "shares": dict(ranked)}  # type: ignore[dict-item]
+            {"query": name, "class": ranked[0][0], "shares": dict(ranked)}
             for name, ranked in self._ranked()
         ]
         return {"predictions": rows, "notes": [*self.notes]}

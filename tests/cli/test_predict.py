@@ -14,8 +14,8 @@ from suites.film import encode
 from vfc.cache_schema import Key, open_store
 from vfc.cli import app
 from vfc.extract.tiny import write_tiny_vit
-from vfc.heads.fit import load_weights
 from vfc.heads.methods import fsar
+from vfc.heads.run_folder import load_weights
 from vfc.heads.tasks.fewshot import Batch
 
 CLASSES = ("hop", "jump", "run", "sit", "stand", "walk")
@@ -37,9 +37,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     line = f"extract --model image --checkpoint {folder}/model --layer 2 --keep visual --videos {folder}/videos/all.csv"
     assert app.run([*line.split(), "--out", str(folder / "store"), "--progress", "none"]) == 0
     line = f"train-head fsar --cache {folder}/store --way 2 --train-queries 2 --tasks 10 --out {folder}/run"
-    sizes = (
-        "--dim 16 --down-hidden 12 --ffn-dim 20 --attention-heads 2 --mode inductive --steps 4 --device cpu --val-tasks 5"
-    )
+    sizes = "--dim 16 --down-hidden 12 --ffn-dim 20 --attention-heads 2 --mode inductive --steps 4 --val-tasks 5"
+    sizes += " --device cpu"
     assert app.run([*line.split(), *sizes.split(), "--progress", "none"]) == 0
     for label in CLASSES[4:]:
         shutil.copytree(folder / "videos" / label, folder / "support" / label)

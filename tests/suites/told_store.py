@@ -23,7 +23,7 @@ VISUAL = ArraySpec("layer3.visual", "fp32", (FRAMES, 3, WIDTH))
 TEXT = ArraySpec("layer3.text", "fp32", (None, WIDTH))
 
 
-def annotations(classes: int = 15, clips: int = 8) -> Annotations:
+def labelled(classes: int = 15, clips: int = 8) -> Annotations:
     rows = [
         Annotation(f"class{label:02}/{clip}.mp4", f"Class{label:02}", SPLIT[label])
         for label in range(classes)
@@ -58,7 +58,7 @@ def told_store(
 ) -> Path:
     """A store with `layer3.visual` `[4, 3, 12]` and `layer3.text` of 2 to 6 rows; `leave_out` texts are missing."""
     generator = np.random.default_rng(0)
-    rows = annotations()
+    rows = labelled()
     with StoreWriter(root, Recipe({"made": "up"})) as writer:
         writer.declare("video", [VISUAL])
         writer.declare("prompted", [TEXT])
