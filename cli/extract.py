@@ -16,7 +16,7 @@ from .options import to_json
 if TYPE_CHECKING:
     from vfc.extract.config import ExtractConfig, PlanConfig
 
-_EXAMPLE = "--model image --checkpoint google/vit-base-patch16-224 --videos ./videos --out ./store"
+_EXAMPLE = "--model video-llava --layer 31 --prompt unknown --videos ./videos --out ./store"
 
 
 def _extract(config: ExtractConfig, progress: Progress) -> Outcome:

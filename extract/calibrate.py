@@ -11,7 +11,6 @@ import torch
 
 from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.record import Key
-from vfc.cache_schema.shrink import RAGGED_GRID
 
 from .arriving import PIXEL_THREADS, decode_workers, decoded, jobs_of, prompting_of, ready_visit
 from .backbone import PromptedBackbone
@@ -99,12 +98,7 @@ def foretold(work: Work) -> dict[str, float]:
         return {}
     texts = [prompt.text for visit in work.visits[:ASKED_OF] for prompt in visit.prompts[:ASKED_OF]] or [""]
     counted = [backbone.rows(*USUAL_SIZE, text) for text in texts]
-    rows = {name: statistics.mean(one[name] for one in counted) for name in counted[0]}
-    for specs in work.shrinking.made.values():
-        for spec in specs:
-            if spec.layout == RAGGED_GRID and (cells := work.shrinking.cells):
-                rows[spec.name] = rows["visual.seconds"] * cells
-    return rows
+    return work.shrinking.rows({name: statistics.mean(one[name] for one in counted) for name in counted[0]})
 
 
 class _Watch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -48,7 +49,7 @@ class Carrier:
         self.late = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self.late else None
         self._seconds = 0.0
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._events: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
 
     def run(self, encode: Callable[[Sequence[Item]], list[Encoded]], batch: Sequence[Item]) -> list[Fetched]:
         """What `encode` makes of a batch; counts as work of the device."""
@@ -70,6 +71,7 @@ class Carrier:
         outputs = encode(batch)
         end.record(compute)
         self._events.append((start, end))
+        self._settle()
         self._stream.wait_stream(compute)
         with torch.cuda.stream(self._stream):
             found = [
@@ -97,9 +99,14 @@ class Carrier:
         """Seconds that the device spent on forwards; waits for those under way."""
         if self._events:
             self._events[-1][1].synchronize()
-        self._seconds += sum(start.elapsed_time(end) for start, end in self._events) / 1000
-        self._events.clear()
+        self._settle()
         return self._seconds
+
+    def _settle(self) -> None:
+        """Count the forwards that have ended; they end in the order in which they began."""
+        while self._events and self._events[0][1].query():
+            start, end = self._events.popleft()
+            self._seconds += start.elapsed_time(end) / 1000
 
 
 def _each(change: Callable[[torch.Tensor], npt.NDArray[Any]], tensors: Mapping[str, torch.Tensor]) -> Arrays:

@@ -9,7 +9,7 @@ from typing import Any
 from vfc.cache_schema.dtypes import record_bytes
 from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.record import ArraySpec, Dtype
-from vfc.cache_schema.shrink import RAGGED_GRID, Shrink
+from vfc.cache_schema.shrink import Shrink
 
 from .backbone import BackboneOptions, PromptedBackbone, open_backbone
 from .prompts import templates
@@ -69,12 +69,9 @@ def describe(
     if isinstance(backbone, PromptedBackbone):
         height, width = _size(size)
         (template,) = templates((prompt,))
-        rows = dict(backbone.rows(height, width, template.text))
+        counted = shrinking.rows(backbone.rows(height, width, template.text))
+        rows = {name: round(count) for name, count in counted.items()}
         assumed += f" of {size} pixels under the prompt {prompt!r}"
-        for specs in shrinking.made.values():
-            rows |= {
-                s.name: rows["visual.seconds"] * shrinking.cells for s in specs if pool and s.layout == RAGGED_GRID
-            }
     kept = {kind: [_told(spec, rows) for spec in specs] for kind, specs in shrinking.stored().items()}
     totals = {
         kind: sum(each["bytes"] for each in specs) if all(each["bytes"] is not None for each in specs) else None

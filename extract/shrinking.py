@@ -64,6 +64,13 @@ class Shrinking:
         rows, columns = self.shrink.pool.split("x")
         return int(rows) * int(columns)
 
+    def rows(self, rows: Mapping[str, float]) -> dict[str, float]:
+        """Array -> rows of ragged arrays after pooling, from those before."""
+        grids = [spec.name for specs in self._shrunk() for spec in specs if spec.layout == RAGGED_GRID]
+        if not (grids and self.cells):
+            return dict(rows)
+        return {**rows, **dict.fromkeys(grids, rows["visual.seconds"] * self.cells)}
+
     def features(self) -> Mapping[str, int]:
         """The arrays that are projected, and how wide they are before."""
         wide = [spec for specs in self._shrunk() for spec in specs if spec.dtype in FEATURE_DTYPES]

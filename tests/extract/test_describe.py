@@ -1,3 +1,5 @@
+"""What a model would give is told from its configuration: layers, tokens, bytes."""
+
 from __future__ import annotations
 
 import json
@@ -64,7 +66,7 @@ def test_tokens_depend_on_the_size_of_frames_where_the_model_says_so(tmp_path: P
     assert pooled["record"]["video"][0]["rows"] == 4 * 4
     with pytest.raises(BadInput, match=r"--size '240' is no size.\nGive height x width"):
         describe("qwen2-vl", checkpoint=weights, size="240")
-    with pytest.raises(UnknownName, match="no prompt 'unknow'. Did you mean 'unknown'"):
+    with pytest.raises(UnknownName, match=r"no prompt 'unknow'. Did you mean 'unknown'"):
         describe("qwen2-vl", checkpoint=weights, prompt="unknow")
 
 

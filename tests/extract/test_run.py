@@ -31,7 +31,9 @@ from vfc.cache_schema.errors import (
 from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.record import ArraySpec, Key
 from vfc.extract import arriving as arriving_module
+from vfc.extract import run as run_module
 from vfc.extract.backbone import BackboneOptions
+from vfc.extract.carry import Carrier, Fetched
 from vfc.extract.decode import Decoders, read_clip
 from vfc.extract.failures import read_failures
 from vfc.extract.run import ExtractConfig, Summary, extract
@@ -330,6 +332,48 @@ def test_what_no_video_can_survive_ends_the_run_and_keeps_what_was_made(
         assert len(reader) == 3
     assert not list((tmp_path / "store").glob("failures/*")), "an innocent video was listed"
     assert run().done == 5
+
+
+# A device whose results arrive later
+
+
+class Late(Carrier):
+    """Runs on the CPU as if it were a GPU: arrays are empty until somebody waits for them."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.late = True
+
+    def run(self, encode: Any, batch: Any) -> list[Fetched]:
+        return [self.hidden(fetched) for fetched in super().run(encode, batch)]
+
+    def hidden(self, fetched: Fetched) -> Fetched:
+        empty = {name: np.full_like(array, np.nan) for name, array in fetched.video.items()}
+
+        def arrive() -> None:
+            for name, array in fetched.video.items():
+                empty[name][...] = array
+
+        return Fetched(empty, (), arrive)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_what_is_still_on_its_way_is_waited_for(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    at_once = run(out=tmp_path / "at once", mode="fast", batch=batch)
+    monkeypatch.setattr(run_module, "Carrier", Late)
+    monkeypatch.setattr(arriving_module, "pinned", dict)
+    assert run(mode="fast", batch=batch).digest == at_once.digest
+
+
+def test_an_interrupt_waits_for_the_batch_on_its_way(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "Carrier", Late)
+    monkeypatch.setattr(arriving_module, "pinned", dict)
+    Struck.signum, Struck.calls = signal.SIGINT, 0
+    summary = run(Struck)
+    assert (summary.done, summary.left, summary.exit_code) == (3, 5, 130)
+    assert run().digest == run(out=tmp_path / "whole").digest
 
 
 # Interrupts

@@ -1,3 +1,5 @@
+"""Views by hand: what three crops cover, how a video is divided, what an augmented copy is a function of."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
