@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,17 +23,15 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from vfc.cache_schema.errors import BadInput, Damaged, RecipeMismatch
+from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.publish import replace_file
-from vfc.cache_schema.recipe import Recipe, digest
+from vfc.cache_schema.recipe import digest
 from vfc.cache_schema.record import Json
 
 from .head import Head, Task, TaskFile, TrainConfig, find, task_of
 from .report import Table, append_rows, percent, read_rows, write_html
-
-_CIRCUMSTANCES: Final = {"task": ("cache", "resident"), "train": ("out", "device")}
-"""Settings that say where a run lies and where it runs; two runs that differ in these alone are one run."""
+from .run_folder import claim, identity_of, load_weights, pour, settings_of, weights
 
 
 @dataclass(frozen=True)
@@ -72,10 +70,9 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
             "Start one process per head or seed, each with its own GPU in CUDA_VISIBLE_DEVICES.",
         )
     prepared = kind.prepare(task, config, method.Head, accelerator.device, progress)
-    settings = _settings(name, task, head, config, prepared)
-    compared = _compared(settings)
-    folder = config.out or Path("runs") / f"{name}-{digest(compared)[:8]}"
-    _claim(folder, settings, compared)
+    settings = settings_of(name, task, head, config, prepared)
+    folder = config.out or Path("runs") / f"{name}-{digest(identity_of(settings))[:8]}"
+    claim(folder, settings)
     finished = read_rows(folder / "results.jsonl")
     if finished:
         progress.say(f"The run {folder} is finished; its result is shown. Another --seed or --out is another run.")
@@ -207,7 +204,11 @@ class _Run:
             with safe_open(path, framework="pt") as file:
                 self._at = _Reached(**json.loads(file.metadata()["reached"]))
                 stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            _pour(self._head, {name.removeprefix("head."): v for name, v in stored.items() if name.startswith("head.")})
+            pour(
+                self._head,
+                {name.removeprefix("head."): v for name, v in stored.items() if name.startswith("head.")},
+                path,
+            )
             state: dict[int, dict[str, Tensor]] = {}
             for name, value in stored.items():
                 if name.startswith("optimizer."):
@@ -262,67 +263,9 @@ def learning_rate(config: TrainConfig, update: int) -> float:
     return config.lr
 
 
-def weights(head: nn.Module) -> dict[str, Tensor]:
-    """What a head has learned, on the CPU: trained parameters and buffers, not the blocks that stay frozen."""
-    frozen = {name for name, parameter in head.named_parameters() if not parameter.requires_grad}
-    return {name: v.detach().cpu().contiguous() for name, v in head.state_dict().items() if name not in frozen}
-
-
-def load_weights(head: nn.Module, path: Path) -> None:
-    """Read what `weights` gave, from a safetensors file.
-
-    Raises:
-        Damaged: names or shapes are not those of this head.
-    """
-    with safe_open(path, framework="pt") as file:
-        _pour(head, {name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118
-
-
-def _pour(head: nn.Module, stored: Mapping[str, Tensor], path: Path = Path("checkpoint.safetensors")) -> None:
-    own = weights(head)
-    wrong = [name for name in own.keys() | stored.keys() if name not in own or name not in stored]
-    wrong += [name for name in own.keys() & stored.keys() if own[name].shape != stored[name].shape]
-    if wrong:
-        raise Damaged(
-            f"{path} does not hold the weights of this head: {', '.join(sorted(wrong)[:5])} differ.",
-            "Give the run folder of this head and these settings, or remove the folder and train again.",
-        )
-    head.load_state_dict(dict(stored), strict=False)
-
-
 def _seed(seed: int, update: int) -> int:
     """One generator seed per (seed, update); update -1 is the making of the head."""
     return int(np.random.SeedSequence([seed, update + 1]).generate_state(1, np.uint64)[0])
-
-
-def _settings(name: str, task: Any, head: Any, config: TrainConfig, prepared: Task) -> dict[str, Any]:
-    parts = {"task": task, "head": head, "train": config}
-    plain = {part: json.loads(json.dumps(dataclasses.asdict(value), default=str)) for part, value in parts.items()}
-    recipe = dict(prepared.recipe)
-    return {"head": name, "config": plain, "data": dict(prepared.identity), "recipe": recipe}
-
-
-def _compared(settings: dict[str, Any]) -> dict[str, Any]:
-    config = {
-        part: {name: value for name, value in values.items() if name not in _CIRCUMSTANCES.get(part, ())}
-        for part, values in settings["config"].items()
-    }
-    return {**settings, "config": config}
-
-
-def _claim(folder: Path, settings: dict[str, Any], compared: dict[str, Any]) -> None:
-    """Make the run folder, or check that it holds this very run."""
-    path = folder / "config.json"
-    if path.exists():
-        there = _compared(json.loads(path.read_text(encoding="utf-8")))
-        changed = Recipe(there).difference(Recipe(compared))
-        if changed:
-            listed = "; ".join(f"{name}: {json.dumps(a)} there, {json.dumps(b)} asked" for name, a, b in changed)
-            raise RecipeMismatch(
-                f"The folder {folder} holds a run with other settings: {listed}.",
-                "Give another --out, or the settings of that run (--config) to go on with it.",
-            )
-    replace_file(path, json.dumps(settings, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
 def _training_table(row: Mapping[str, Any]) -> Table:

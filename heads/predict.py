@@ -78,8 +78,7 @@ class Prediction:
     def to_json(self) -> dict[str, Json]:
         """One row per query, its likeliest class first."""
         rows: list[Json] = [
-            {"query": name, "class": ranked[0][0], "shares": dict(ranked)}
-            for name, ranked in self._ranked()
+            {"query": name, "class": ranked[0][0], "shares": dict(ranked)} for name, ranked in self._ranked()
         ]
         return {"predictions": rows, "notes": [*self.notes]}
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from suites.motion_store import Told
-from suites.told_store import TEMPLATES, TEXT, VISUAL, annotations, told_store
+from suites.told_store import TEMPLATES, TEXT, VISUAL, labelled, told_store
 from torch import Tensor
 
 from vfc.cache_schema.errors import BadInput, UnknownName
@@ -27,9 +27,10 @@ from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.recipe import Recipe
 from vfc.cache_schema.record import Key, Record
 from vfc.cache_schema.writer import StoreWriter
-from vfc.heads.fit import load_weights, train
+from vfc.heads.fit import train
 from vfc.heads.head import TrainConfig
 from vfc.heads.methods import fsar
+from vfc.heads.run_folder import load_weights
 from vfc.heads.tasks import fewshot
 from vfc.heads.tasks.fewshot import Batch
 
@@ -88,7 +89,7 @@ def test_the_test_scores_equal_reading_record_by_record(tmp_path: Path, prompt: 
     head.match = match  # type: ignore[method-assign]
     with open_store(store) as reader, torch.no_grad():
         for i in range(30):
-            episode = draw_episode(annotations(), LISTS[2][0], i)
+            episode = draw_episode(labelled(), LISTS[2][0], i)
             told = known_prompts(episode)
             batch = by_hand(reader, episode, ("unknown", "unknown"))
             if prompt == "known":
@@ -118,7 +119,7 @@ def test_training_serves_the_records_of_the_episodes(tmp_path: Path, prompt: str
         for update, batch in enumerate(drawn):
             scores = head.scores(batch)
             for i in range(3):
-                episode = draw_episode(annotations(), LISTS[0][0], (3 * update + i) % 10)
+                episode = draw_episode(labelled(), LISTS[0][0], (3 * update + i) % 10)
                 told = known_prompts(episode)
                 prompts = [told[c] for c in episode.classes] + [told[""]] * 6 if prompt == "known" else ["unknown"] * 9
                 slow = by_hand(reader, episode, ("unknown", "unknown"))
@@ -228,7 +229,7 @@ def test_nan_is_refused_by_the_name_of_its_record(
     if kind == "video":
         from vfc.cache_schema.annotations import Annotation, Annotations, write_annotations
 
-        rows = annotations()
+        rows = labelled()
         write_annotations(store, "default", Annotations((*rows.rows, Annotation(key.name, "Class00", "train"))))
     config = replace(TASK, cache=store, resident=resident)
     with pytest.raises(

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from vfc.cache_schema.errors import Damaged, UnknownName
 from vfc.cache_schema.record import ArraySpec
-from vfc.heads.fit import load_weights, weights
 from vfc.heads.head import Head, find
+from vfc.heads.run_folder import load_weights, weights
 from vfc.heads.tasks.fewshot import Batch
 
 

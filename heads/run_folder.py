@@ -1,0 +1,86 @@
+"""The folder of a run: the settings it was begun with, and the weights of its head."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from vfc.cache_schema.errors import Damaged, RecipeMismatch
+from vfc.cache_schema.publish import replace_file
+from vfc.cache_schema.recipe import Recipe
+
+from .head import Task, TrainConfig
+
+_CIRCUMSTANCES: Final = {"task": ("cache", "resident"), "train": ("out", "device")}
+"""Settings that say where a run lies and where it runs; two runs that differ in these alone are one run."""
+
+
+def settings_of(name: str, task: Any, head: Any, config: TrainConfig, prepared: Task) -> dict[str, Any]:
+    """Everything a run is begun with, as kept in config.json (`config` can be given back with --config)."""
+    parts = {"task": task, "head": head, "train": config}
+    plain = {part: json.loads(json.dumps(dataclasses.asdict(value), default=str)) for part, value in parts.items()}
+    recipe = dict(prepared.recipe)
+    return {"head": name, "config": plain, "data": dict(prepared.identity), "recipe": recipe}
+
+
+def identity_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What two settings must share to be one run."""
+    config = {
+        part: {name: value for name, value in values.items() if name not in _CIRCUMSTANCES.get(part, ())}
+        for part, values in settings["config"].items()
+    }
+    return {**settings, "config": config}
+
+
+def claim(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Make the run folder, or check that it holds this very run.
+
+    Raises:
+        RecipeMismatch: it holds another, with the difference.
+    """
+    path = folder / "config.json"
+    if path.exists():
+        there = Recipe(identity_of(json.loads(path.read_text(encoding="utf-8"))))
+        changed = there.difference(Recipe(identity_of(settings)))
+        if changed:
+            listed = "; ".join(f"{name}: {json.dumps(a)} there, {json.dumps(b)} asked" for name, a, b in changed)
+            raise RecipeMismatch(
+                f"The folder {folder} holds a run with other settings: {listed}.",
+                "Give another --out, or the settings of that run (--config) to go on with it.",
+            )
+    replace_file(path, json.dumps(settings, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def weights(head: nn.Module) -> dict[str, Tensor]:
+    """What a head has learned, on the CPU: trained parameters and buffers, not the blocks that stay frozen."""
+    frozen = {name for name, parameter in head.named_parameters() if not parameter.requires_grad}
+    return {name: v.detach().cpu().contiguous() for name, v in head.state_dict().items() if name not in frozen}
+
+
+def load_weights(head: nn.Module, path: Path) -> None:
+    """Read what `weights` gave, from a safetensors file.
+
+    Raises:
+        Damaged: names or shapes are not those of this head.
+    """
+    with safe_open(path, framework="pt") as file:
+        pour(head, {name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118
+
+
+def pour(head: nn.Module, stored: Mapping[str, Tensor], path: Path) -> None:
+    """Put what `weights` gave, read from `path`, into a head; raises as `load_weights`."""
+    own = weights(head)
+    wrong = [name for name in own.keys() | stored.keys() if name not in own or name not in stored]
+    wrong += [name for name in own.keys() & stored.keys() if own[name].shape != stored[name].shape]
+    if wrong:
+        raise Damaged(
+            f"{path} does not hold the weights of this head: {', '.join(sorted(wrong)[:5])} differ.",
+            "Give the run folder of this head and these settings, or remove the folder and train again.",
+        )
+    head.load_state_dict(dict(stored), strict=False)
