@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,27 +85,38 @@ def _trained(tokenizer: Any, trainer: Any) -> tuple[dict[str, int], list[tuple[s
     return model["vocab"], [tuple(merge) for merge in model["merges"]]
 
 
-def video_llava_checkpoint(folder: Path, *, dtype: torch.dtype = torch.float32, seed: int = 0, **text: Any) -> Path:
-    """A tiny Video-LLaVA: frames of 28 pixels, 2x2 patches and a class token each."""
+def video_llava_checkpoint(
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    vision: Mapping[str, Any] | None = None,
+    **text: Any,
+) -> Path:
+    """A tiny Video-LLaVA: frames of 28 pixels, 2x2 patches and a class token each; `vision`, `text` change its size."""
     tokenizer = llama_tokenizer()
     ids = {name: tokenizer.convert_tokens_to_ids(f"<{name}>") for name in ("image", "video", "pad")}
+    tower = {
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+        **(vision or {}),
+    }
+    edge = tower["image_size"]
+    words = {"vocab_size": len(tokenizer), "pad_token_id": ids["pad"]}
     config = transformers.VideoLlavaConfig(
-        vision_config=transformers.CLIPVisionConfig(
-            hidden_size=24,
-            intermediate_size=40,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            image_size=28,
-            patch_size=14,
-        ),
-        text_config=transformers.LlamaConfig(**{**TEXT, **text}, vocab_size=len(tokenizer), pad_token_id=ids["pad"]),
+        vision_config=transformers.CLIPVisionConfig(**tower),
+        text_config=transformers.LlamaConfig(**{**words, **TEXT, **text}),
         image_token_index=ids["image"],
         video_token_index=ids["video"],
         image_seq_length=4,
         video_seq_length=8 * 5,
     )
     _save(transformers.VideoLlavaForConditionalGeneration(config), folder, tokenizer, dtype, seed)
-    _write(folder / "processor_config.json", {"video_processor": {"size": {"shortest_edge": 28}, "crop_size": 28}})
+    _write(folder / "processor_config.json", {"video_processor": {"size": {"shortest_edge": edge}, "crop_size": edge}})
     return folder
 
 
