@@ -20,11 +20,11 @@ from vfc.cache_schema.recipe import Recipe
 from vfc.cache_schema.record import ArraySpec, Json
 
 from .clips import Clips
+from .episodic import Batch, EpisodicHead, encode_all
 from .head import find
 from .report import Table, percent
 from .run_folder import load_weights
 from .serve import as_served
-from .tasks.fewshot import Batch, EpisodicHead, encode_all
 from .texts import Wording
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from suites import fsar_loops as loops
 from suites.motion_store import MakeStore, Told
-from suites.told_store import TEXT, VISUAL, annotations, told_store
+from suites.told_store import TEXT, VISUAL, labelled, told_store
 from torch import Tensor
 
 from vfc.cache_schema.errors import BadInput
@@ -35,7 +35,7 @@ class Slow:
         self.reader, self.prompt = reader, prompt
         self.frame_mean, self.text_mean = torch.zeros(4, 12), torch.zeros(6, 12)
         if centre != "none":
-            names = [row.name for row in annotations().of_split(centre).rows]
+            names = [row.name for row in labelled().of_split(centre).rows]
             raw = [self.tokens(name) for name in names]
             self.frame_mean = torch.stack([visual.mean(dim=1) for visual, _ in raw]).mean(dim=0)
             for i in range(6):
@@ -85,7 +85,7 @@ def test_equals_a_loop(tmp_path: Path, metric: str, shot: int, distance: Any, pr
     with open_store(config.cache) as reader:
         slow = Slow(reader, prompt, centre)
         for i in range(40):
-            episode = draw_episode(annotations(), EpisodeSpec("test", 3, shot, 1, 0), i)
+            episode = draw_episode(labelled(), EpisodeSpec("test", 3, shot, 1, 0), i)
             for own, (query,) in enumerate(episode.query):
                 logits = [slow.logit(metric, query, shots, used) for shots in episode.support]
                 right.append(int(np.argmax(logits)) == own)

@@ -27,6 +27,7 @@ from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.recipe import Recipe
 from vfc.cache_schema.record import Key, Record
 from vfc.cache_schema.writer import StoreWriter
+from vfc.heads.episodic import score_head
 from vfc.heads.fit import train
 from vfc.heads.head import TrainConfig
 from vfc.heads.methods import fsar
@@ -84,7 +85,7 @@ def test_the_test_scores_equal_reading_record_by_record(tmp_path: Path, prompt: 
     seen: list[Tensor] = []
     match = head.match
     head.match = lambda batch: seen.append(match(batch)) or seen[-1]  # type: ignore[func-returns-value, method-assign, assignment]
-    opened._score(head, *opened._frozen("test", False), Silent())
+    score_head(head, *opened._frozen("test", False), CPU, Silent())
     scores = torch.cat(seen)
     head.match = match  # type: ignore[method-assign]
     with open_store(store) as reader, torch.no_grad():
@@ -186,7 +187,6 @@ def test_peers_are_as_many_queries_as_at_test(tmp_path: Path) -> None:
                 assert [peer // 5 for peer in peers] == [0, 1, 2]
                 seen.add((query, *peers))
     assert len(seen) > 200
-    assert fewshot.prepare(replace(config, queries=5), QUICK, fsar.Head, CPU, Silent())._peers is not None
     even = fewshot.prepare(replace(config, train_queries=1), QUICK, fsar.Head, CPU, Silent())
     assert next(even.batches(0)).peers is None
 
@@ -242,6 +242,7 @@ SCRIPT = """
 import dataclasses, json, sys
 from pathlib import Path
 from vfc.cache_schema.progress import Silent
+from vfc.heads.episodic import score_head
 from vfc.heads.fit import train
 from vfc.heads.head import TrainConfig
 from vfc.heads.methods import fsar
