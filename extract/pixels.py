@@ -202,6 +202,9 @@ def _processor_name(section: Mapping[str, Any], model_type: str, where: str) -> 
     name = name.removesuffix("Fast").removesuffix("Pil")
     if name.endswith("FeatureExtractor"):
         name = name.removesuffix("FeatureExtractor") + "ImageProcessor"
+    # Files from before video processors name the image processor whose parameters they were.
+    twin = name.replace("ImageProcessor", "VideoProcessor")
+    name = twin if name not in DEFAULTS and twin in DEFAULTS else name
     if name not in DEFAULTS:
         raise BadInput(
             f"The checkpoint {where} wants its pixels from {name}, whose steps are not reproduced here.",

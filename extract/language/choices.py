@@ -28,6 +28,16 @@ def checked_config(checkpoint: Checkpoint, *, family: str, model_type: str) -> A
     return AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
 
 
+def check_plan(plan: str, config: Any, checkpoint: Checkpoint) -> None:
+    """Raises BadInput where prompts cannot share a prefix, because blocks do not see all of it."""
+    kinds = set(getattr(config.text_config, "layer_types", None) or ()) - {"full_attention"}
+    if kinds and plan != "single":
+        raise BadInput(
+            f"{checkpoint.id} has blocks of {', '.join(sorted(kinds))}; --plan {plan} needs them to see all tokens.",
+            "Give --plan single.",
+        )
+
+
 def kept_of(options: BackboneOptions, family: str) -> frozenset[str]:
     """The streams to keep; text only where prompts are asked for.
 

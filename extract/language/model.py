@@ -19,7 +19,7 @@ from vfc.extract.backbone import BackboneOptions, Encoded, Frames, Prepared, cho
 from vfc.extract.checkpoint import locate
 from vfc.extract.taps import attention_of, compute_dtype, load, on_meta, transferred
 
-from .choices import checked_config, cut_config, kept_of
+from .choices import check_plan, checked_config, cut_config, kept_of
 from .plans import buckets
 from .question import Question
 from .rows import Split
@@ -46,6 +46,7 @@ class LanguageBackbone(ABC):
         self.options = options
         self.checkpoint = locate(options.checkpoint, default=default, family=self.family)
         self._config = checked_config(self.checkpoint, family=self.family, model_type=self.model_type)
+        check_plan(options.plan, self._config, self.checkpoint)
         self.kept = kept_of(options, self.family)
         depth = int(self._config.text_config.num_hidden_layers)
         self.known = (*(str(i) for i in range(depth + 1)), "norm")
@@ -53,7 +54,9 @@ class LanguageBackbone(ABC):
         asked = options.layers or (str(depth - 1),)
         self.layers = chosen_layers(asked, self.known, f"the language model of {self.checkpoint.id}")
         self.storage: Dtype = options.storage or "bf16"
-        self.dtype = compute_dtype(options.dtype, self._config, options.device)
+        # Some checkpoints say their dtype of the language model alone.
+        said = self._config if self._config.dtype is not None else self._config.text_config
+        self.dtype = compute_dtype(options.dtype, said, options.device)
         self._class = self._model_class()
         meta = on_meta(self._class, self._cut_config(), options.attention)
         self.attention = attention_of(meta.language_model)

@@ -174,6 +174,11 @@ def test_what_is_not_reproduced_is_refused_by_name(section: dict[str, Any], mess
         pixel_rule(section)
 
 
+def test_files_from_before_video_processors() -> None:
+    old = {"image_processor_type": "VideoLlavaImageProcessor", "size": {"shortest_edge": 224}, "crop_size": 224}
+    assert pixel_rule(old) == pixel_rule(CASES["video-llava"])
+
+
 def test_recipe_spells_out_what_the_file_left_unsaid() -> None:
     said = pixel_rule({"image_processor_type": "ViTImageProcessor", "size": 96}).recipe()
     assert json.loads(json.dumps(said)) == said

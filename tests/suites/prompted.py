@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -331,14 +333,22 @@ class PromptedSuite(BackboneSuite):
         with pytest.raises(error, match=message):
             self.opened(checkpoint, **change)
 
+    def test_the_checkpoint_s_dtype_may_be_said_of_its_language_model_alone(
+        self, half_checkpoint: Path, tmp_path: Path
+    ) -> None:
+        other = Path(shutil.copytree(half_checkpoint, tmp_path / "other"))
+        config = json.loads((other / "config.json").read_text())
+        assert config.pop("dtype") == "bfloat16"
+        config["text_config"]["dtype"] = "bfloat16"
+        (other / "config.json").write_text(json.dumps(config))
+        assert self.opened(other).recipe()["compute"]["dtype"] == "bf16"
+
     def test_another_architecture_is_refused_by_name(self, checkpoint: Path) -> None:
         other = "qwen3-vl" if self.family != "qwen3-vl" else "qwen2-vl"
         with pytest.raises(BadInput, match=f"is a .* model; {other} needs a .* one.\n.*try --model {self.family}"):
             open_backbone(other, BackboneOptions(str(checkpoint)))
 
     def test_a_checkpoint_without_its_tokenizer_is_refused(self, checkpoint: Path, tmp_path: Path) -> None:
-        import shutil
-
         bare = shutil.copytree(checkpoint, tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
         with pytest.raises(FileNotFoundError, match="The checkpoint bare has no tokenizer"):
             self.opened(Path(bare))

@@ -151,6 +151,24 @@ def test_frames_that_no_size_fits_cost_that_clip(tiny: Path) -> None:
         opened(tiny).pixels(clip_of(1, 4, 1, 300))
 
 
+def test_blocks_that_do_not_see_everything_share_no_prefix(tmp_path: Path) -> None:
+    other = qwen2_checkpoint(
+        tmp_path / "tiny", use_sliding_window=True, sliding_window=8, max_window_layers=2, layer_types=None
+    )
+    with pytest.raises(BadInput, match=r"tiny has blocks of sliding_attention; --plan packed .*\nGive --plan single"):
+        opened(other, plan="packed")
+    backbone = opened(other, plan="single", layers=("4",))
+    backbone.load()
+    item = backbone.pixels(clip_of(1)).tensors
+    (encoded,) = backbone.encode_prompted([item], [[backbone.prompt(PROMPTS[0]).tensors]])
+    blocks: list[Tensor] = []
+    model = full_model(other)
+    model.model.language_model.layers[3].register_forward_hook(lambda _m, _a, out: blocks.append(out[0]))
+    with torch.inference_mode():
+        model(**qwen2_inputs(other, item, PROMPTS[0]))
+    assert torch.equal(blocks[0][encoded.prompted[0]["text.positions"]], encoded.prompted[0]["layer4.text"])
+
+
 def test_another_patch_size_is_refused(tmp_path: Path) -> None:
     other = qwen2_checkpoint(tmp_path / "tiny")
     (other / "preprocessor_config.json").write_text(json.dumps({"patch_size": 14}))
