@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
-from abc import abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
@@ -18,7 +16,6 @@ from typing import Any, Final, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.progress import Progress, Silent
@@ -27,18 +24,17 @@ from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.record import ArraySpec, Json
 from vfc.heads.ahead import stream
 from vfc.heads.baselines import baselines, count
-from vfc.heads.clips import Clips, Plan, in_chunks
+from vfc.heads.clips import Clips, Plan
 from vfc.heads.episodes import (
     ArraySettings,
     EpisodeSettings,
-    Score,
-    Tasks,
     half_width,
     in_use,
     positions,
-    score,
-    tasks_at_once,
 )
+from vfc.heads.episodic import Batch as Batch
+from vfc.heads.episodic import EpisodicHead as EpisodicHead
+from vfc.heads.episodic import batch_of, draw_peers, score_head
 from vfc.heads.head import Head, TrainConfig
 from vfc.heads.report import Confusion, Table, percent, points
 from vfc.heads.serve import Resident, as_served, choose_array, sizes
@@ -77,47 +73,6 @@ class Config(ArraySettings, EpisodeSettings):
         default="auto",
         metadata={"help": "Where the train split rests; auto: where it fits; off: on disk.", "panel": "Performance"},
     )
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Episodes over a set of clips: `videos` role -> `[M, ...]`; `support [B, W, K]`, `query [B, Q]` positions in M.
-
-    `target [B, Q]` is the position of each query's class among the W. `peers [B, Q, S]` are, for each query, the
-    queries that a transductive head may look at together with it, itself among them; None: all of the episode.
-    """
-
-    videos: Mapping[str, Tensor]
-    support: Tensor
-    query: Tensor
-    target: Tensor
-    peers: Tensor | None = None
-
-
-class EpisodicHead(Head):
-    """What a few-shot method fills in: `encode` sees single clips, `match` whole episodes."""
-
-    @abstractmethod
-    def encode(self, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What is computed per clip: role -> `[M, ...]` to any names -> `[M, ...]`."""
-
-    def alone(self, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The part of `encode` that no text changes; `encode` takes its result in place of the stored features."""
-        return dict(videos)
-
-    @abstractmethod
-    def match(self, batch: Batch) -> Tensor:
-        """Logits `[B, Q, W]` of a batch whose `videos` are encoded."""
-
-    def scores(self, batch: Batch) -> Tensor:
-        """Logits `[B, Q, W]` of a batch of stored features."""
-        return self.match(replace(batch, videos=self.encode(batch.videos)))
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Cross-entropy over the classes of each episode."""
-        return {
-            "cross-entropy": functional.cross_entropy(self.scores(batch).flatten(0, 1).float(), batch.target.flatten())
-        }
 
 
 class FewShot:
@@ -172,14 +127,14 @@ class FewShot:
         """Accuracy on the frozen list of the val classes; None where the annotations have no val split."""
         if "val" not in self._lists:
             return None
-        return self._score(cast("EpisodicHead", head), *self._frozen("val", self._pool), Silent()).accuracy
+        return score_head(cast("EpisodicHead", head), *self._frozen("val", self._pool), self._device, Silent()).accuracy
 
     def test(self, head: Head, progress: Progress) -> dict[str, Json]:
         """The head and the training-free baselines on the same frozen tasks of the test classes."""
         listed = self._lists["test"]
         others = count(sizes(as_served(self._array, pool_tokens=True))[0], text=self._wording is not None)
         progress.begin("Test", len(listed.episodes) * (1 + others), "tasks")
-        found = self._score(cast("EpisodicHead", head), *self._frozen("test", self._pool), progress)
+        found = score_head(cast("EpisodicHead", head), *self._frozen("test", self._pool), self._device, progress)
         train = self._clips(list(positions(self._annotations.of_split("train"))), (), pool=True, text=False)
         rows: list[Json] = []
         for name, other in baselines(*self._frozen("test", True), train, progress).items():
@@ -251,73 +206,13 @@ class FewShot:
         generator = np.random.default_rng([self._train.seed, update])
         plan = clips.plan(drawn, generator)
         videos = {} if plan.of is None else {"visual.of": plan.of.to(self._device)}
-        return self._batch(plan.tasks, videos, self._peers(plan.tasks, generator)), plan.rows
-
-    def _batch(self, tasks: Tasks, videos: Mapping[str, Tensor], peers: Tensor | None = None) -> Batch:
-        target = tasks.target.expand(len(tasks), -1)
-        rest = (tasks.support, tasks.query, target, peers)
-        return Batch(videos, *(None if part is None else part.to(self._device) for part in rest))  # type: ignore[arg-type]
-
-    def _peers(self, tasks: Tasks, generator: np.random.Generator) -> Tensor | None:
-        """For each query, as many queries of every class as a test task has, itself among them, at random."""
-        way, here, there = self._config.way, self._config.train_queries, self._config.queries
-        if here <= there:
-            return None
-        draws = generator.random((len(tasks), way * here, way, here))
-        own = np.arange(way * here)
-        draws[:, own, own // here, own % here] = -1
-        chosen = np.sort(draws.argsort(axis=-1)[..., :there], axis=-1) + here * np.arange(way)[:, None]
-        return torch.from_numpy(chosen.reshape(len(tasks), way * here, way * there))
-
-    def _score(self, head: EpisodicHead, clips: Clips, plan: Plan, progress: Progress) -> Score:
-        tasks = plan.tasks
-        with torch.no_grad():
-            classify, numbers = (self._by_chunk if clips.known else self._at_once)(head, clips, plan)
-            return score(tasks, classify, tasks_at_once(tasks, numbers), progress)
-
-    def _at_once(self, head: EpisodicHead, clips: Clips, plan: Plan) -> tuple[Classify, int]:
-        """Every clip is encoded once for all tasks."""
-        videos = encode_all(head.encode, clips, plan.rows)
-
-        def classify(support: Tensor, query: Tensor) -> Tensor:
-            return head.match(self._batch(replace(plan.tasks, support=support, query=query), videos))
-
-        return classify, sum(values[0].numel() for values in videos.values())
-
-    def _by_chunk(self, head: EpisodicHead, clips: Clips, plan: Plan) -> tuple[Classify, int]:
-        """Every clip is encoded once as far as its text does not matter, the rest some tasks at a time."""
-        assert plan.of is not None
-        assert clips.texts is not None
-        alone, of = encode_all(head.alone, clips, {"visual": plan.rows["visual"]}), plan.of
-
-        def encode(found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-            return head.encode({**found, **alone, "visual.of": of[found["entry"]].to(self._device)})
-
-        chunk = in_chunks(clips, plan, encode)
-
-        def classify(support: Tensor, query: Tensor) -> Tensor:
-            videos, support, query = chunk(support, query)
-            return head.match(self._batch(replace(plan.tasks, support=support, query=query), videos))
-
-        return classify, clips.texts.longest * clips.texts.width
+        peers = draw_peers(plan.tasks, self._config.queries, generator)
+        return batch_of(plan.tasks, videos, self._device, peers), plan.rows
 
 
 def prepare(config: Config, train: TrainConfig, head: type[Head], device: torch.device, progress: Progress) -> FewShot:
     """The task on the store `config.cache`, ready to train and test `head`."""
     return FewShot(config, train, head, device, progress)
-
-
-def encode_all(
-    encode: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]], clips: Clips, rows: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Every entry at `rows` through `encode`, some at a time."""
-    at_once = max(1, min(_ENCODE_AT_ONCE, _ENCODE_BYTES // (4 * math.prod(sizes(clips.visual.spec)))))
-    parts = torch.arange(len(rows["visual"])).split(at_once)
-    plans = ((None, {role: index[part] for role, index in rows.items()}) for part in parts)
-    sources = {role: clips.sources[role] for role in rows}
-    with contextlib.closing(stream(sources, plans)) as batches:
-        made = [{name: values.clone() for name, values in encode(videos).items()} for _, videos in batches]
-    return {name: torch.cat([part[name] for part in made]) for name in made[0]}
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:

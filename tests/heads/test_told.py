@@ -242,7 +242,6 @@ SCRIPT = """
 import dataclasses, json, sys
 from pathlib import Path
 from vfc.cache_schema.progress import Silent
-from vfc.heads.episodic import score_head
 from vfc.heads.fit import train
 from vfc.heads.head import TrainConfig
 from vfc.heads.methods import fsar
