@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from suites.backbone import clip_of
+from suites.backbone import clip_of, equal
 from suites.language import PROMPTS, qwen2_checkpoint
 from suites.prompted import PromptedSuite, full_model
 from torch import Tensor
@@ -133,6 +134,23 @@ def test_a_template_with_the_prompt_in_front_is_refused(tmp_path: Path) -> None:
     (other / "chat_template.jinja").write_text(template)
     with pytest.raises(BadInput, match="The chat template of tiny puts the prompt before the video"):
         opened(other)
+
+
+def test_a_configuration_in_the_hub_s_older_form(tiny: Path, tmp_path: Path) -> None:
+    """`Qwen/Qwen2-VL-*` have the language model's settings at the top, and M-RoPE as `rope_scaling`."""
+    other = Path(shutil.copytree(tiny, tmp_path / "tiny"))
+    config = json.loads((other / "config.json").read_text())
+    text = {k: v for k, v in config["text_config"].items() if k not in ("rope_parameters", "layer_types", "dtype")}
+    rest = {k: v for k, v in config.items() if k.endswith("_id") or k in ("vision_config", "architectures")}
+    rope = {"rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
+    flat = {**text, **rest, **rope, "model_type": "qwen2_vl", "torch_dtype": "float32"}
+    (other / "config.json").write_text(json.dumps(flat))
+    arrays = []
+    for checkpoint in (tiny, other):
+        backbone = opened(checkpoint, layers=("1", "norm"))
+        backbone.load()
+        arrays += backbone.encode_videos([backbone.pixels(clip_of(1)).tensors])
+    assert equal(*arrays)
 
 
 def test_a_budget_of_pixels(tiny: Path) -> None:

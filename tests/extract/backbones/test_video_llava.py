@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from suites.backbone import clip_of
+from safetensors.torch import load_file, save_file
+from suites.backbone import clip_of, equal
 from suites.language import video_llava_checkpoint
 from suites.prompted import PromptedSuite
 from torch import Tensor
@@ -87,6 +89,25 @@ def test_text_stands_around_one_run_of_visual_tokens(tiny: Path) -> None:
     assert tokenizer.decode(arrays["text.ids"], skip_special_tokens=True).split() == ["USER:", "Who?", "ASSISTANT:"]
     places = arrays["text.positions"].tolist()
     assert places == [*range(len(head)), *range(len(head) + 10, len(head) + 10 + len(prompt.tensors["ids"]))]
+
+
+def test_weights_are_found_under_the_hub_s_names(tiny: Path, tmp_path: Path) -> None:
+    """`LanguageBind/Video-LLaVA-7B-hf` has its towers' weights one level deeper than the library saves them today."""
+    other = Path(shutil.copytree(tiny, tmp_path / "tiny"))
+    weights = load_file(other / "model.safetensors")
+    towers = ("video_tower.", "image_tower.")
+    named = {
+        f"{name.split('.')[0]}.vision_model.{name.split('.', 1)[1]}" if name.startswith(towers) else name: values
+        for name, values in weights.items()
+    }
+    assert named.keys() != weights.keys()
+    save_file(named, other / "model.safetensors", {"format": "pt"})
+    arrays = []
+    for checkpoint in (tiny, other):
+        backbone = opened(checkpoint, layers=("1",))
+        backbone.load()
+        arrays += backbone.encode_videos([backbone.pixels(clip_of(1, 2)).tensors])
+    assert equal(*arrays)
 
 
 def test_half_precision_becomes_single_on_a_cpu_unless_asked_for(tmp_path: Path) -> None:
