@@ -58,7 +58,8 @@ def _require_free(root: Path) -> None:
     strange = present - _BEFORE
     if not strange and (root / "parts").is_dir():
         strange = {f"parts/{path.name}" for path in (root / "parts").iterdir() if path.is_dir()}
-    if strange:
+    # Another worker may have made the store, and committed to it, since the caller looked.
+    if strange and not (root / METADATA).exists():
         raise NotAStore(
             f"{root} is not empty and is no store (it holds {min(strange)} and has no {METADATA}).",
             "Give a new folder, an empty one, or a store.",

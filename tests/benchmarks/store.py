@@ -487,6 +487,7 @@ def two_workers(bench: Bench, values: list[Array]) -> None:
         here, there = context.Pipe()
         process = context.Process(target=write_worker, args=(there, bench.folder, name, values))
         process.start()
+        there.close()
         workers.append((here, process))
 
     def both(order: str) -> float:

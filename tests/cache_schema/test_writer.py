@@ -23,6 +23,7 @@ from vfc.cache_schema import (
     disk,
     open_store,
 )
+from vfc.cache_schema import root as root_module
 from vfc.cache_schema.part import Part
 from vfc.cache_schema.recipe import Recipe
 
@@ -226,6 +227,21 @@ def test_files_on_their_way_are_cleared_when_they_are_old(tmp_path: Path) -> Non
     assert disk.clear_stale(tmp_path) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["fresh.json"]
     assert disk.clear_stale(tmp_path / "absent") == 0
+
+
+def test_a_store_made_and_filled_between_two_looks_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = root_module._require_free
+
+    def after_another(root: Path) -> None:
+        monkeypatch.setattr(root_module, "_require_free", look)
+        with StoreWriter(root, RECIPE, worker="first") as writer:
+            writer.declare("video", [SPEC])
+            writer.add(tiny(1))
+        look(root)
+
+    monkeypatch.setattr(root_module, "_require_free", after_another)
+    with StoreWriter(tmp_path / "s", RECIPE, worker="second") as writer:
+        assert tiny(1).key in writer
 
 
 def test_a_second_recipe_is_refused_also_where_both_make_the_store(tmp_path: Path) -> None:
