@@ -12,6 +12,10 @@ import pytest
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))
 
+# Read when torch is first imported, here and in the processes that tests start: on networks this small, threads that
+# wait for each other take most of the time. What a run fixes for its numbers, it still fixes itself.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A busy machine is no failure; what a test may take is bounded by pytest-timeout.
 hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")
