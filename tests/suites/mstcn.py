@@ -1,4 +1,4 @@
-"""MS-TCN folders made from real label sequences: features are drawn around one mean per class, nothing else is made up."""
+"""MS-TCN folders made from real label sequences; only the features are drawn, around one mean per class."""
 
 from __future__ import annotations
 
