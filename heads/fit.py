@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,7 +31,8 @@ from vfc.cache_schema.record import Json
 
 from .head import Head, Task, TaskFile, TrainConfig, find, task_of
 from .report import Table, append_rows, percent, read_rows, write_html
-from .run_folder import claim, identity_of, load_weights, pour, settings_of, weights
+from .run_folder import ITEMS, claim, identity_of, load_weights, pour, settings_of, weights, write_items
+from .updates import counted, learning_rate, optimizer
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
             f"{accelerator.num_processes} processes were launched; a head is trained by one.",
             "Start one process per head or seed, each with its own GPU in CUDA_VISIBLE_DEVICES.",
         )
-    prepared = kind.prepare(task, config, method.Head, accelerator.device, progress)
+    prepared = kind.prepare(task, config, method.Head, head, accelerator.device, progress)
     settings = settings_of(name, task, head, config, prepared)
     folder = config.out or Path("runs") / f"{name}-{digest(identity_of(settings))[:8]}"
     claim(folder, settings)
@@ -77,13 +78,14 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
     if finished:
         progress.say(f"The run {folder} is finished; its result is shown. Another --seed or --out is another run.")
         return TrainResult(folder, finished[0], kind)
+    steady = counted(config, prepared.per_pass, progress)
     cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(_seed(config.seed, -1))
         module = method.Head(head, prepared.specs)
         for note in module.notes:
             progress.say(note)
-        run = _Run(folder, module, prepared, config, accelerator)
+        run = _Run(folder, module, prepared, steady, accelerator)
         notes: list[Json] = [*module.notes]
         row = {"head": name, "seed": config.seed, **prepared.identity, **run.to_end(progress), "notes": notes}
     result = TrainResult(folder, row, kind)
@@ -112,7 +114,10 @@ class _Run:
         self._folder, self._head, self._task, self._config = folder, head, task, config
         self._accelerator = accelerator
         self._trainable = [p for p in head.parameters() if p.requires_grad]
-        self._objective, self._optimizer = accelerator.prepare(_Objective(head), optimizer(self._trainable, config))
+        if not self._trainable:  # a head with nothing to learn is tested as it is
+            self._config, self._trainable = dataclasses.replace(config, steps=0), [nn.Parameter(torch.zeros(1))]
+        made = optimizer(self._trainable, config)
+        self._objective, self._optimizer = accelerator.prepare(_Objective(head), made)
         self._at = _Reached()
         self._resume()
 
@@ -122,12 +127,12 @@ class _Run:
         progress.begin("Train", config.steps, "updates")
         progress.advance(at.update)
         losses: list[Tensor] = []
-        with contextlib.closing(self._task.batches(at.update)) as batches:
+        if not config.steps:
+            replace_file(self._folder / "head.safetensors", save(weights(self._head)))
+        with contextlib.closing(self._task.batches(at.update * config.accumulate)) as batches:
             while at.update < config.steps:
                 started = time.perf_counter()
-                batch = next(batches)
-                at.waited += time.perf_counter() - started
-                losses.append(self._step(batch))
+                losses.append(self._step(batches))
                 at.seconds += time.perf_counter() - started
                 progress.advance()
                 if at.update % config.validate_every == 0 or at.update == config.steps:
@@ -136,11 +141,12 @@ class _Run:
         load_weights(self._head, self._folder / "head.safetensors")
         with self._evaluation():
             result = self._task.test(self._head, progress)
+        write_items(self._folder, cast("list[Json]", result.pop(ITEMS, [])))
         return {
             "updates": config.steps,
             "chosen_update": at.chosen,
             "validation": at.best if math.isfinite(at.best) else None,
-            "parameters": sum(p.numel() for p in self._trainable),
+            "parameters": sum(p.numel() for p in self._head.parameters() if p.requires_grad),
             **result,
             "circumstances": {
                 "seconds": round(at.seconds, 3),
@@ -150,22 +156,28 @@ class _Run:
             },
         }
 
-    def _step(self, batch: Any) -> Tensor:
+    def _step(self, batches: Iterator[Any]) -> Tensor:
         """One update; its loss, still on the device."""
         config, at = self._config, self._at
         torch.manual_seed(_seed(config.seed, at.update))
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(config, at.update)
         self._head.train()
-        with self._precision():
-            loss: Tensor = self._objective(batch)
         self._optimizer.zero_grad()
-        self._accelerator.backward(loss)
+        losses = []
+        for _ in range(config.accumulate):
+            started = time.perf_counter()
+            batch = next(batches)
+            at.waited += time.perf_counter() - started
+            with self._precision():
+                loss: Tensor = self._objective(batch) / config.accumulate
+            self._accelerator.backward(loss)
+            losses.append(loss.detach())
         if config.clip:
             self._accelerator.clip_grad_norm_(self._trainable, config.clip)
         self._optimizer.step()
         at.update += 1
-        return loss.detach()
+        return torch.stack(losses).sum()
 
     def _pause(self, losses: list[Tensor], progress: Progress) -> None:
         """Log the losses since the last pause, validate, keep the weights if they are the best, write a checkpoint."""
@@ -240,27 +252,6 @@ class _Reached:
     chosen: int = 0
     seconds: float = 0.0
     waited: float = 0.0
-
-
-def optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW that spares biases and norms, or Adam with weight decay in the gradient of everything."""
-    if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay)
-    matrices, rest = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
-
-
-def learning_rate(config: TrainConfig, update: int) -> float:
-    """The rate of update `update` (from 0): linear warm-up, then the schedule over what is left."""
-    if update < config.warmup:
-        return config.lr * (update + 1) / config.warmup
-    if config.schedule == "cosine":
-        share = (update - config.warmup) / max(1, config.steps - config.warmup)
-        return config.lr * 0.5 * (1 + math.cos(math.pi * share))
-    if config.schedule == "multistep":
-        return config.lr * 0.1 ** sum(update >= part * config.steps for part in (0.6, 0.8))
-    return config.lr
 
 
 def _seed(seed: int, update: int) -> int:

@@ -71,8 +71,14 @@ class Task(Protocol):
     recipe: Mapping[str, Json]
     """How the store was made; kept with the run, for `vfc predict`."""
 
+    per_pass: int
+    """Batches that make one pass over the training set; 0 where there is no such thing."""
+
     def batches(self, start: int) -> Generator[Any]:
-        """Training batches for updates `start`, `start + 1` ... without end: functions of (seed, update)."""
+        """Training batches `start`, `start + 1` ... without end, each a function of (seed, its number).
+
+        An update takes one of them, or as many as --accumulate says.
+        """
 
     def validate(self, head: Head) -> float | None:
         """The figure that chooses the checkpoint, higher is better; None where the last one counts."""
@@ -87,9 +93,15 @@ class TaskFile(Protocol):
     Config: type[Any]
 
     def prepare(
-        self, config: Any, train: TrainConfig, head: type[Head], device: torch.device, progress: Progress
+        self,
+        config: Any,
+        train: TrainConfig,
+        head: type[Head],
+        settings: Any,
+        device: torch.device,
+        progress: Progress,
     ) -> Task:
-        """Read the store and the annotations, fix the protocol."""
+        """Read the store and the annotations, fix the protocol; `settings` are the head's own, for what it wants."""
 
     def tables(self, result: Mapping[str, Json]) -> list[Table]:
         """A result as tables of text."""
@@ -103,7 +115,15 @@ class TrainConfig:
     """How any head is trained. Every draw comes from (seed, update): a resumed run equals an uninterrupted one."""
 
     steps: int = field(default=300, metadata={"help": "Updates of the weights.", "panel": "Training"})
-    batch: int = field(default=16, metadata={"help": "Tasks (or clips) per update.", "panel": "Training"})
+    epochs: float = field(
+        default=0,
+        metadata={"help": "Passes over the training set, instead of --steps; 0: --steps.", "panel": "Training"},
+    )
+    least_steps: int = field(
+        default=0, metadata={"help": "With --epochs: updates at the least, for small sets.", "panel": "Training"}
+    )
+    batch: int = field(default=16, metadata={"help": "Tasks (or clips) per batch.", "panel": "Training"})
+    accumulate: int = field(default=1, metadata={"help": "Batches per update.", "panel": "Training"})
     lr: float = field(default=1e-3, metadata={"help": "Learning rate.", "panel": "Training"})
     optimizer: Literal["adamw", "adam"] = field(
         default="adamw",
@@ -115,13 +135,24 @@ class TrainConfig:
     weight_decay: float = field(
         default=1e-2, metadata={"help": "Weight decay; adamw spares biases and norms.", "panel": "Training"}
     )
+    decay_all: bool = field(
+        default=False, metadata={"help": "Weight decay of adamw on biases and norms too.", "panel": "Training"}
+    )
+    betas: tuple[float, ...] = field(
+        default=(0.9, 0.999), metadata={"help": "Decay of the two moments of the optimizer.", "panel": "Training"}
+    )
+    eps: float = field(default=1e-8, metadata={"help": "What the optimizer adds below the bar.", "panel": "Training"})
     warmup: int = field(default=0, metadata={"help": "Updates in which the rate rises to --lr.", "panel": "Training"})
-    schedule: Literal["constant", "cosine", "multistep"] = field(
+    warmup_epochs: float = field(
+        default=0, metadata={"help": "With --epochs: the warm-up in passes, instead of --warmup.", "panel": "Training"}
+    )
+    schedule: Literal["constant", "cosine", "cosine-total", "multistep"] = field(
         default="cosine",
         metadata={
-            "help": "The rate after the warm-up; multistep: x0.1 at 60 % and at 80 %.",
+            "help": "The rate after the warm-up; multistep: x0.1 at 60 % and at 80 %; cosine-total: down to a "
+            "hundredth, the warm-up's updates counted.",
             "panel": "Training",
-            "choices": ("constant", "cosine", "multistep"),
+            "choices": ("constant", "cosine", "cosine-total", "multistep"),
         },
     )
     clip: float = field(
@@ -162,10 +193,12 @@ def task_of(method: Method) -> TaskFile:
 def configs(name: str) -> dict[str, Any]:
     """Default settings of a method and all it needs: `task`, `head`, `train`; the command line makes flags of these.
 
-    A method may bring its own defaults of the training, as `TRAIN`.
+    A method may bring its own defaults of the training, as `TRAIN`; else its task may.
     """
     method = find(name)
-    return {"task": task_of(method).Config(), "head": method.Config(), "train": getattr(method, "TRAIN", TrainConfig())}
+    task = task_of(method)
+    train = getattr(method, "TRAIN", None) or getattr(task, "TRAIN", None) or TrainConfig()
+    return {"task": task.Config(), "head": method.Config(), "train": train}
 
 
 def require(specs: Mapping[str, ArraySpec], role: str, head: str) -> ArraySpec:

@@ -1,17 +1,17 @@
-"""The folder of a run: the settings it was begun with, and the weights of its head."""
+"""The folder of a run: the settings it was begun with, the weights of its head, what each test item came to."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from vfc.cache_schema.errors import Damaged, RecipeMismatch
+from vfc.cache_schema.errors import Damaged, MissingPath, RecipeMismatch
 from vfc.cache_schema.publish import replace_file
 from vfc.cache_schema.recipe import Recipe
 
@@ -19,6 +19,12 @@ from .head import Task, TrainConfig
 
 _CIRCUMSTANCES: Final = {"task": ("cache", "resident"), "train": ("out", "device")}
 """Settings that say where a run lies and where it runs; two runs that differ in these alone are one run."""
+
+
+ITEMS: Final = "items"
+"""The key of a task's result that goes to predictions.jsonl: rows with `item` (its name) and `correct` (0 to 1)."""
+
+_ITEM_FILE: Final = "predictions.jsonl"
 
 
 def settings_of(name: str, task: Any, head: Any, config: TrainConfig, prepared: Task) -> dict[str, Any]:
@@ -84,3 +90,26 @@ def pour(head: nn.Module, stored: Mapping[str, Tensor], path: Path) -> None:
             "Give the run folder of this head and these settings, or remove the folder and train again.",
         )
     head.load_state_dict(dict(stored), strict=False)
+
+
+def write_items(folder: Path, items: Sequence[Any]) -> None:
+    """Keep what every test item came to: rows with `item`, `correct`, and whatever else the task knows of it."""
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in items]
+    if lines:
+        replace_file(folder / _ITEM_FILE, "".join(lines).encode())
+
+
+def read_items(folder: Path) -> dict[str, float]:
+    """Item -> how right the run was, of a finished run.
+
+    Raises:
+        MissingPath: the folder holds no finished run that kept its items.
+    """
+    path = folder / _ITEM_FILE
+    if not path.exists() or not (folder / "results.jsonl").exists():
+        raise MissingPath(
+            f"The folder {folder} holds no finished run with {_ITEM_FILE}.",
+            "Give folders that `vfc train-head` named; run the line again if it was interrupted.",
+        )
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {str(row["item"]): float(row["correct"]) for row in rows}

@@ -37,6 +37,7 @@ from vfc.heads.episodic import EpisodicHead as EpisodicHead
 from vfc.heads.episodic import batch_of, draw_peers, score_head
 from vfc.heads.head import Head, TrainConfig
 from vfc.heads.report import Confusion, Table, percent, points
+from vfc.heads.run_folder import ITEMS
 from vfc.heads.serve import Resident, as_served, choose_array, sizes
 from vfc.heads.texts import find_text
 
@@ -77,6 +78,8 @@ class Config(ArraySettings, EpisodeSettings):
 
 class FewShot:
     """The task on one store; see `head.Task`."""
+
+    per_pass = 0
 
     def __init__(
         self, config: Config, train: TrainConfig, head: type[Head], device: torch.device, progress: Progress
@@ -157,6 +160,7 @@ class FewShot:
             "tasks": len(listed.episodes),
             **found.to_json(),
             "baselines": rows,
+            ITEMS: [{"item": str(i), "correct": float(share)} for i, share in enumerate(found.per_task)],
         }
 
     @property
@@ -210,7 +214,9 @@ class FewShot:
         return batch_of(plan.tasks, videos, self._device, peers), plan.rows
 
 
-def prepare(config: Config, train: TrainConfig, head: type[Head], device: torch.device, progress: Progress) -> FewShot:
+def prepare(
+    config: Config, train: TrainConfig, head: type[Head], settings: Any, device: torch.device, progress: Progress
+) -> FewShot:
     """The task on the store `config.cache`, ready to train and test `head`."""
     return FewShot(config, train, head, device, progress)
 

@@ -15,18 +15,20 @@ from safetensors.torch import load_file
 from suites.motion_store import MakeStore, Told
 
 from vfc.cache_schema.annotations import load, write_annotations
-from vfc.cache_schema.errors import BadInput, RecipeMismatch, UnknownName
+from vfc.cache_schema.errors import BadInput, MissingPath, RecipeMismatch, UnknownName
 from vfc.cache_schema.progress import Silent
 from vfc.cache_schema.protocol import EpisodeSpec, draw_episode
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.record import Key
 from vfc.heads import head as contract
 from vfc.heads.evaluate import EvalConfig, evaluate
-from vfc.heads.fit import learning_rate, train
+from vfc.heads.fit import train
 from vfc.heads.head import TrainConfig, configs
 from vfc.heads.methods import prototype
 from vfc.heads.report import read_rows
+from vfc.heads.run_folder import read_items
 from vfc.heads.tasks import fewshot
+from vfc.heads.updates import counted, learning_rate, optimizer
 
 QUICK = TrainConfig(steps=30, batch=4, validate_every=10, device="cpu")
 
@@ -71,7 +73,7 @@ def test_a_trained_head_beats_chance_and_every_training_free_row(task: fewshot.C
 def test_the_run_folder(task: fewshot.Config, tmp_path: Path) -> None:
     result = train("prototype", task, prototype.Config(), replace(QUICK, out=tmp_path / "run"), Silent())
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "config.json", "curve.jsonl", "head.safetensors", "report.html", "results.jsonl"
+        "config.json", "curve.jsonl", "head.safetensors", "predictions.jsonl", "report.html", "results.jsonl"
     }  # fmt: skip
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["head"] == "prototype"
@@ -219,7 +221,7 @@ def test_an_unknown_head_gets_a_suggestion(task: fewshot.Config) -> None:
 
 
 def test_batches_are_functions_of_seed_and_update(task: fewshot.Config, make_store: MakeStore) -> None:
-    opened = fewshot.prepare(task, QUICK, prototype.Head, torch.device("cpu"), Silent())
+    opened = fewshot.prepare(task, QUICK, prototype.Head, prototype.Config(), torch.device("cpu"), Silent())
 
     def batches(start: int) -> Iterator[fewshot.Batch]:
         return opened.batches(start)
@@ -245,7 +247,7 @@ def test_batches_are_functions_of_seed_and_update(task: fewshot.Config, make_sto
 
 def test_training_draws_every_view_and_tests_the_clean_one(make_store: MakeStore) -> None:
     task = fewshot.Config(make_store(views=3), way=3, train_queries=2, val_tasks=20, tasks=5)
-    opened = fewshot.prepare(task, QUICK, prototype.Head, torch.device("cpu"), Silent())
+    opened = fewshot.prepare(task, QUICK, prototype.Head, prototype.Config(), torch.device("cpu"), Silent())
     with open_store(task.cache) as reader:
         key_of = {reader.read(key, "frames").tobytes(): key for key in reader.keys("video")}
     drawn: dict[str, set[int]] = {}
@@ -283,3 +285,58 @@ def test_training_draws_every_view_and_tests_the_clean_one(make_store: MakeStore
 def test_learning_rates_by_hand(schedule: Any, update: int, share: float) -> None:
     config = TrainConfig(steps=100, warmup=10, lr=2.0, schedule=schedule)
     assert learning_rate(config, update) == pytest.approx(2.0 * share)
+
+
+def test_the_rate_of_a_published_log() -> None:
+    # 50 passes, 5 of them warm-up, 0.001 down to a hundredth: the log says 0.000975773 at the end of the warm-up.
+    config = TrainConfig(steps=5000, warmup=500, lr=1e-3, schedule="cosine-total")
+    assert learning_rate(config, 500) == pytest.approx(0.000975773, abs=1e-9)
+    assert learning_rate(config, 499) == 1e-3
+
+
+def test_passes_become_updates() -> None:
+    asked = TrainConfig(epochs=6, accumulate=4, warmup_epochs=1.5)
+    found = counted(asked, 10, Silent())
+    assert (found.steps, found.warmup) == (15, 4)
+    told = Told()
+    assert counted(replace(asked, least_steps=40), 10, told).steps == 40
+    assert told.lines == ["6 passes are 15 updates; 40 are made (--least-steps)."]
+    assert counted(TrainConfig(steps=7), 0, Silent()).steps == 7
+    with pytest.raises(BadInput, match=r"no pass over it to count.\nGive --steps, not --epochs"):
+        counted(asked, 0, Silent())
+    with pytest.raises(BadInput, match=r"--warmup-epochs is given without --epochs.\nGive the warm-up in updates"):
+        counted(TrainConfig(warmup_epochs=1), 10, Silent())
+    for wrong in (replace(asked, accumulate=0), replace(asked, betas=(0.9,))):
+        with pytest.raises(BadInput, match=r"--accumulate .* and --betas .* cannot be used.\nAt least one batch"):
+            counted(wrong, 10, Silent())
+
+
+def test_the_optimizer_has_the_settings_asked_for() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(2))]
+    config = TrainConfig(betas=(0.9, 0.98), eps=1e-7, weight_decay=0.2)
+    spared = optimizer(parameters, config)
+    assert [group["weight_decay"] for group in spared.param_groups] == [0.2, 0.0]
+    assert all(group["betas"] == (0.9, 0.98) and group["eps"] == 1e-7 for group in spared.param_groups)
+    assert [g["weight_decay"] for g in optimizer(parameters, replace(config, decay_all=True)).param_groups] == [0.2] * 2
+    adam = optimizer(parameters, replace(config, optimizer="adam"))
+    assert (adam.param_groups[0]["betas"], adam.param_groups[0]["eps"]) == ((0.9, 0.98), 1e-7)
+
+
+def test_accumulated_batches_are_one_update(task: fewshot.Config, tmp_path: Path) -> None:
+    # Episodes are numbered through, so 2 batches of 4 tasks are the same 8 tasks as one batch of 8.
+    runs = [
+        train("prototype", task, prototype.Config(), replace(QUICK, batch=8 // n, accumulate=n, out=out), Silent())
+        for n, out in ((1, tmp_path / "whole"), (2, tmp_path / "halves"))
+    ]
+    curves = [read_rows(run.folder / "curve.jsonl") for run in runs]
+    assert [a["loss"] for a in curves[0]] == pytest.approx([b["loss"] for b in curves[1]], rel=1e-3)
+
+
+def test_every_test_task_is_kept_for_paired_comparison(task: fewshot.Config, tmp_path: Path) -> None:
+    result = train("prototype", task, prototype.Config(), replace(QUICK, out=tmp_path / "run"), Silent())
+    items = read_items(result.folder)
+    assert len(items) == 200
+    assert np.mean(list(items.values())) == pytest.approx(result.row["accuracy"])
+    assert "items" not in result.row
+    with pytest.raises(MissingPath, match=r"no finished run with predictions.jsonl.\nGive folders that"):
+        read_items(tmp_path)

@@ -79,7 +79,7 @@ def known_prompts(episode: Episode) -> dict[str, str]:
 def test_the_test_scores_equal_reading_record_by_record(tmp_path: Path, prompt: str, resident: Any) -> None:
     store = told_store(tmp_path / "s", known=LISTS)
     config = replace(TASK, cache=store, prompt=prompt, train_tasks=10, resident=resident)
-    opened = fewshot.prepare(config, QUICK, fsar.Head, CPU, Silent())
+    opened = fewshot.prepare(config, QUICK, fsar.Head, fsar.Config(), CPU, Silent())
     torch.manual_seed(0)
     head = fsar.Head(SMALL, opened.specs).eval()
     seen: list[Tensor] = []
@@ -110,7 +110,7 @@ def test_the_test_scores_equal_reading_record_by_record(tmp_path: Path, prompt: 
 def test_training_serves_the_records_of_the_episodes(tmp_path: Path, prompt: str) -> None:
     store = told_store(tmp_path / "s", known=LISTS)
     config = replace(TASK, cache=store, prompt=prompt, train_tasks=10)
-    opened = fewshot.prepare(config, QUICK, fsar.Head, CPU, Silent())
+    opened = fewshot.prepare(config, QUICK, fsar.Head, fsar.Config(), CPU, Silent())
     torch.manual_seed(0)
     head = fsar.Head(replace(SMALL, ctpcm_queries="all"), opened.specs).eval()
     batches = opened.batches(0)
@@ -176,7 +176,7 @@ def test_the_last_step_counts_where_asked(tmp_path: Path) -> None:
 
 def test_peers_are_as_many_queries_as_at_test(tmp_path: Path) -> None:
     config = replace(TASK, cache=told_store(tmp_path / "s"), train_queries=5)
-    opened = fewshot.prepare(config, QUICK, fsar.Head, CPU, Silent())
+    opened = fewshot.prepare(config, QUICK, fsar.Head, fsar.Config(), CPU, Silent())
     seen = set()
     for batch, _ in zip(opened.batches(0), range(20), strict=False):
         assert batch.peers is not None
@@ -187,7 +187,7 @@ def test_peers_are_as_many_queries_as_at_test(tmp_path: Path) -> None:
                 assert [peer // 5 for peer in peers] == [0, 1, 2]
                 seen.add((query, *peers))
     assert len(seen) > 200
-    even = fewshot.prepare(replace(config, train_queries=1), QUICK, fsar.Head, CPU, Silent())
+    even = fewshot.prepare(replace(config, train_queries=1), QUICK, fsar.Head, fsar.Config(), CPU, Silent())
     assert next(even.batches(0)).peers is None
 
 
