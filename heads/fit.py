@@ -82,7 +82,7 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
     cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(_seed(config.seed, -1))
-        module = method.Head(head, prepared.specs)
+        module = method.Head(method.Head.settled(head, prepared), prepared.specs)
         for note in module.notes:
             progress.say(note)
         run = _Run(folder, module, prepared, steady, accelerator)

@@ -42,6 +42,11 @@ class Head(nn.Module, ABC):
     def __init__(self, config: Any, specs: Mapping[str, ArraySpec]) -> None:
         super().__init__()
 
+    @classmethod
+    def settled(cls, config: Any, task: Any) -> Any:
+        """The settings the head is made with: `config`, and with it what the head reads of the task's store itself."""
+        return config
+
     @abstractmethod
     def loss(self, batch: Any) -> Mapping[str, Tensor]:
         """Named terms; training minimises their sum."""
