@@ -18,9 +18,12 @@ from typing import Any, Final
 from vfc.cache_schema.errors import BadInput, MissingPath
 
 HUB_ID: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
-SMALL: Final = ("*.json", "*.txt", "*.model", "*.jinja")
+SMALL: Final = ("*.json", "*.txt", "*.txt.gz", "*.model", "*.jinja")
 SAFETENSORS: Final = ("model.safetensors", "model-*.safetensors")
 PICKLED: Final = ("pytorch_model.bin", "pytorch_model-*.bin")
+BARE: Final = (".safetensors", ".pth", ".pt", ".bin")
+"""Suffixes of a weight file that may be given by itself, where a family reads sizes off the weights."""
+BPE: Final = "bpe_simple_vocab_16e6.txt.gz"
 TOKENIZER: Final = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -29,20 +32,27 @@ TOKENIZER: Final = (
     "special_tokens_map.json",
     "added_tokens.json",
     "tokenizer.model",
+    BPE,
 )
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint on this machine. `id` is the hub id, or the name of the folder; `revision` the hub's commit."""
+    """One checkpoint on this machine. `id` is the hub id, or the name of the folder or file; `revision` the hub's commit.
+
+    `file`: the weights, where they lie in one file of any name; config.json then need not be beside it.
+    """
 
     id: str
     folder: Path
     revision: str | None = None
+    file: Path | None = None
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """What config.json says. Raises BadInput where it is no JSON object."""
+        """What config.json says; nothing where there need not be one. Raises BadInput where it is no JSON object."""
+        if self.file is not None and not (self.folder / "config.json").is_file():
+            return {}
         try:
             found = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         except ValueError as error:
@@ -61,6 +71,8 @@ class Checkpoint:
 
         Raises MissingPath where there are none.
         """
+        if self.file is not None:
+            return [self.file]
         for patterns in (SAFETENSORS, PICKLED):
             if self.revision is not None:
                 _fetch(self.id, self.revision, (*patterns, "*.index.json"))
@@ -89,7 +101,8 @@ class Checkpoint:
 
     def digest(self) -> str:
         """SHA-256 over the names and contents of the weight files and config.json; files are read once per process."""
-        return files_digest([*self.weights(), self.folder / "config.json"])
+        config = self.folder / "config.json"
+        return files_digest([*self.weights(), *((config,) if self.file is None or config.is_file() else ())])
 
     def tokenizer_digest(self) -> str:
         """The same over the tokenizer's files."""
@@ -111,10 +124,13 @@ def _file_digest(file: Path, size: int, modified_ns: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def locate(name: str | None, *, default: str | None, family: str) -> Checkpoint:
+def locate(name: str | None, *, default: str | None, family: str, bare: bool = False) -> Checkpoint:
     """The checkpoint of that name: a folder if there is one, else a hub id, else `default`.
 
-    Raises BadInput where no name is given and the family has no default; MissingPath where it is nowhere.
+    `bare`: for families that can do without config.json, a weight file, or a folder with one of any name.
+
+    Raises BadInput where no name is given and the family has no default, or weights are in a file of another kind;
+    MissingPath where it is nowhere.
     """
     name = name or default
     if name is None:
@@ -123,6 +139,8 @@ def locate(name: str | None, *, default: str | None, family: str) -> Checkpoint:
             "Give --checkpoint FOLDER|HUB-ID, for instance facebook/dinov2-base.",
         )
     folder = Path(name).expanduser()
+    if bare and (file := _bare_file(folder)):
+        return Checkpoint(folder.resolve().name, file.parent, file=file)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise MissingPath(
@@ -139,6 +157,24 @@ def locate(name: str | None, *, default: str | None, family: str) -> Checkpoint:
     if not (folder / "config.json").is_file():
         raise MissingPath(_absent(hub_id), _how_to_get(hub_id))
     return Checkpoint(hub_id, folder, folder.name)
+
+
+def _bare_file(path: Path) -> Path | None:
+    """The weight file that is meant: this one, or the only one of a folder that is not made as usual."""
+    if path.is_file():
+        if path.suffix not in BARE:
+            raise BadInput(f"{path} is no file of weights.", f"Known suffixes: {', '.join(BARE)}; or give its folder.")
+        return path
+    usual = (path / "config.json").is_file() and any(any(path.glob(each)) for each in (*SAFETENSORS, *PICKLED))
+    if usual or not path.is_dir():
+        return None
+    files = sorted(file for file in path.iterdir() if file.suffix in BARE)
+    if len(files) > 1:
+        raise BadInput(
+            f"The folder {path} holds several files of weights: {', '.join(file.name for file in files)}.",
+            "Give one of them: --checkpoint FILE.",
+        )
+    return files[0] if files else None
 
 
 def _fetch(hub_id: str, revision: str | None, patterns: Iterable[str]) -> Path:

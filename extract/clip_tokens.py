@@ -16,12 +16,16 @@ from .checkpoint import TOKENIZER, Checkpoint
 
 @dataclass(frozen=True)
 class ClipTokens:
-    """A tokenizer and what a text tower expects of it. `cut`: cut over-long texts, and say so, instead of refusing."""
+    """A tokenizer and what a text tower expects of it. `cut`: cut over-long texts, and say so, instead of refusing.
+
+    `pad`: the id behind the end of text; None is the tokenizer's own.
+    """
 
     tokenizer: Any
     context: int
     eos_token_id: int
     cut: bool = False
+    pad: int | None = None
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, text_config: Any, cut: bool) -> ClipTokens:
@@ -60,7 +64,8 @@ class ClipTokens:
             )
         # Cut and padded by hand: the tokenizer's own way changes its state, which other threads would see.
         row = full if len(full) <= self.context else [*full[: self.context - 1], full[-1]]
-        ids = torch.full((self.context,), self.tokenizer.pad_token_id, dtype=torch.int64)
+        pad = self.tokenizer.pad_token_id if self.pad is None else self.pad
+        ids = torch.full((self.context,), pad, dtype=torch.int64)
         ids[: len(row)] = torch.tensor(row)
         mask = (torch.arange(self.context) < len(row)).to(torch.int64)
         eot = end_of_text(ids, self.eos_token_id)
