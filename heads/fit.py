@@ -29,7 +29,7 @@ from vfc.cache_schema.publish import replace_file
 from vfc.cache_schema.recipe import digest
 from vfc.cache_schema.record import Json
 
-from .head import Head, Task, TaskFile, TrainConfig, find, task_of
+from .head import Head, Task, TaskFile, TrainConfig, Watching, find, task_of
 from .report import Table, append_rows, percent, read_rows, write_html
 from .run_folder import ITEMS, claim, identity_of, load_weights, pour, settings_of, weights, write_items
 from .updates import counted, learning_rate, optimizer
@@ -83,6 +83,7 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(_seed(config.seed, -1))
         module = method.Head(method.Head.settled(head, prepared), prepared.specs)
+        module.meet(prepared)
         for note in module.notes:
             progress.say(note)
         run = _Run(folder, module, prepared, steady, accelerator)
@@ -90,7 +91,9 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
         row = {"head": name, "seed": config.seed, **prepared.identity, **run.to_end(progress), "notes": notes}
     result = TrainResult(folder, row, kind)
     title = f"{name} on {getattr(task, 'cache', '')}"
-    write_html(folder / "report.html", title, result.tables(), read_rows(folder / "curve.jsonl"), kind.confusion(row))
+    pictures = getattr(kind, "pictures", lambda row: [])(row)
+    curve = read_rows(folder / "curve.jsonl")
+    write_html(folder / "report.html", title, result.tables(), curve, kind.confusion(row), pictures)
     append_rows(folder / "results.jsonl", [row])
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     return result
@@ -148,6 +151,7 @@ class _Run:
             "validation": at.best if math.isfinite(at.best) else None,
             "parameters": sum(p.numel() for p in self._head.parameters() if p.requires_grad),
             **result,
+            **self._watched(),
             "circumstances": {
                 "seconds": round(at.seconds, 3),
                 "waiting_share": round(at.waited / max(at.seconds, 1e-9), 4),
@@ -194,8 +198,12 @@ class _Run:
         if self._config.select == "val":
             with self._evaluation():
                 figure = self._task.validate(self._head)
-        rows = [{"step": first + i, "loss": value} for i, value in enumerate(values)]
+        rows: list[dict[str, Json]] = [{"step": first + i, "loss": value} for i, value in enumerate(values)]
         rows[-1]["validation"] = figure
+        if isinstance(self._task, Watching):
+            with self._evaluation():
+                watched = self._task.watch(self._head)
+            rows[-1].update({"watched": watched} if watched else {})
         append_rows(self._folder / "curve.jsonl", rows)
         if figure is None or figure > at.best:
             at.chosen, at.best = at.update, -math.inf if figure is None else figure
@@ -207,6 +215,10 @@ class _Run:
         replace_file(self._folder / "checkpoint.safetensors", save(tensors, metadata))
         told = "" if figure is None else f", validation {100 * figure:.2f} %"
         progress.say(f"Update {at.update}: loss {values[-1]:.4f}{told}.")
+
+    def _watched(self) -> dict[str, Json]:
+        rows = [row for row in read_rows(self._folder / "curve.jsonl") if "watched" in row]
+        return {"watched": [{"step": row["step"], **row["watched"]} for row in rows]} if rows else {}
 
     def _resume(self) -> None:
         """Weights, moments and place from the checkpoint, if there is one; the curve is cut back to it."""

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, cast
+from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,9 @@ class Head(nn.Module, ABC):
     def settled(cls, config: Any, task: Any) -> Any:
         """The settings the head is made with: `config`, and with it what the head reads of the task's store itself."""
         return config
+
+    def meet(self, task: Any) -> None:
+        """Told once, when the head is made: its task, for what is neither a setting nor in a batch."""
 
     @abstractmethod
     def loss(self, batch: Any) -> Mapping[str, Tensor]:
@@ -92,8 +95,16 @@ class Task(Protocol):
         """The result, measured once; the task's `tables` draws it."""
 
 
+@runtime_checkable
+class Watching(Protocol):
+    """A task that measures something in the middle of training, which chooses nothing."""
+
+    def watch(self, head: Head) -> dict[str, Json] | None:
+        """Figures for the curve at every validation; the result has them all as `watched`."""
+
+
 class TaskFile(Protocol):
-    """What a file in `tasks/` defines."""
+    """What a file in `tasks/` defines; it may also have `pictures(result)`, SVG for the report."""
 
     Config: type[Any]
 
@@ -169,7 +180,10 @@ class TrainConfig:
     )
     validate_every: int = field(
         default=50,
-        metadata={"help": "Updates between validations; each also writes a checkpoint.", "panel": "Training"},
+        metadata={
+            "help": "Updates between validations, which also write checkpoints; 0: one pass.",
+            "panel": "Training",
+        },
     )
     select: Literal["val", "last"] = field(
         default="val",

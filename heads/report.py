@@ -61,15 +61,21 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def write_html(
-    path: Path, title: str, tables: Sequence[Table], curve: Sequence[Mapping[str, Any]], confusion: Confusion | None
+    path: Path,
+    title: str,
+    tables: Sequence[Table],
+    curve: Sequence[Mapping[str, Any]],
+    confusion: Confusion | None,
+    more: Sequence[str] = (),
 ) -> None:
-    """One page with everything inside: tables, the curve of loss and validation, the confusion matrix.
+    """One page with everything inside: tables, the curve of loss and validation, the confusion matrix, more pictures.
 
     `curve` holds rows with `step` and `loss`, some of them with `validation` too.
     """
     pictures = [_curve_picture(curve)] if curve else []
     if confusion is not None:
         pictures.append(_confusion_picture(confusion))
+    pictures += more
     write_page(path, title, tables, pictures)
 
 
@@ -146,6 +152,33 @@ def layers_picture(curves: Mapping[str, Sequence[tuple[str, float, float]]]) -> 
     axes.set_xlabel("layer")
     axes.set_ylabel("accuracy, %")
     axes.legend()
+    return _svg(figure)
+
+
+def segments_picture(
+    title: str, rows: Sequence[tuple[str, tuple[Sequence[int], Sequence[int]], int]], names: Sequence[str]
+) -> str:
+    """Sequences of classes as coloured bars, as SVG: rows of (label, (class ids, lengths), where prediction starts)."""
+    used = sorted({i for _, (ids, _), _ in rows for i in ids if i >= 0})
+    figure, axes = _figure(9, 0.45 * len(rows) + 0.25 * (len(used) // 4 + 1) + 1)
+    import matplotlib
+
+    colours = matplotlib.colormaps["tab20"]
+    shade = {name: colours(place % 20) for place, name in enumerate(used)}
+    longest = [sum(lengths) for _, (_, lengths), _ in rows]
+    for y, ((_, (ids, lengths), start), whole) in enumerate(zip(rows, longest, strict=True)):
+        reached = 0
+        for i, length in zip(ids, lengths, strict=True):
+            axes.barh(y, length, left=reached, height=0.8, color=shade.get(i, "w"), linewidth=0)
+            reached += length
+        axes.plot([start, start], [y - 0.45, y + 0.45], color="k", linewidth=1)
+        axes.plot([whole, whole], [y - 0.45, y + 0.45], color="k", linewidth=0.5)
+    axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("frame; prediction starts at the line")
+    axes.set_title(title)
+    handles = [matplotlib.patches.Patch(color=shade[i], label=names[i]) for i in used]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7)
     return _svg(figure)
 
 

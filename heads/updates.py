@@ -28,6 +28,8 @@ def counted(config: TrainConfig, per_pass: int, progress: Progress) -> TrainConf
             f"--accumulate {config.accumulate} and --betas {','.join(map(str, config.betas))} cannot be used.",
             "At least one batch makes an update; the betas are two numbers, as in --betas 0.9,0.999.",
         )
+    if not config.validate_every:
+        config = replace(config, validate_every=max(1, per_pass // config.accumulate))
     if not config.epochs:
         if config.warmup_epochs:
             raise BadInput("--warmup-epochs is given without --epochs.", "Give the warm-up in updates: --warmup.")

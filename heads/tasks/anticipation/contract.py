@@ -38,10 +38,23 @@ class Batch:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Per query: logits over K classes and, at index K, no more action (`actions [B, N, K + 1]`); `durations [B, N]` before exp."""
+    """Per query: `actions [B, N, K + 1]`, logits (index K: no more action), and `durations [B, N]`, before exp."""
 
     actions: Tensor
     durations: Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a method reads of a video by itself; each can be set in the task's settings.
+
+    `stride`: one label frame in so many is a step. `ratios`: shares of a video observed in training. `offsets`: so many
+    training windows per ratio, each a step later than the one before.
+    """
+
+    stride: int = 8
+    ratios: tuple[float, ...] = (0.2, 0.3, 0.5)
+    offsets: int = 1
 
 
 class AnticipationHead(Head):
@@ -56,9 +69,18 @@ class AnticipationHead(Head):
     names_of_classes: tuple[str, ...] = ()
     """In the order of the class ids, as the data set spells them."""
 
+    @classmethod
+    def sampling(cls, settings: Any) -> Sampling:
+        """What the method reads with `settings`, its own Config, where the task's settings leave it open."""
+        return Sampling()
+
     def name_classes(self, names: Sequence[str]) -> None:
         """Told once, after the head was made and before anything else."""
         self.names_of_classes = tuple(names)
+
+    def meet(self, task: Any) -> None:
+        """The task knows what the classes are called."""
+        self.name_classes(task.class_names)
 
     @abstractmethod
     def predict(self, batch: Batch) -> Prediction:
@@ -72,8 +94,8 @@ class AnticipationHead(Head):
 def targets(batch: Batch, queries: int, none: int) -> tuple[Tensor, Tensor]:
     """Segments of a batch laid onto N queries: classes `[B, N]` and shares `[B, N]`.
 
-    After the last segment comes `none`, the class of no more action, then -1. Segments beyond N are cut, and `none` with
-    them; the shares then add up to less than 1, as in the released codes.
+    After the last segment comes `none`, the class of no more action, then -1. Segments beyond N are cut, and `none`
+    with them; the shares then add up to less than 1, as in the released codes.
     """
     count = (batch.actions >= 0).sum(dim=1, keepdim=True)
     short = max(0, queries - batch.actions.shape[1])

@@ -1,0 +1,170 @@
+"""FUTR: a transformer encodes the observed steps, and N queries answer at once with the segments that follow.
+
+Gong, Lee, Kim, Ha and Cho, "Future Transformer for Long-term Action Anticipation" (CVPR 2022), checked against its
+public code: post-norm layers, the learned positions added to queries, keys and values of every encoder layer, no norm
+after the encoder. The rate changes with every update, not with every pass. What that code gets wrong when it turns
+queries into frames is put right; `--decoding futr` does it as released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vfc.cache_schema.errors import BadInput
+from vfc.cache_schema.record import ArraySpec
+from vfc.heads.head import TrainConfig, require
+from vfc.heads.tasks.anticipation import AnticipationHead, Batch, Prediction, Sampling, future_losses, past_loss
+
+TASK = "anticipation"
+TRAIN = TrainConfig(
+    epochs=70,
+    batch=8,
+    lr=1e-3,
+    weight_decay=5e-3,
+    decay_all=True,
+    warmup_epochs=10,
+    clip=0.0,
+    validate_every=0,
+    select="last",
+)
+"""Of the preset 50salads; for breakfast add --epochs 60 --batch 16."""
+
+_SIZES: Final = {
+    "50salads": {"width": 512, "encoder_layers": 2, "decoder_layers": 2, "queries": 20, "positions": 3100},
+    "breakfast": {"width": 128, "encoder_layers": 2, "decoder_layers": 1, "queries": 8, "positions": 2000},
+}
+_STRIDES: Final = {"50salads": 6, "breakfast": 3}
+
+
+def _model(text: str) -> dict[str, str]:
+    return {"help": text, "panel": "Model"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The model; None stands for the value of the preset."""
+
+    preset: Literal["50salads", "breakfast"] = field(
+        default="50salads", metadata=_model("Published sizes, and the stride that goes with them.")
+    )
+    width: int | None = field(default=None, metadata=_model("Width of all layers; default 512 or 128."))
+    encoder_layers: int | None = field(default=None, metadata=_model("Layers over the observed steps; default 2."))
+    decoder_layers: int | None = field(default=None, metadata=_model("Layers over the queries; default 2 or 1."))
+    queries: int | None = field(default=None, metadata=_model("Segments answered with, N; default 20 or 8."))
+    positions: int | None = field(
+        default=None, metadata=_model("Most steps that can be observed; default 3100 or 2000.")
+    )
+    attention_heads: int = field(default=8, metadata=_model("Heads of every attention."))
+    dropout: float = field(default=0.1, metadata=_model("Dropout in every layer."))
+
+    def resolved(self) -> Config:
+        """With the preset's values in place of None."""
+        return replace(self, **{name: n for name, n in _SIZES[self.preset].items() if getattr(self, name) is None})
+
+
+class Head(AnticipationHead):
+    """Observed steps `[B, S, D]` to past classes `[B, S, K]` and to N segments."""
+
+    def __init__(self, config: Config, specs: Mapping[str, ArraySpec]) -> None:
+        super().__init__(config, specs)
+        features = int(require(specs, "visual", "futr").shape[-1] or 0)
+        classes = int(require(specs, "classes", "futr").shape[0] or 0)
+        sizes = config.resolved()
+        width, self.queries = sizes.width or 0, sizes.queries or 0
+        if width % config.attention_heads:
+            raise BadInput(
+                f"A --width of {width} cannot be divided among {config.attention_heads} heads.",
+                "Give a --width that --attention-heads divides.",
+            )
+        self.read = nn.Linear(features, width)
+        self.positions = nn.Parameter(torch.empty(sizes.positions or 0, width))
+        self.encoder = nn.ModuleList(_EncoderLayer(width, sizes) for _ in range(sizes.encoder_layers or 0))
+        self.decoder = nn.ModuleList(_DecoderLayer(width, sizes) for _ in range(sizes.decoder_layers or 0))
+        self.norm = nn.LayerNorm(width)
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                nn.init.xavier_uniform_(parameter)
+        self.query = nn.Parameter(torch.randn(self.queries, width))
+        self.segment, self.action = nn.Linear(width, classes), nn.Linear(width, classes + 1)
+        self.duration = nn.Linear(width, 1)
+        for layer in (self.segment, self.action, self.duration):
+            nn.init.xavier_uniform_(layer.weight)
+
+    @classmethod
+    def sampling(cls, settings: Any) -> Sampling:
+        """The published stride of the preset; half, a third and a fifth of every video, from its start."""
+        return Sampling(_STRIDES[settings.preset], (0.2, 0.3, 0.5), 1)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Classes of the observed steps, and of the segments to come with their shares."""
+        memory = self._encode(batch)
+        prediction = self._decode(memory, batch)
+        return {"past": past_loss(self.segment(memory), batch), **future_losses(prediction, batch)}
+
+    def predict(self, batch: Batch) -> Prediction:
+        """See `AnticipationHead`."""
+        return self._decode(self._encode(batch), batch)
+
+    def _encode(self, batch: Batch) -> Tensor:
+        steps = batch.visual.shape[1]
+        if steps > len(self.positions):
+            raise BadInput(
+                f"A window of {steps} observed steps does not fit into {len(self.positions)} learned positions.",
+                f"Give a larger --stride, or --positions {steps}.",
+            )
+        x = functional.relu(self.read(batch.visual))
+        for layer in self.encoder:
+            x = layer(x, self.positions[:steps], ~batch.valid)
+        return x
+
+    def _decode(self, memory: Tensor, batch: Batch) -> Prediction:
+        x = torch.zeros(len(memory), *self.query.shape, dtype=memory.dtype, device=memory.device)
+        placed = memory + self.positions[: memory.shape[1]]
+        for layer in self.decoder:
+            x = layer(x, self.query, placed, ~batch.valid)
+        x = self.norm(x)
+        return Prediction(self.action(x), self.duration(x)[..., 0])
+
+
+class _Layer(nn.Module):
+    """What the two kinds of layers share: attention, and the feed-forward part of four times the width."""
+
+    def __init__(self, width: int, sizes: Config, norms: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, sizes.attention_heads, sizes.dropout, batch_first=True)
+        self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(norms))
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        inner = self.dropout(functional.relu(self.wide(x)))
+        out: Tensor = self.norms[-1](x + self.dropout(self.narrow(inner)))
+        return out
+
+
+class _EncoderLayer(_Layer):
+    def __init__(self, width: int, sizes: Config) -> None:
+        super().__init__(width, sizes, norms=2)
+
+    def forward(self, x: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
+        placed = x + positions
+        seen = self.attention(placed, placed, placed, key_padding_mask=padding, need_weights=False)[0]
+        return self.feed_forward(self.norms[0](x + self.dropout(seen)))
+
+
+class _DecoderLayer(_Layer):
+    def __init__(self, width: int, sizes: Config) -> None:
+        super().__init__(width, sizes, norms=3)
+        self.across = nn.MultiheadAttention(width, sizes.attention_heads, sizes.dropout, batch_first=True)
+
+    def forward(self, x: Tensor, query: Tensor, memory: Tensor, padding: Tensor) -> Tensor:
+        placed = x + query
+        x = self.norms[0](x + self.dropout(self.attention(placed, placed, placed, need_weights=False)[0]))
+        seen = self.across(x + query, memory, memory, key_padding_mask=padding, need_weights=False)[0]
+        return self.feed_forward(self.norms[1](x + self.dropout(seen)))

@@ -1,0 +1,171 @@
+"""The videos of a store as sequences: class ids of every frame, and features of one frame in `stride`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vfc.cache_schema.dtypes import stored_dtype
+from vfc.cache_schema.errors import BadInput, UnknownName, unknown_name
+from vfc.cache_schema.reader import StoreReader
+from vfc.cache_schema.record import FEATURE_DTYPES, ArraySpec, Key
+from vfc.heads.ahead import Placement
+from vfc.heads.serve import STORED, Resident, as_float, available_memory, finite, share_of_memory
+
+from .segments import Ids
+
+_SLACK: Final = (25, 0.01)
+"""Frames, and share, by which features and labels may differ: those of the published archives do by a few."""
+
+
+def class_names(reader: StoreReader) -> tuple[str, ...]:
+    """The ordered class list of a store, by class id.
+
+    Raises:
+        BadInput: it has none.
+    """
+    content = reader.axes("labels").get("classes")
+    if not isinstance(content, dict) or "names" not in content:
+        raise BadInput(
+            f"The store {reader.root} has no ordered list of classes, so its labels have no names.",
+            "Import the sequences with `vfc store import`, which keeps mapping.txt in axes/labels-classes.json.",
+        )
+    return tuple(cast("list[str]", content["names"]))
+
+
+def choose_sequence(reader: StoreReader, array: str = "") -> ArraySpec:
+    """The features of the steps of a video, `[None, D]`: as named, else the only ones there are.
+
+    Raises:
+        UnknownName: none of this name, or none at all; no labels beside them.
+        BadInput: several could be meant.
+    """
+    specs = {spec.name: spec for spec in reader.kinds.get("video", ())}
+    fit = {name: s for name, s in specs.items() if s.dtype in FEATURE_DTYPES and s.ragged and len(s.shape) == 2}
+    if array and array not in fit:
+        raise unknown_name("array of steps [None, D]", array, fit)
+    if not fit or "labels" not in specs:
+        raise UnknownName(
+            f"The store {reader.root} holds no sequences: {'labels' if fit else 'features [None, D]'} are missing.",
+            f"It holds: {', '.join(sorted(specs)) or 'nothing'}. Import sequences with `vfc store import`.",
+        )
+    if len(fit) > 1 and not array:
+        raise BadInput(f"Several arrays could be meant: {', '.join(sorted(fit))}.", "Choose one with --array NAME.")
+    return fit[array] if array else next(iter(fit.values()))
+
+
+class Sequences:
+    """Labels and features of the videos `names`, in this order.
+
+    `labels[i]` are the class ids `[n]` of every label frame of video i; n is cut to what labels and features share.
+
+    Raises:
+        BadInput: labels and features of a video do not belong together; a class id outside the list; a stride that
+            the stored one does not divide; values that are no numbers.
+        MissingRecord: a video without a record.
+    """
+
+    def __init__(
+        self,
+        reader: StoreReader,
+        names: Sequence[str],
+        array: ArraySpec,
+        *,
+        classes: int,
+        stride: int,
+        device: torch.device,
+        resident: Resident = "auto",
+    ) -> None:
+        self.names, self.stride = tuple(names), stride
+        self._reader, self._array, self._device = reader, array, device
+        keys = [Key("video", name) for name in names]
+        self._rows = [int(row) for row in reader.locate(keys)]
+        self._every = [
+            _stored_stride(reader.metadata(row), name, stride) for row, name in zip(self._rows, names, strict=True)
+        ]
+        self.labels = [self._checked(i, classes) for i in range(len(names))]
+        steps = [-(-len(ids) // stride) for ids in self.labels]
+        self._first = np.cumsum([0, *steps])
+        self.placement: Placement = self._place(int(self._first[-1])) if resident == "auto" else resident
+        self._values: Tensor | None = None
+        if self.placement != "off":
+            on = torch.device("cpu") if self.placement == "ram" else device
+            self._values = torch.empty((int(self._first[-1]), self.width), dtype=STORED[array.dtype], device=on)
+            for i, count in enumerate(steps):
+                self._values[self._first[i] : self._first[i + 1]] = self._read(i, 0, count)
+        self._scales = (
+            [torch.from_numpy(np.array(reader.scale(row, array.name))) for row in self._rows]
+            if array.dtype == "int8"
+            else None
+        )
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return cast("int", self._array.shape[-1])
+
+    def steps(self, video: int, first: int, count: int) -> Tensor:
+        """Features of `count` steps from step `first` on, float32 `[count, D]` on the device."""
+        if self._values is None:
+            found = self._read(video, first, count)
+        else:
+            found = self._values[self._first[video] + first : self._first[video] + first + count]
+        scale = None if self._scales is None else self._scales[video][None]
+        return as_float(found.to(self._device, non_blocking=True)[None], scale)[0]
+
+    def prefetch(self, video: int, first: int, count: int) -> None:
+        """Say that these steps will be asked for soon."""
+        if self._values is None:
+            start, stop, step = self._window(video, first, count)
+            self._reader.prefetch(np.array([self._rows[video]]), self._array.name, start, stop, step)
+
+    def _window(self, video: int, first: int, count: int) -> tuple[int, int, int]:
+        step = self.stride // self._every[video]
+        return first * step, (first + count - 1) * step + 1, step
+
+    def _read(self, video: int, first: int, count: int) -> Tensor:
+        stored: Any = np.empty((count, self.width), stored_dtype(self._array.dtype))
+        self._reader.window(self._rows[video], self._array.name, *self._window(video, first, count), out=stored)
+        if self._array.dtype == "bf16":
+            stored = stored.view(np.int16)
+        values = torch.from_numpy(stored).view(STORED[self._array.dtype])
+        finite(values[None], torch.tensor([video]), lambda i: f"{self._array.name} of {self.names[i]!r}")
+        return values
+
+    def _checked(self, video: int, classes: int) -> Ids:
+        row, name, every = self._rows[video], self.names[video], self._every[video]
+        ids: Ids = np.array(self._reader.view(row, "labels"), np.int64)
+        covered = self._reader.length(row, self._array.name) * every
+        if abs(covered - len(ids)) >= every + max(_SLACK[0], _SLACK[1] * len(ids)):
+            raise BadInput(
+                f"{name!r} has labels for {len(ids)} frames and features for {covered} (one row per {every} frames).",
+                "Labels and features must be of one video at one rate; import them again, or leave the video out.",
+            )
+        outside = ids[(ids < 0) | (ids >= classes)]
+        if len(outside):
+            raise BadInput(
+                f"{name!r} holds the class id {int(outside[0])}; the class list has ids 0 to {classes - 1}.",
+                "Import again with the mapping.txt that the labels were made with.",
+            )
+        return ids[:covered]
+
+    def _place(self, rows: int) -> Placement:
+        wanted = rows * self.width * STORED[self._array.dtype].itemsize
+        if self._device.type == "cuda" and wanted <= share_of_memory() * torch.cuda.mem_get_info(self._device)[0]:
+            return "device"
+        return "ram" if wanted <= share_of_memory() * available_memory() else "off"
+
+
+def _stored_stride(metadata: Mapping[str, Any], name: str, stride: int) -> int:
+    every = int(metadata.get("stride", 1))
+    if stride % every:
+        raise BadInput(
+            f"{name!r} was stored with one row per {every} frames, so one in {stride} frames cannot be had.",
+            f"Give a --stride that {every} divides: {math.ceil(stride / every) * every}.",
+        )
+    return every

@@ -1,0 +1,95 @@
+"""The settings of the anticipation task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from vfc.heads.serve import Resident
+
+from .contract import Sampling
+from .decoding import Rule
+
+Rate = Literal["full", "subsampled"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which sequences, which split, which windows, and how they are scored."""
+
+    cache: Path = field(default=Path("./store"), metadata={"help": "The store to read.", "panel": "Input"})
+    array: str = field(
+        default="", metadata={"help": "Features by name; default: the only ragged ones there are.", "panel": "Input"}
+    )
+    fold: int = field(default=1, metadata={"help": "Official split: reads annotations 'split<n>'.", "panel": "Input"})
+    annotations: str = field(
+        default="", metadata={"help": "Other annotations with train and test, instead of --fold.", "panel": "Input"}
+    )
+    told: str = field(
+        default="predicted",
+        metadata={
+            "help": "Past classes for heads that read them: predicted (made by frame-classifier), truth, or a store.",
+            "panel": "Input",
+        },
+    )
+    told_noise: float = field(
+        default=0.0,
+        metadata={"help": "In training: share of past segments told with a random class.", "panel": "Training"},
+    )
+    stride: int = field(
+        default=0, metadata={"help": "One label frame in so many is a step; 0: the method's.", "panel": "Protocol"}
+    )
+    train_ratios: tuple[float, ...] = field(
+        default=(), metadata={"help": "Shares observed in training; none: the method's.", "panel": "Protocol"}
+    )
+    offsets: int = field(
+        default=0,
+        metadata={
+            "help": "Training windows per ratio, each a step later; 0: the method's.",
+            "panel": "Protocol",
+        },
+    )
+    observe: tuple[float, ...] = field(
+        default=(0.2, 0.3), metadata={"help": "Shares of a video observed at test.", "panel": "Protocol"}
+    )
+    predict: tuple[float, ...] = field(
+        default=(0.1, 0.2, 0.3, 0.5),
+        metadata={"help": "Shares of a video predicted at test, 0.5 at most.", "panel": "Protocol"},
+    )
+    rate: Rate = field(
+        default="full",
+        metadata={
+            "help": "full: every label frame counts; subsampled: one in --stride, as ActionLLM's code does.",
+            "panel": "Protocol",
+        },
+    )
+    decoding: Rule = field(
+        default="extend",
+        metadata={
+            "help": "Queries to frames: extend (last segment takes what rounding leaves), or as released.",
+            "panel": "Protocol",
+        },
+    )
+    report_best_on_test: bool = field(
+        default=False,
+        metadata={
+            "help": "Also measure the test videos at every validation and show the best: chosen on test, no result.",
+            "panel": "Protocol",
+        },
+    )
+    resident: Resident = field(
+        default="auto",
+        metadata={"help": "Where features rest; auto: in memory where they fit; off: on disk.", "panel": "Performance"},
+    )
+
+    @property
+    def split_name(self) -> str:
+        """Name (or file) of the annotations."""
+        return self.annotations or f"split{self.fold}"
+
+    def sampling(self, own: Sampling) -> Sampling:
+        """The settings given, else those of the method."""
+        return Sampling(
+            self.stride or own.stride, tuple(self.train_ratios) or tuple(own.ratios), self.offsets or own.offsets
+        )
