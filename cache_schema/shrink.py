@@ -26,6 +26,7 @@ Array: TypeAlias = npt.NDArray[Any]
 FRAME_MAJOR: Final = "frame-major"
 CLS_FIRST: Final = "frame-major, cls first in frame"
 RAGGED_GRID: Final = "ragged grid"
+PATCH_MAJOR: Final = "cls first, patch-major"
 _FRAMES: Final = (FRAME_MAJOR, CLS_FIRST)
 _STATED: Final = ", grid "
 """Between the layout of tokens per frame and their rows x columns, where a layout says them."""

@@ -7,7 +7,7 @@ help texts and option checks stay cheap.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -55,9 +55,13 @@ class BackboneOptions:
     from clip to clip, which makes every video array ragged. `dtype`: to compute in; None is the checkpoint's, save
     that half precision on a CPU becomes fp32. `storage`: None is the family's. `attention`: None is the library's
     choice. `device`: "cpu", "cuda", "cuda:1". `cut_texts`: cut texts beyond the context length instead of refusing.
+    `pixels`: one of the family's ways from frames to pixels (its `PIXELS`); None is its own.
 
     For models that answer prompts: `prompts`: whether prompted records are wanted. `plan`: how several prompts of one
     video are run, see `PromptedBackbone`. `max_pixels`: instead of the checkpoint's own budget.
+
+    For models that look at windows of a long video: `window`, `stride`, `border`: see `i3d.windows`; None is the
+    family's own. `flow`: where optical flow comes from, see `i3d.flow`; None is without it.
     """
 
     checkpoint: str | None = None
@@ -74,6 +78,11 @@ class BackboneOptions:
     prompts: bool = False
     plan: str = "serial"
     max_pixels: int | None = None
+    window: int | None = None
+    stride: int | None = None
+    border: str | None = None
+    flow: str | None = None
+    pixels: str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in COMPUTE_DTYPES:
@@ -149,6 +158,35 @@ class Backbone(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Chunking:
+    """How a long video is handed over: at most `frames` frames at a time, of which all but the first time `overlap`
+    are the last ones of the time before."""
+
+    frames: int
+    overlap: int = 0
+
+
+@runtime_checkable
+class StreamingBackbone(Backbone, Protocol):
+    """A backbone that can take a video piece by piece, so that a long one never lies in memory as a whole.
+
+    Asked for where the number of frames differs from video to video (`num_frames` None).
+    """
+
+    @property
+    def chunking(self) -> Chunking:
+        """The pieces it takes."""
+
+    def encode_stream(self, chunks: Iterable[Mapping[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """Rows of each array, which laid end to end are, bit for bit, what `encode_videos` gives for the whole.
+
+        `chunks`: `Prepared.tensors` of the pieces, in order.
+
+        Raises RecordRejected where the video gives no row at all.
+        """
+
+
 @runtime_checkable
 class TextBackbone(Backbone, Protocol):
     """A backbone with a text tower; "text" is in its specs where `texts` was asked for."""
@@ -202,7 +240,7 @@ class PromptedBackbone(Backbone, Protocol):
 
 
 class Family(Protocol):
-    """What a file in `backbones/` offers."""
+    """What a file in `backbones/` offers; `WINDOWS = True` besides, where it takes windows and flow."""
 
     DEFAULT_CHECKPOINT: str | None
 
@@ -224,8 +262,23 @@ def find(name: str) -> Family:
 
 
 def open_backbone(name: str, options: BackboneOptions) -> Backbone:
-    """The backbone of that name with these options, its weights not read yet."""
-    return find(name).build(options)
+    """The backbone of that name with these options, its weights not read yet.
+
+    Raises BadInput for windows, flow or ways of making pixels where the family has none, UnknownName for another way.
+    """
+    family = find(name)
+    if not getattr(family, "WINDOWS", False):
+        for flag in ("window", "stride", "border", "flow"):
+            if getattr(options, flag) is not None:
+                raise BadInput(
+                    f"--{flag} is for models that look at windows of a video; {name} does not.",
+                    f"Leave --{flag} out, or give --model i3d.",
+                )
+    if options.pixels is not None and options.pixels not in (ways := getattr(family, "PIXELS", ())):
+        if ways:
+            raise unknown_name("way of making pixels", options.pixels, ways)
+        raise BadInput(f"{name} makes pixels in one way; --pixels {options.pixels} is given.", "Leave --pixels out.")
+    return family.build(options)
 
 
 def chosen_layers(asked: Sequence[str], known: Sequence[str], where: str) -> tuple[str, ...]:

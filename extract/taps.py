@@ -149,6 +149,22 @@ def attention_of(model: Any) -> str | None:
     return cast("str | None", model.config._attn_implementation)
 
 
+def array_name(layer: str, stream: str) -> str:
+    """What the array of a layer is called: `layer7.visual`, `norm.text`."""
+    return f"norm.{stream}" if layer == "norm" else f"layer{layer}.{stream}"
+
+
+def check_kept(layers: Sequence[str], kept: frozenset[str], streams: Sequence[str], flag: str) -> None:
+    """Raise BadInput where the layers asked for would not be kept, or nothing of (pooled, tokens) would be."""
+    pooled, tokens = streams
+    if layers and tokens not in kept:
+        raise BadInput(
+            f"Layers were asked for, but {tokens} is not kept.", f"Add {tokens} to --keep, or leave out {flag}."
+        )
+    if not layers and pooled not in kept:
+        raise BadInput(f"Nothing would be kept of {' and '.join(streams)}.", f"Name layers with {flag}.")
+
+
 def compute_dtype(asked: str | None, config: Any, device: str) -> str:
     """fp32, fp16 or bf16: as asked, else the checkpoint's own.
 
@@ -175,10 +191,7 @@ def load(
     Raises BadInput where the checkpoint lacks a needed weight (the library would draw it at random), or the device is
     not there; MissingPath where there are no weights.
     """
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise BadInput(
-            f"The device {device} was asked for, and there is none here.", "Leave out --device, or ask for cpu."
-        )
+    require_device(device)
     safetensors = checkpoint.weights()[0].suffix == ".safetensors"
     with _quiet():
         model, info = cls.from_pretrained(
@@ -199,6 +212,14 @@ def load(
         )
     # Parameters keep requires_grad: without it torch's attention module takes another kernel, and other last bits.
     return model.eval().to(device)
+
+
+def require_device(device: str) -> None:
+    """Raises BadInput where a GPU was asked for that is not there."""
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise BadInput(
+            f"The device {device} was asked for, and there is none here.", "Leave out --device, or ask for cpu."
+        )
 
 
 def over_frames(

@@ -22,8 +22,10 @@ from vfc.extract.clip_tokens import ClipTokens
 from vfc.extract.pixels import read_pixel_rule
 from vfc.extract.taps import (
     Tap,
+    array_name,
     attention_of,
     caught,
+    check_kept,
     compute_dtype,
     load,
     on_meta,
@@ -94,9 +96,9 @@ class ClipBackbone:
         config = joint_config(self.checkpoint)
         kept = kept_streams(options.keep, STREAMS)
         self._visual, self._text = towers(config, options, kept)
-        _check_kept(self._visual.layers, kept, STREAMS["video"], "--layer")
+        check_kept(self._visual.layers, kept, STREAMS["video"], "--layer")
         if options.texts:
-            _check_kept(self._text.layers, kept, STREAMS["text"], "--text-layer")
+            check_kept(self._text.layers, kept, STREAMS["text"], "--text-layer")
         self._width = int(config.projection_dim)
         self._dtype = compute_dtype(options.dtype, config, options.device)
         self._storage: Dtype = options.storage or "fp16"
@@ -136,11 +138,11 @@ class ClipBackbone:
         order = f"frame-major, cls first in frame, grid {self._grid}x{self._grid}"
         return {
             "visual": {
-                layer: ArraySpec(_array(layer, "visual"), self._storage, (frames, tokens, visual), order)
+                layer: ArraySpec(array_name(layer, "visual"), self._storage, (frames, tokens, visual), order)
                 for layer in self._visual.known
             },
             "text": {
-                layer: ArraySpec(_array(layer, "text"), self._storage, (None, text), "tokens")
+                layer: ArraySpec(array_name(layer, "text"), self._storage, (None, text), "tokens")
                 for layer in self._text.known
             },
         }
@@ -201,7 +203,7 @@ class ClipBackbone:
                 arrays = {"text.ids": item["ids"][:length].to(device), "text.eot": item["eot"].to(device)}
                 if output is not None:
                     arrays["embedding"] = transferred(output.text_embeds[row], self._storage)
-                arrays.update({_array(layer, "text"): tokens[row, :length] for layer, tokens in layers.items()})
+                arrays.update({array_name(layer, "text"): tokens[row, :length] for layer, tokens in layers.items()})
                 encoded.append(arrays)
         return encoded
 
@@ -209,7 +211,7 @@ class ClipBackbone:
     def _forward(self, pixels: Tensor) -> dict[str, Tensor]:
         layers, output = self._visual.run({"pixel_values": pixels}, self._storage)
         frames = {} if output is None else {"frames": transferred(output.image_embeds, self._storage)}
-        return {**frames, **{_array(layer, "visual"): tokens for layer, tokens in layers.items()}}
+        return {**frames, **{array_name(layer, "visual"): tokens for layer, tokens in layers.items()}}
 
 
 def joint_config(checkpoint: Checkpoint) -> Any:
@@ -251,20 +253,6 @@ def towers(config: Any, options: BackboneOptions, kept: frozenset[str]) -> tuple
         pooled="embedding" in kept,
     )
     return visual, text
-
-
-def _check_kept(layers: Sequence[str], kept: frozenset[str], streams: Sequence[str], flag: str) -> None:
-    pooled, tokens = streams
-    if layers and tokens not in kept:
-        raise BadInput(
-            f"Layers were asked for, but {tokens} is not kept.", f"Add {tokens} to --keep, or leave out {flag}."
-        )
-    if not layers and pooled not in kept:
-        raise BadInput(f"Nothing would be kept of {' and '.join(streams)}.", f"Name layers with {flag}.")
-
-
-def _array(layer: str, stream: str) -> str:
-    return f"norm.{stream}" if layer == "norm" else f"layer{layer}.{stream}"
 
 
 def build(options: BackboneOptions) -> ClipBackbone:

@@ -1,4 +1,4 @@
-"""The network: two stacks of pre-norm blocks, with the published names of all weights. For inference: nothing is dropped.
+"""The network: two stacks of pre-norm blocks, all weights by published names. For inference: nothing is dropped.
 
 Training masked nine tenths of the patches; features are made of all of them.
 """

@@ -1,4 +1,4 @@
-"""A tiny ViCLIP with random weights, as a checkpoint folder: for demonstrations and tests, where no real one may be had."""
+"""A tiny ViCLIP with random weights, as a checkpoint folder: for tests, and to try things out without a real one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of a published file, by name: read without running code, their wrapping taken off, checked to the last one."""
+"""Weights of a published file, by name: read without running code, wrapping taken off, checked to the last one."""
 
 from __future__ import annotations
 

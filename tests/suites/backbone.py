@@ -83,6 +83,10 @@ class BackboneSuite:
         """How many rows the first array of a clip of `clip_of` has that is so many frames long."""
         return frames
 
+    def agree(self, made: Tensor, expected: Tensor) -> bool:
+        """Whether an array is the oracle's: bit for bit, unless the oracle computes in another way."""
+        return torch.equal(made, expected)
+
     # -- opened once -------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -133,7 +137,7 @@ class BackboneSuite:
 
     def test_clips_of_differing_length_are_ragged(self, checkpoint: Path, backbone: Backbone) -> None:
         ragged = self.opened(checkpoint, num_frames=None)
-        assert all(spec.ragged for spec in features(ragged))
+        assert all(spec.ragged for spec in features(ragged) if spec.name != "embedding")
         ragged.load()
         batch = [ragged.pixels(clip_of(7, frames=count)).tensors for count in (2, 5)]
         for count, arrays in zip((2, 5), ragged.encode_videos(batch), strict=True):
@@ -155,7 +159,7 @@ class BackboneSuite:
         expected = self.expected(checkpoint, clip, pixels)
         assert expected.keys() == {spec.name for spec in features(backbone)}
         for name, states in expected.items():
-            assert torch.equal(arrays[name], states), name
+            assert self.agree(arrays[name], states), name
 
     def test_one_clip_per_call_depends_on_nothing_else(self, checkpoint: Path, backbone: Backbone) -> None:
         (first,) = self.encode(backbone, 1)
@@ -286,7 +290,7 @@ class TextBackboneSuite(BackboneSuite):
             expected = self.library_text_states(checkpoint, text)
             assert expected.keys() <= arrays.keys()
             for name, states in expected.items():
-                assert torch.equal(arrays[name], states), (text, name)
+                assert self.agree(arrays[name], states), (text, name)
 
     def test_texts_do_not_depend_on_their_neighbours(self, backbone: Backbone) -> None:
         tower = self.text_backbone(backbone)
