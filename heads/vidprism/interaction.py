@@ -34,29 +34,28 @@ class Interaction(nn.Module):
 
     def __init__(self, width: int, rates: Sequence[int], settings: Exchange) -> None:
         super().__init__()
-        self._settings, self._count = settings, len(rates)
-        self._ups = settings.interaction != "fast-to-slow"
-        self._downs = settings.interaction != "slow-to-fast"
+        self._settings, self._rates = settings, tuple(rates)
+        ups, downs = settings.interaction != "fast-to-slow", settings.interaction != "slow-to-fast"
         between = [
             (i, j)
             for i in range(len(rates))
             for j in range(len(rates))
             if i != j and (settings.pairs == "all" or (rates[i] >= SLOW) != (rates[j] >= SLOW))
         ]
-        self._pairs = [(i, j) for i, j in between if (self._ups if rates[i] > rates[j] else self._downs)]
+        self._pairs = [(i, j) for i, j in between if (ups if self._rises(i, j) else downs)]
         self.gates = nn.ModuleList(
             nn.Sequential(
                 nn.Linear(2 * width, width // 4), nn.ReLU(inplace=True), nn.Linear(width // 4, 1), nn.Sigmoid()
             )
             for _ in range(len(rates) ** 2)
         )
-        if self._ups:
+        if ups:
             self.up = nn.Conv1d(width, width, 1)
         self.down = nn.ModuleDict(
             {
                 f"{i}-{j}": nn.Conv1d(width, width, 5, stride=rates[j] // rates[i], padding=2, bias=False)
                 for i, j in self._pairs
-                if rates[i] < rates[j]
+                if not self._rises(i, j)
             }
         )
 
@@ -68,33 +67,43 @@ class Interaction(nn.Module):
     def forward(self, streams: Sequence[Tensor]) -> list[Tensor]:
         """Streams `[B, T_i, D]` to the same with what the others add; all sources are streams as they came in."""
         means = [stream.mean(dim=1) for stream in streams]
-        turned = [stream.transpose(1, 2) for stream in streams]
-        found = list(turned)
+        # Projecting commutes with interpolating, and slow streams are short: each is projected once, then stretched.
+        risen = {i: _convolved(self.up, streams[i]) for i in {i for i, j in self._pairs if self._rises(i, j)}}
+        found = list(streams)
         for i, j in self._pairs:
             score = self._score(means, i, j)
             decides = score.mean() if self._settings.threshold_on == "batch" else score
             through = (decides >= self._settings.threshold).expand_as(score)[:, None, None]
-            added = score[:, None, None] * self._moved(turned, i, j)
+            moved = risen[i] if self._rises(i, j) else _convolved(self.down[f"{i}-{j}"], streams[i])
+            added = score[:, None, None] * _stretched(moved, streams[j].shape[1])
             if self._settings.sources == "overwrite":
-                found[j] = torch.where(through, turned[j] + added, found[j])
+                found[j] = torch.where(through, streams[j] + added, found[j])
             else:
                 found[j] = found[j] + added * through
-        return [stream.transpose(1, 2) for stream in found]
+        return found
+
+    def _rises(self, i: int, j: int) -> bool:
+        return self._rates[i] > self._rates[j]
 
     def _score(self, means: Sequence[Tensor], i: int, j: int) -> Tensor:
         if self._settings.gates == "symmetric":
             i, j = min(i, j), max(i, j)
-        gate: Tensor = self.gates[i * self._count + j](torch.cat([means[i], means[j]], dim=-1))
+        gate: Tensor = self.gates[i * len(self._rates) + j](torch.cat([means[i], means[j]], dim=-1))
         return gate.squeeze(-1)
 
-    def _moved(self, turned: Sequence[Tensor], i: int, j: int) -> Tensor:
-        """Stream `i` at the length of stream `j`: `[B, D, T_i]` to `[B, D, T_j]`."""
-        length = turned[j].shape[-1]
-        if f"{i}-{j}" not in self.down:
-            risen: Tensor = self.up(functional.interpolate(turned[i], size=length, mode="linear", align_corners=False))
-            return risen
-        sunk: Tensor = self.down[f"{i}-{j}"](turned[i])
-        if sunk.shape[-1] != length:
-            # Rates that are no multiples of each other: the stride is rounded down, and the rest interpolated.
-            sunk = functional.interpolate(sunk, size=length, mode="linear", align_corners=False)
-        return sunk
+
+def _convolved(layer: nn.Module, tokens: Tensor) -> Tensor:
+    """A convolution along time of `[B, L, D]` as one matrix product, which on streams this short is much faster."""
+    assert isinstance(layer, nn.Conv1d)
+    taps, stride, padding = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
+    seen = functional.pad(tokens, (0, 0, padding, padding)).unfold(1, taps, stride).flatten(2)
+    return functional.linear(seen, layer.weight.flatten(1), layer.bias)
+
+
+def _stretched(tokens: Tensor, length: int) -> Tensor:
+    """`[B, L, D]` at another length, by linear interpolation; rates that divide each other need none downwards."""
+    if tokens.shape[1] == length:
+        return tokens
+    return functional.interpolate(tokens.transpose(1, 2), size=length, mode="linear", align_corners=False).transpose(
+        1, 2
+    )
