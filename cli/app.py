@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "probe-layers": ("heads:probe_layers", "From a store to a score", "Training-free metrics on every layer."),
     "predict": ("predict:predict", "From a store to a score", "Name clips by a trained head and a few labelled clips."),
     "train-head": ("heads:train_head", "From a store to a score", "Train a head on a store and test it once."),
+    "describe": ("describe:describe", "From a store to a score", "Let a language model write sentences about each class."),
 }
 
 

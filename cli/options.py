@@ -3,8 +3,8 @@
 A field may be bool, int, float, str, Path, a Literal, a tuple of those, any of them or None, or another frozen
 dataclass, whose fields are laid out flat. Its metadata may hold: `help` (one line), `panel`, `choices` (names, or a
 function that lists them), `argument` (positional), `flag` (another name than the field's), `metavar`, `commas`
-(False: a tuple is given by repeating the flag only, for values that hold commas themselves), `one_way` (True: a bool
-that can only be switched on).
+(False: a tuple is given by repeating the flag only, for values that hold commas themselves), `values` (a tuple of so
+many is given at once: `--flag A B`), `one_way` (True: a bool that can only be switched on).
 
 A value comes from the command line, else from the `--config` file, else from the dataclass.
 """
@@ -54,6 +54,11 @@ class Flag:
         """Whether nothing but the user can give the value."""
         return self.default is MISSING
 
+    @property
+    def splits(self) -> bool:
+        """Whether a value is cut at its commas."""
+        return self.metadata.get("commas", True) and not {"argument", "values"} & set(self.metadata)
+
     def choices(self) -> tuple[str, ...]:
         """The allowed values as text; empty where any value goes."""
         given = self.metadata.get("choices", self.literal)
@@ -102,7 +107,7 @@ class Flag:
         if not self.many:
             return self.parse(str(given))
         pieces = [str(item) for item in given]
-        if self.metadata.get("commas", True) and not self.metadata.get("argument"):
+        if self.splits:
             pieces = [piece.strip() for item in pieces for piece in item.split(",") if piece.strip()]
         return tuple(self.parse(piece) for piece in pieces)
 
@@ -282,7 +287,9 @@ def _help(flag: Flag) -> str:
 def parameter(flag: Flag) -> inspect.Parameter:
     """The flag as typer reads it. Its default is always None, which means: not typed."""
     annotation: Any = bool if flag.scalar is bool else Path if flag.scalar is Path else str
-    annotation = list[annotation] if flag.many else annotation
+    if flag.many:
+        together = flag.metadata.get("values")
+        annotation = tuple[(annotation,) * together] if together else list[annotation]  # type: ignore[misc]
     completion: Callable[[], list[str]] | None = (lambda: list(flag.choices())) if flag.choices() else None
     common: dict[str, Any] = {
         "help": _help(flag),

@@ -1,4 +1,4 @@
-"""The texts that become `text` records: lines of a file or the class names, filled into templates."""
+"""The texts that become `text` records: lines of a file, descriptions of classes, or class names, in templates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from vfc.cache_schema.errors import BadInput, MissingPath
-from vfc.cache_schema.protocol import fill_prompt
+from vfc.cache_schema.protocol import fill_prompt, spoken
+from vfc.cache_schema.protocol.descriptions import read_descriptions
 from vfc.cache_schema.record import Key
 
 CLASSES: Final = "classes"
@@ -37,24 +38,24 @@ def template_id(template: str) -> str:
     return f"{letters or 'template'}-{hashlib.sha256(template.encode()).hexdigest()[:8]}"
 
 
-def spoken(label: str) -> str:
-    """A class name as one says it: underscores are blanks, `ApplyEyeMakeup` is three words."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label.replace("_", " "))
-
-
 def read_texts(source: str, templates: Sequence[str], labels: Iterable[str]) -> tuple[Text, ...]:
     """The distinct texts that `--texts` and `--template` ask for, in order.
 
     Args:
-        source: `classes` for the `labels` as they are spoken, else a UTF-8 file with one text per line.
+        source: `classes` for the `labels` as they are spoken, else a UTF-8 file with one text per line, or a .json file
+            of descriptions in their published form, whose sentences stay as they are.
         templates: Texts with the field `{label}`; none means the label alone.
         labels: Class names of the collection.
 
     Raises:
         MissingPath: There is no such file.
-        BadInput: No text in it, no class has a name, or a template that cannot be read.
+        BadInput: No text in it, no class has a name, a template that cannot be read, or descriptions in another form.
         UnknownName: A template with another field.
     """
+    if source != CLASSES and Path(source).suffix == ".json":
+        if templates:
+            raise BadInput(f"--template is given with --texts {source}, whose sentences stay.", "Leave --template out.")
+        return _sentences(Path(source))
     given = [(label, spoken(label)) for label in labels] if source == CLASSES else _lines(Path(source))
     if not given:
         raise BadInput(
@@ -67,6 +68,11 @@ def read_texts(source: str, templates: Sequence[str], labels: Iterable[str]) -> 
             filled = fill_prompt(template, {"label": words})
             found.setdefault(filled, Text(filled, label, template_id(template)))
     return tuple(found.values())
+
+
+def _sentences(path: Path) -> tuple[Text, ...]:
+    lines = [line for of_class in read_descriptions(path).sentences.values() for line in of_class]
+    return tuple(Text(line, line, template_id(PLAIN)) for line in dict.fromkeys(lines))
 
 
 def _lines(path: Path) -> list[tuple[str, str]]:

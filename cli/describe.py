@@ -1,0 +1,35 @@
+"""`vfc describe`: sentences about the classes of a data set, written by a language model on this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from typer.core import TyperCommand
+
+from vfc.cache_schema.progress import Progress
+
+from .command import Command, Outcome
+
+if TYPE_CHECKING:
+    from vfc.extract.sentences import DescribeConfig
+
+
+def _describe(config: DescribeConfig, progress: Progress) -> Outcome:
+    from vfc.extract.sentences import describe_classes
+
+    found = describe_classes(config, progress)
+    return Outcome(found.to_json(), "\n".join(found.lines()), found.exit_code)
+
+
+def describe() -> TyperCommand:
+    """`vfc describe`."""
+    from vfc.extract.sentences import DescribeConfig
+
+    return Command(
+        "describe",
+        "Let a local language model write sentences about each class.",
+        DescribeConfig,
+        _describe,
+        "vfc describe --checkpoint Qwen/Qwen3-4B --class-list classes.txt --name hmdb --out descriptions",
+        "Two files come of it: what one sees, and what happens step by step. The same line goes on where it stopped.",
+    ).build()
