@@ -116,9 +116,24 @@ def pooled_spec(spec: ArraySpec, pool: str, grid: str = "") -> ArraySpec:
             raise _cannot(spec, pool, f"its frames have {rows}x{columns} tokens")
         layout = order if order == spec.layout else f"{order}, grid {cells[0]}x{cells[1]}"
         return dataclasses.replace(spec, shape=(frames, cells[0] * cells[1] + extra, width), layout=layout)
+    if order == PATCH_MAJOR and len(spec.shape) == 2:
+        return _pooled_patches(spec, pool, cells or (1, 1), grid)
     if cells is None and len(spec.shape) == 2 and not spec.layout.startswith("cls first"):
         return dataclasses.replace(spec, shape=spec.shape[1:], layout="")
     raise _cannot(spec, pool, f"its layout is {spec.layout!r} with {len(spec.shape)} axes")
+
+
+def _pooled_patches(spec: ArraySpec, pool: str, cells: tuple[int, int], grid: str) -> ArraySpec:
+    """Class token, then every cell of every frame: the order stays."""
+    rows, columns = _patch_grid(spec, pool, grid)
+    tokens, width = spec.shape
+    if cells[0] > rows or cells[1] > columns:
+        raise _cannot(spec, pool, f"its frames have {rows}x{columns} tokens")
+    stated = spec.layout.partition(_STATED)[2].partition(", ")[2]
+    layout = f"{PATCH_MAJOR}{_STATED}{cells[0]}x{cells[1]}" + (f", {stated}" if stated else "")
+    frames = None if tokens is None else _patch_frames(spec, tokens, rows * columns)
+    shape = (None if frames is None else 1 + frames * cells[0] * cells[1], width)
+    return dataclasses.replace(spec, shape=shape, layout=layout)
 
 
 def pool_values(values: Array, spec: ArraySpec, pool: str, grid: str = "", token_grid: Sequence[int] = ()) -> Array:
@@ -128,10 +143,11 @@ def pool_values(values: Array, spec: ArraySpec, pool: str, grid: str = "", token
     of R takes the rows floor(r*H/R) up to ceil((r+1)*H/R), so that neighbours overlap by a row (the rule of the usual
     adaptive average pooling). `mean` averages all tokens of a frame, or, where an array has one vector per frame or
     step, all of these. A class token that stands first in each frame is not averaged with the others: it stays, first,
-    as it is (so `mean` leaves two tokens per frame, class token and mean).
+    as it is (so `mean` leaves two tokens per frame, class token and mean). So does the one class token of a video that
+    stands before patches in `cls first, patch-major` (so `mean` leaves 1 + T tokens).
 
     Args:
-        values: `[T, N, D]`, `[L, D]` or `[T, D]`, as `spec` says.
+        values: `[T, N, D]`, `[L, D]`, `[1 + N*T, D]` or `[T, D]`, as `spec` says.
         spec: The array before pooling.
         pool: `RxC` or `mean`.
         grid: Rows x columns of the tokens of a frame where that is no square.
@@ -147,6 +163,12 @@ def pool_values(values: Array, spec: ArraySpec, pool: str, grid: str = "", token
         frames, rows, columns = _record_grid(values, spec, token_grid)
         mean = _cell_means(values.reshape(frames, rows, columns, -1), cells or (1, 1), spec, pool)
         return mean.reshape(-1, values.shape[-1])
+    if _order(spec) == PATCH_MAJOR:
+        rows, columns = _patch_grid(spec, pool, grid)
+        frames = _patch_frames(spec, len(values), rows * columns)
+        maps = values[1:].reshape(rows, columns, frames, -1).transpose(2, 0, 1, 3)
+        mean = _cell_means(maps, cells or (1, 1), spec, pool).transpose(1, 0, 2).reshape(-1, values.shape[-1])
+        return np.concatenate([values[:1].astype(np.float32), mean])
     if len(spec.shape) == 2:
         if not len(values):
             raise RecordRejected(f"Array {spec.name!r} of this record has no rows.", "Leave the video out.")
@@ -239,7 +261,25 @@ def _order(spec: ArraySpec) -> str:
 
 
 def _stated_grid(spec: ArraySpec) -> str:
-    return spec.layout.partition(_STATED)[2]
+    return spec.layout.partition(_STATED)[2].partition(", ")[0]
+
+
+def _patch_grid(spec: ArraySpec, pool: str, grid: str) -> tuple[int, int]:
+    """Rows and columns of the patches of a frame: frames and patches lie in one row, so their number does not tell."""
+    given = _grid(grid or _stated_grid(spec), "--grid")
+    if given is None:
+        raise _cannot(spec, pool, f"its layout {spec.layout!r} states no grid, and --grid gives none")
+    return given
+
+
+def _patch_frames(spec: ArraySpec, tokens: int, per_frame: int) -> int:
+    frames, rest = divmod(tokens - 1, per_frame)
+    if rest or frames < 1:
+        raise BadInput(
+            f"Array {spec.name!r} has {tokens} tokens, which is no class token and frames of {per_frame}.",
+            "Give rows and columns of the patches of a frame with --grid, for example --grid 14x14.",
+        )
+    return frames
 
 
 def _token_grid(spec: ArraySpec, tokens: int, grid: str) -> tuple[int, int]:

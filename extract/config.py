@@ -44,6 +44,24 @@ class ExtractConfig:
         metadata=_shown("Input", "Which frames: tsn-centre, tsn-random, linspace, stride:n, fps:x, all ..."),
     )
     num_frames: int = field(default=8, metadata=_shown("Input", "Frames per video"))
+    window: int | None = field(
+        default=None, metadata=_shown("Input", "Frames that i3d looks at together, of those that --frames gives; 64")
+    )
+    stride: int | None = field(
+        default=None, metadata=_shown("Input", "Frames from one window to the next; default: --window, side by side")
+    )
+    border: Literal["drop", "repeat", "zero"] | None = field(
+        default=None,
+        metadata=_shown(
+            "Input",
+            "drop (default): whole windows from the first frame on; repeat or zero: a window around every --stride-th "
+            "frame, which beyond the ends repeats frames or holds zeros",
+        ),
+    )
+    flow: str | None = field(
+        default=None,
+        metadata=_shown("Input", "Optical flow besides RGB: dis, tv-l1 (both by OpenCV), or a FOLDER of it"),
+    )
     views: tuple[str, ...] = field(
         default=(),
         metadata=_shown(
@@ -64,7 +82,9 @@ class ExtractConfig:
     )
     texts: str | None = field(
         default=None,
-        metadata=_shown("Input", "FILE with a text per line, or the word classes: texts to run the text tower on"),
+        metadata=_shown(
+            "Input", "Texts for the text tower: a FILE with one per line, descriptions (.json), or the word classes"
+        ),
     )
     template: tuple[str, ...] = field(
         default=(),
@@ -126,6 +146,18 @@ class ExtractConfig:
     max_pixels: int | None = field(
         default=None, metadata=_shown("Model", "Most pixels of a video after resizing, for Qwen; default: the weights'")
     )
+    pixels: str | None = field(
+        default=None,
+        metadata=_shown("Model", "Way from frames to pixels, for viclip: resize (default) or centre-crop"),
+    )
+    tail: int | None = field(
+        default=None,
+        metadata=_shown(
+            "Model",
+            "Keep the weights of blocks K and above in the store, for heads that adapt them; for viclip",
+            metavar="K",
+        ),
+    )
     plan: Literal["serial", "packed", "batched", "single"] | None = field(
         default=None,
         metadata=_shown(
@@ -178,7 +210,8 @@ class ExtractConfig:
         default=None, metadata=_shown("Performance", "Processes that decode videos; default: one per core, 8 at most")
     )
     seconds_per_video: float = field(
-        default=60.0, metadata=_shown("Performance", "Time a decoder may take for one video")
+        default=60.0,
+        metadata=_shown("Performance", "Time a decoder may take for one video, or for the next frames of a long one"),
     )
     rank: int | None = field(
         default=None,
@@ -187,7 +220,15 @@ class ExtractConfig:
     world_size: int | None = field(default=None, metadata=_shown("Performance", "How many processes share the work"))
 
     def __post_init__(self) -> None:
-        least = {"num_frames": 1, "batch": 1, "threads": 1, "decode_workers": 1, "fit_records": 1, "max_pixels": 1}
+        least = {
+            "num_frames": 1,
+            "batch": 1,
+            "threads": 1,
+            "decode_workers": 1,
+            "fit_records": 1,
+            "max_pixels": 1,
+            "tail": 1,
+        }
         above = ("part_mb", "part_seconds", "seconds_per_video")
         for name, lowest in least.items():
             value = getattr(self, name)

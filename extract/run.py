@@ -37,6 +37,7 @@ from .plan import refuse_what_cannot_fit
 from .shrinking import ShrinkingWriter
 from .summary import Summary as Summary
 from .summary import shown
+from .tail import publish_tail, with_tail
 from .work import Work, survey
 
 
@@ -58,6 +59,7 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> Summary:
     if not work.to_do:
         if (config.out / "zarr.json").exists():
             _annotate(config.out, whole.annotations, progress)
+            _add_tail(config, work, progress)
         return _summary(config, here, work, Clock())
     if work.there or work.failed:
         progress.say(f"{len(work.there)} records are there, {len(work.failed)} failed before, {work.to_do} to do.")
@@ -87,6 +89,7 @@ class _Run:
                 writer = self._store()
                 with writer, closing(FailureList(config.out, self.worker)) as failures:
                     self._declare(writer)
+                    _add_tail(config, self.work, self.progress)
                     _annotate(config.out, self.whole.annotations, self.progress)
                     idle = max(config.part_seconds, 0.1)
                     smaller = ShrinkingWriter(writer, self.work.shrinking)
@@ -230,6 +233,13 @@ def _annotate(store: Path, annotations: Annotations, progress: Progress) -> None
     if wanted.digest != held.digest:
         write_annotations(store, "default", wanted)
         progress.say(f"annotations/default.jsonl: {len(wanted)} rows ({wanted.digest[:12]}).")
+
+
+def _add_tail(config: ExtractConfig, work: Work, progress: Progress) -> None:
+    if config.tail is not None and publish_tail(
+        config.out, with_tail(work.backbone, config.model, config.tail), config.tail
+    ):
+        progress.say(f"tail/blocks-{config.tail}.safetensors: blocks {config.tail} and above.")
 
 
 def circumstances(work: Work) -> dict[str, Json]:

@@ -16,7 +16,7 @@ from vfc.cache_schema.dtypes import decode
 from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.projection import Projection
 from vfc.cache_schema.record import FEATURE_DTYPES, ArraySpec, Json, Key, Record
-from vfc.cache_schema.shrink import RAGGED_GRID, Shrink, shrink_record, shrunk_spec
+from vfc.cache_schema.shrink import PATCH_MAJOR, RAGGED_GRID, Shrink, shrink_record, shrunk_spec
 
 from .behind import Writer
 
@@ -122,7 +122,8 @@ class Shrinking:
 
     @staticmethod
     def _pooled(spec: ArraySpec) -> bool:
-        return (len(spec.shape) == 3 and spec.layout.startswith("frame-major")) or spec.layout == RAGGED_GRID
+        in_frames = len(spec.shape) == 3 and spec.layout.startswith("frame-major")
+        return in_frames or spec.layout == RAGGED_GRID or spec.layout.startswith(PATCH_MAJOR)
 
 
 class ShrinkingWriter:

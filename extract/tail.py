@@ -1,24 +1,22 @@
-"""The tail: the frozen upper blocks of a network, put into the store for heads that train something between them.
+"""The tail: upper blocks of a frozen network, kept in the store for heads that train something between them.
 
-`tail/blocks-<k>.safetensors` holds the weights of blocks k and above by their published names, in the checkpoint's own
-dtype, and in its metadata what is needed to build them. Another k is another file.
+The weights have their published names and the checkpoint's own dtype. Another k is another file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
-
-from vfc.cache_schema.errors import AxisMismatch, BadInput, Damaged
-from vfc.cache_schema.publish import create_file
+from vfc.cache_schema import tail as kept
+from vfc.cache_schema.errors import BadInput
 
 from .backbone import Backbone
+from .config import ExtractConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @runtime_checkable
@@ -47,28 +45,23 @@ def with_tail(backbone: Backbone, model: str, k: int) -> TailBackbone:
     return backbone
 
 
+def lacking(config: ExtractConfig) -> str:
+    """The flags that would keep what the tail begins with, where they are not given."""
+    below = str((config.tail or 1) - 1)
+    flags = [] if below in config.layer else [f"--layer {below}"]
+    if config.texts is not None and below not in config.text_layer:
+        flags.append(f"--text-layer {below}")
+    return " ".join(flags)
+
+
 def publish_tail(root: Path, backbone: TailBackbone, k: int) -> bool:
     """Put the tail from block k into the store at `root` unless it is there; whether this call made it.
 
     Raises:
         AxisMismatch: another one is there.
-        Damaged: the one that is there cannot be read.
-        VfcError: the checkpoint cannot be read, the disk is full.
+        VfcError: the checkpoint or the tail that is there cannot be read, the disk is full.
     """
-    path = root / "tail" / f"blocks-{k}.safetensors"
+    from safetensors.torch import save
+
     tensors, about = backbone.tail(k)
-    if not path.exists() and create_file(path, save(dict(tensors), dict(about))):
-        return True
-    try:
-        with safe_open(path, framework="pt") as there:
-            names = set(there.keys())
-            same = there.metadata() == dict(about) and names == set(tensors)
-            same = same and all(torch.equal(there.get_tensor(name), tensors[name]) for name in names)
-    except SafetensorError as error:
-        raise Damaged(f"{path} cannot be read: {error}.", "Remove it, and run the same command again.") from error
-    if not same:
-        raise AxisMismatch(
-            f"{path} holds blocks of another checkpoint, or for another number of frames.",
-            "Use the flags of the store, or another --out.",
-        )
-    return False
+    return kept.publish_tail(root, k, lambda metadata: save(dict(tensors), dict(metadata)), about)

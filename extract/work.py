@@ -30,6 +30,7 @@ from .numerics import THREADS, Mode, chosen_device, chosen_mode
 from .questions import Questions, read_questions, text_kept
 from .sampling import fixed_count
 from .shrinking import Shrinking
+from .tail import lacking, with_tail
 from .texts import PLAIN, Text, read_texts, template_id
 from .views import View, views
 from .visits import Visit, visits
@@ -114,6 +115,10 @@ def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
     options = backbone_options(config, device, mode)
     backbone = open_backbone(config.model, options)
     specs = backbone.specs()
+    if config.tail is not None:
+        with_tail(backbone, config.model, config.tail)
+        if flags := lacking(config):
+            progress.say(f"--tail {config.tail} begins with what is not kept; what would keep it: {flags}")
     if config.texts is not None and "text" not in specs:
         raise BadInput(
             f"--texts is given, but --model {config.model} has no text tower.",
@@ -254,6 +259,11 @@ def backbone_options(config: ExtractConfig, device: torch.device, mode: Mode) ->
         prompts=text_kept(config.keep) or bool(config.prompt or config.prompt_text),
         plan=config.plan or ("serial" if mode == "deterministic" else "packed"),
         max_pixels=config.max_pixels,
+        pixels=config.pixels,
+        window=config.window,
+        stride=config.stride,
+        border=config.border,
+        flow=config.flow,
     )
 
 

@@ -14,6 +14,7 @@ from vfc.cache_schema.part import Fault, Part, check
 from vfc.cache_schema.part_writer import PartWriter
 from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.projection import load_projection
+from vfc.cache_schema.tail import check_tail
 from vfc.cache_schema.publish import sync_folder
 from vfc.cache_schema.record import ArraySpec, Json, Key
 from vfc.cache_schema.root import read_axis, read_kinds, read_root
@@ -136,6 +137,8 @@ def _other_faults(root: Path) -> list[str]:
         checks.append(lambda path=path: read_annotations(path))  # type: ignore[misc]
     for name in names_in(root / "projection", "*.safetensors"):
         checks.append(lambda name=name: load_projection(root, name))  # type: ignore[misc]
+    for path in sorted((root / "tail").glob("*.safetensors")):
+        checks.append(lambda path=path: check_tail(path))  # type: ignore[misc]
     faults = []
     for one in checks:
         try:

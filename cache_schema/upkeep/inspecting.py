@@ -60,6 +60,7 @@ class Inspection:
     deleted: int
     derived: tuple[str, ...]
     projections: tuple[str, ...]
+    tails: tuple[str, ...]
     quarantined: tuple[str, ...]
 
     @property
@@ -113,6 +114,7 @@ def inspect(root: Path, progress: Progress) -> Inspection:
         deleted=distinct - len(found),
         derived=names_in(root / "derived", "*"),
         projections=names_in(root / "projection", "*.safetensors"),
+        tails=names_in(root / "tail", "*.safetensors"),
         quarantined=names_in(root / "quarantine", "*"),
     )
 

@@ -79,7 +79,12 @@ def _inspect(config: StoreConfig, progress: Progress) -> Outcome:
         lines += ["", table(("annotations", "rows", "classes", "splits", "digest"), sets)]
     lines += ["", "recipe", json.dumps(found.recipe, indent=2, ensure_ascii=False)]
     lines += [f"{axis}s: {', '.join(ids)}" for axis, ids in sorted(found.axes.items())]
-    aside = {"derived stores": found.derived, "projections": found.projections, "quarantined parts": found.quarantined}
+    aside = {
+        "derived stores": found.derived,
+        "projections": found.projections,
+        "tails": found.tails,
+        "quarantined parts": found.quarantined,
+    }
     lines += [f"{what}: {', '.join(names)}" for what, names in aside.items() if names]
     if found.duplicates or found.deleted:
         lines.append(

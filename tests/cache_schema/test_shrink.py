@@ -57,6 +57,32 @@ def test_a_grid_is_the_mean_of_its_cells(frames: int, rows: int, columns: int, d
         assert pooled_spec(flat, pool) == flat
 
 
+@given(st.integers(1, 3), sizes, sizes, st.data(), st.booleans())
+def test_patches_behind_one_class_token_are_pooled_frame_by_frame(
+    frames: int, rows: int, columns: int, data: st.DataObject, ragged: bool
+) -> None:
+    cells = (data.draw(st.integers(1, rows)), data.draw(st.integers(1, columns)))
+    pool = data.draw(st.sampled_from(("mean", f"{cells[0]}x{cells[1]}")))
+    out = (1, 1) if pool == "mean" else cells
+    values = some(1 + rows * columns * frames, 3)
+    stated = "" if ragged else f", frames {frames}"
+    shape = (None if ragged else len(values), 3)
+    spec = ArraySpec("layer1.visual", "fp32", shape, f"cls first, patch-major, grid {rows}x{columns}{stated}")
+    got = pool_values(values, spec, pool)
+    wanted = [values[0]]
+    by_frame = [
+        slow_cells(np.stack([values[1 + n * frames + t] for n in range(rows * columns)]), rows, columns, *out)
+        for t in range(frames)
+    ]
+    wanted += [by_frame[t][cell] for cell in range(out[0] * out[1]) for t in range(frames)]
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+    assert got.dtype == np.float32
+    after = pooled_spec(spec, pool)
+    assert after.layout == f"cls first, patch-major, grid {out[0]}x{out[1]}{stated}"
+    assert after.shape == ((None, 3) if ragged else got.shape)
+    np.testing.assert_allclose(pool_values(got, after, pool), got)
+
+
 @given(st.integers(1, 3), sizes, sizes)
 def test_pooling_onto_its_own_grid_changes_nothing(frames: int, rows: int, columns: int) -> None:
     values = some(frames, rows * columns, 2)
@@ -110,6 +136,16 @@ def test_mean() -> None:
             ArraySpec("tokens", "fp32", (33, 8), "cls first, patch-major"),
             "mean",
             r"'tokens' cannot .*'cls first, patch-major'",
+        ),
+        (
+            ArraySpec("tokens", "fp32", (34, 8), "cls first, patch-major, grid 4x4, frames 2"),
+            "2x2",
+            r"'tokens' has 34 tokens, which is no class token and frames of 16",
+        ),
+        (
+            ArraySpec("tokens", "fp32", (33, 8), "cls first, patch-major, grid 4x4, frames 2"),
+            "5x2",
+            r"'tokens' cannot be pooled with '5x2': its frames have 4x4 tokens",
         ),
         (ArraySpec("maps", "fp32", (2, 9, 8), "whatever"), "mean", r"'maps' cannot be pooled .*'whatever' with 3 axes"),
         (
