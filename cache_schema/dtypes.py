@@ -93,6 +93,11 @@ class StoredArray:
         """Bytes of one row."""
         return math.prod(self.row_shape) * self.dtype.itemsize
 
+    def fits(self, values: Array) -> bool:
+        """Whether values have the dtype and the shape of one record on disk."""
+        shape = values.shape[1:] if self.ragged and values.ndim else values.shape
+        return values.dtype == self.dtype and values.ndim == len(self.shape) and shape == self.row_shape
+
 
 def stored_arrays(specs: Sequence[ArraySpec]) -> tuple[StoredArray, ...]:
     """The arrays that records of these specs make on disk, sorted by name.

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from . import catalog, disk
 from .dtypes import Array, StoredArray, encode, stored_arrays
 from .errors import BadInput, MissingRecord, RecordRejected, VfcError, unknown_name
@@ -116,18 +118,45 @@ class StoreWriter:
             ReadOnlyTarget: It takes no writes.
             UnknownName: Its kind was not declared.
         """
+        self._require_free(record.key)
+        self._append(record.key, self._encoded(record), self._metadata(record))
+
+    def add_stored(self, key: Key, arrays: Mapping[str, Array], metadata: Mapping[str, Json]) -> None:
+        """Append one record whose values are stored ones already, by stored name (`<array>.scale` beside int8).
+
+        Raises:
+            RecordRejected: Other arrays, dtypes or shapes than its kind has on disk; no byte of it was stored.
+            Refused: The disk is full; see `add`.
+            ReadOnlyTarget: It takes no writes.
+            UnknownName: Its kind was not declared.
+        """
+        self._require_free(key)
+        wanted = {array.name: array for array in self._stored[key.kind]}
+        for name in sorted(wanted.keys() | arrays.keys()):
+            array, values = wanted.get(name), arrays.get(name)
+            if array is None or values is None or not array.fits(values):
+                came = "nothing" if values is None else f"{values.dtype} {list(values.shape)}"
+                raise RecordRejected(
+                    f"Stored array {name!r} of record {key.name!r} comes as {came}; "
+                    f"its kind has {'no such array' if array is None else f'{array.dtype} {list(array.shape)}'}.",
+                    "Bring the stored values of every array, as `StoreReader.view` gives them.",
+                )
+        stored = {name: np.asarray(values, order="C") for name, values in arrays.items()}
+        self._append(key, stored, self._metadata(Record(key, {}, metadata)))
+
+    def _require_free(self, key: Key) -> None:
         self._require_open()
-        key, kind = record.key, record.key.kind
-        if kind not in self._specs:
-            raise unknown_name("declared kind", kind, self._specs)
-        encoded = key.encode()
-        name = hashlib.sha256(encoded).digest()[:16]
-        if self._holds(name):
+        if key.kind not in self._specs:
+            raise unknown_name("declared kind", key.kind, self._specs)
+        if key in self:
             raise RecordRejected(
-                f"The store already holds {kind} {key.name!r} (view {key.view}, prompt {key.prompt!r}).",
+                f"The store already holds {key.kind} {key.name!r} (view {key.view}, prompt {key.prompt!r}).",
                 "What is committed never changes: skip keys that are in the writer, or delete them first.",
             )
-        arrays, metadata = self._encoded(record), self._metadata(record)
+
+    def _append(self, key: Key, arrays: Mapping[str, Array], metadata: bytes) -> None:
+        kind, encoded = key.kind, key.encode()
+        name = hashlib.sha256(encoded).digest()[:16]
         part = self._open.get(kind)
         if part is None:
             part = PartWriter(self.root, self.worker, kind, self._stored[kind], self._circumstances)

@@ -1,33 +1,91 @@
-"""To other formats: HDF5 that points at the store's own files, a folder of npy files, safetensors."""
+"""To other formats and from them: HDF5, folders of npy files, safetensors; published archives of features."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vfc.cache_schema.errors import unknown_name
 from vfc.cache_schema.progress import Progress
 
-from .exports import Export
-from .files import export_npy, export_safetensors
-from .hdf5 import export_hdf5
+from .options import ImportOptions
+
+if TYPE_CHECKING:
+    from .exports import Export
+    from .files import export_npy, export_safetensors
+    from .hdf5 import export_hdf5
+    from .imported import Import
 
 Format = Literal["hdf5", "npy", "safetensors"]
 
-__all__ = ["Export", "Format", "export", "export_hdf5", "export_npy", "export_safetensors"]
+_ELSEWHERE = {
+    "Export": "exports",
+    "Import": "imported",
+    "export_hdf5": "hdf5",
+    "export_npy": "files",
+    "export_safetensors": "files",
+}
+
+__all__ = [
+    "Export",
+    "Format",
+    "Import",
+    "ImportOptions",
+    "export",
+    "export_hdf5",
+    "export_npy",
+    "export_safetensors",
+    "import_features",
+]
 
 
-def export(root: Path, out: Path, to: Format, progress: Progress, *, arrays: Sequence[str] = ()) -> Export:
-    """Export a store, or the named arrays of it, to a new file (hdf5) or folder (npy, safetensors).
+def __getattr__(name: str) -> Any:
+    """Load h5py and the rest only when they are needed: the options alone make the command line's help."""
+    if name not in _ELSEWHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_ELSEWHERE[name]}", __name__), name)
+
+
+def export(
+    root: Path, out: Path, to: Format, progress: Progress, *, arrays: Sequence[str] = (), verify: bool = True
+) -> Export:
+    """Export a store, or the named arrays of it, to a file (hdf5) or folder (npy, safetensors).
+
+    Run again it goes on: what is there and as it should be is left, what is new or damaged is written.
 
     Raises:
         UnknownName: no such format or array.
-        BadInput: something is at `out` already.
-        Damaged: bytes of a record are not what was committed.
+        BadInput: something else is at `out` already.
+        Damaged: bytes of a record are not what was committed; or, with `verify`, not what was written.
         Refused, ReadOnlyTarget: the target is full or takes no writes.
     """
+    from .files import export_npy, export_safetensors
+    from .hdf5 import export_hdf5
+
     ways = {"hdf5": export_hdf5, "npy": export_npy, "safetensors": export_safetensors}
     if to not in ways:
         raise unknown_name("export format", to, ways)
-    return ways[to](root, out, progress, arrays=arrays)
+    return ways[to](root, out, progress, arrays=arrays, verify=verify)
+
+
+def import_features(place: Path, out: Path, options: ImportOptions, progress: Progress) -> Import:
+    """Bring features that others made, or an export, into a store, which is made where there is none.
+
+    Run again, it adds what the store lacks; a run that was killed has lost what was not committed, no more.
+
+    Raises:
+        MissingPath: nothing is at `place`.
+        BadInput: nothing of it can be imported as asked.
+        RecipeMismatch, AxisMismatch: the store holds features made, or classes numbered, in another way.
+        Damaged: what was written is not what is on disk.
+        Refused, ReadOnlyTarget: the target is full or takes no writes.
+    """
+    from .imports import import_foreign, source_at
+    from .reimports import import_export
+    from .returned import is_export
+
+    if options.form in ("auto", "export") and place.exists() and is_export(place):
+        return import_export(place, out, options, progress)
+    return import_foreign(source_at(place, options), place, out, options, progress)

@@ -1,21 +1,30 @@
-"""What every export shares: the arrays that are meant, the description beside them, a target that is free."""
+"""What every export shares: the arrays that are meant, the description beside them, a target that is free or begun."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 from vfc.cache_schema.errors import BadInput, unknown_name
 from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.record import ArraySpec, Json, Key
 from vfc.cache_schema.root import read_axis
 
+FORMS: Final[Mapping[str, str]] = {
+    "hdf5": "vfc hdf5 export 1",
+    "npy": "vfc npy export 1",
+    "safetensors": "vfc safetensors export 1",
+}
+
 
 @dataclass(frozen=True)
 class Export:
-    """What was exported: records, arrays, files and bytes written (HDF5: of the file that points at the store)."""
+    """What was exported: records, arrays, files and bytes there (HDF5: of the file that points at the store).
+
+    `present` records were there already, `mended` ones were there but not as they should be; `checked` were read back.
+    """
 
     path: str
     format: str
@@ -23,6 +32,9 @@ class Export:
     arrays: tuple[str, ...]
     files: int
     bytes: int
+    present: int = 0
+    mended: int = 0
+    checked: int = 0
 
     def to_json(self) -> dict[str, Json]:
         """As one JSON document."""
@@ -49,14 +61,22 @@ def names(kinds: Mapping[str, Sequence[ArraySpec]]) -> tuple[str, ...]:
     return tuple(sorted({spec.name for specs in kinds.values() for spec in specs}))
 
 
+def identity(reader: StoreReader, form: str, kinds: Mapping[str, Sequence[ArraySpec]]) -> dict[str, Json]:
+    """What an export must share with another run to be the same export: format, recipe, arrays."""
+    return {
+        "format": FORMS[form],
+        "recipe_digest": reader.recipe.digest,
+        "kinds": {kind: [spec.to_json() for spec in specs] for kind, specs in kinds.items()},
+    }
+
+
 def described(reader: StoreReader, form: str, kinds: Mapping[str, Sequence[ArraySpec]]) -> dict[str, Json]:
     """What must travel with the numbers: recipe, arrays, axes, digest of the store."""
     axes = sorted({path.stem.partition("-")[0] for path in (reader.root / "axes").glob("*.json")})
     return {
-        "format": form,
+        **identity(reader, form, kinds),
         "store_digest": reader.digest,
         "recipe": dict(reader.recipe.fields),
-        "kinds": {kind: [spec.to_json() for spec in specs] for kind, specs in kinds.items()},
         "axes": {axis: read_axis(reader.root, axis) for axis in axes},
     }
 
@@ -64,6 +84,20 @@ def described(reader: StoreReader, form: str, kinds: Mapping[str, Sequence[Array
 def key_json(key: Key) -> dict[str, Json]:
     """A key, field by field."""
     return cast("dict[str, Json]", asdict(key))
+
+
+def require_same(begun: Mapping[str, Json], wanted: Mapping[str, Json], out: Path) -> None:
+    """Refuse to go on with the export of another store, or of other arrays.
+
+    Raises:
+        BadInput: it is one.
+    """
+    differing = [name for name, value in wanted.items() if begun.get(name) != value]
+    if differing:
+        raise BadInput(
+            f"{out} is an export that differs in {', '.join(differing)} from the one that is asked for.",
+            "Give --out a new path, or the same store, --format and --array as before.",
+        )
 
 
 def require_free(out: Path) -> None:
@@ -74,3 +108,17 @@ def require_free(out: Path) -> None:
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise BadInput(f"There is something at {out} already.", "Give --out a new path; an export replaces nothing.")
+
+
+def require_held(listed: Sequence[Key], reader: StoreReader, out: Path) -> None:
+    """Refuse to go on with an export of records that the store no longer has.
+
+    Raises:
+        BadInput: one of them.
+    """
+    gone = [key for key in listed if key not in reader]
+    if gone:
+        raise BadInput(
+            f"{out} holds {len(gone)} records that the store no longer has, {gone[0].name!r} among them.",
+            "Give --out a new path.",
+        )

@@ -1,196 +1,155 @@
 """A store as a folder: one npy file per record and array, or safetensors files of many records.
 
-`index.jsonl` says which record is where; `store.json` holds the recipe and what the arrays are, and is written last,
-so that a folder without it is an export that did not finish.
+`export.json` says of what store; `index.jsonl` says which record is where, with its checksums, and grows as records
+are written, so that a run that was killed is gone on with; `store.json` holds the recipe and what the arrays are, and
+is written last: a folder without it is an export that did not finish.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, Final
-
-import numpy as np
-import numpy.typing as npt
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from vfc.cache_schema import catalog
 from vfc.cache_schema.disk import make_folder
-from vfc.cache_schema.dtypes import decode, stored_arrays
+from vfc.cache_schema.dtypes import stored_arrays
+from vfc.cache_schema.errors import Damaged, RecordRejected
 from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.publish import replace_file, writing
 from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.record import ArraySpec, Json, Key
-from vfc.cache_schema.upkeep.stored import StoredPart, StoredRecord, live_rows
+from vfc.cache_schema.upkeep.stored import StoredPart, live_rows
 
-from .exports import Export, chosen, described, key_json, names, require_free
-
-_FILE_BYTES: Final = 256 << 20
-_DTYPES: Final[Mapping[str, str]] = {
-    "fp32": "F32",
-    "fp16": "F16",
-    "bf16": "BF16",
-    "int8": "I8",
-    "float64": "F64",
-    "int64": "I64",
-    "int32": "I32",
-    "uint8": "U8",
-}
-"""Names that safetensors gives to our dtypes."""
+from .as_files import Files, NpyFiles, Row, TensorFiles
+from .exports import Export, chosen, described, identity, names, require_free, require_held, require_same
+from .returned import ABOUT, BEGUN, INDEX, read_index, returned
 
 
-def export_npy(root: Path, out: Path, progress: Progress, *, arrays: Sequence[str] = ()) -> Export:
+def export_npy(root: Path, out: Path, progress: Progress, *, arrays: Sequence[str] = (), verify: bool = True) -> Export:
     """Write `<kind>/<array>/<name>.npy` for every record, `@<view>` and `@<prompt>` added where there are any.
 
     fp32, fp16 and side arrays keep their dtype; bf16 and int8, which npy does not know or which need their scales,
-    become float32. A name that cannot be a path (a text, `..`) is replaced by its hash; `index.jsonl` tells.
+    become float32, the scales beside them. A name that cannot be a path (a text, `..`) is replaced by its hash;
+    `index.jsonl` tells. Run again, it writes what is new or not as it should be.
 
     Raises:
-        BadInput: something is at `out` already.
+        BadInput: something else is at `out` already.
         UnknownName: no such array.
-        Damaged: bytes of a record are not what was committed.
+        Damaged: bytes of a record are not what was committed, or not what was written.
         Refused, ReadOnlyTarget: the target is full or takes no writes.
     """
-    used: set[str] = set()
-
-    def write(record: StoredRecord, specs: Sequence[ArraySpec]) -> dict[str, Json]:
-        name = _unused(_path_name(record.key), record.key, used)
-        files: dict[str, Json] = {}
-        for spec in specs:
-            file = f"{record.key.kind}/{spec.name}/{name}.npy"
-            _save(out / file, _plain(record, spec))
-            files[spec.name] = file
-        return {"files": files}
-
-    return _export(root, out, progress, arrays, "npy", write)
+    return _export(root, out, progress, arrays, "npy", verify)
 
 
-def export_safetensors(root: Path, out: Path, progress: Progress, *, arrays: Sequence[str] = ()) -> Export:
+def export_safetensors(
+    root: Path, out: Path, progress: Progress, *, arrays: Sequence[str] = (), verify: bool = True
+) -> Export:
     """Write `<kind>-00000.safetensors` and so on, about 256 MB each, tensors called `<name>/<array>`.
 
-    Values are the stored ones: bf16 as bfloat16, int8 with `<array>.scale` beside it.
+    Values are the stored ones: bf16 as bfloat16, int8 with `<array>.scale` beside it. Run again, it writes what is
+    new or not as it should be, into further files.
 
     Raises:
-        BadInput: something is at `out` already.
+        BadInput: something else is at `out` already.
         UnknownName: no such array.
-        Damaged: bytes of a record are not what was committed.
+        Damaged: bytes of a record are not what was committed, or not what was written.
         Refused, ReadOnlyTarget: the target is full or takes no writes.
     """
-    writer = _TensorFiles(out)
-
-    def write(record: StoredRecord, specs: Sequence[ArraySpec]) -> dict[str, Json]:
-        return writer.add(record, specs)
-
-    return _export(root, out, progress, arrays, "safetensors", write, writer.flush)
+    return _export(root, out, progress, arrays, "safetensors", verify)
 
 
-def _export(
-    root: Path,
-    out: Path,
-    progress: Progress,
-    arrays: Sequence[str],
-    form: str,
-    write: Callable[[StoredRecord, Sequence[ArraySpec]], dict[str, Json]],
-    finish: Callable[[], None] = lambda: None,
-) -> Export:
-    require_free(out)
+@dataclass
+class _Begun:
+    """What a folder holds by its index, and what of that is as it should be."""
+
+    rows: dict[Key, Row]
+    whole: set[Key]
+
+
+def _export(root: Path, out: Path, progress: Progress, arrays: Sequence[str], form: str, verify: bool) -> Export:
     reader = open_store(root)
     kinds = chosen(reader, arrays)
-    make_folder(out)
-    progress.begin(f"export {form}", sum(len(reader.keys(kind)) for kind in kinds), "records")
-    records = 0
-    with writing(out), open(out / "index.jsonl", "w", encoding="utf-8") as index:
-        for record, specs in _records(reader, kinds):
-            row = {**key_json(record.key), "metadata": json.loads(record.metadata), **write(record, specs)}
-            index.write(json.dumps(row, ensure_ascii=False) + "\n")
-            records += 1
+    begun = _begin(reader, out, form, kinds)
+    writer: Files = NpyFiles(out, begun.rows) if form == "npy" else TensorFiles(out, begun.rows)
+    total = sum(len(reader.keys(kind)) for kind in kinds)
+    progress.begin(f"export {form}", total, "records")
+    mended = checked = 0
+    with writing(out), open(out / INDEX, "ab") as index:
+
+        def note(rows: list[Row]) -> int:
+            """Check what was written, then list it: what the index names is on disk."""
+            for row in rows if verify else ():
+                try:
+                    returned(out, row, kinds[row["kind"]]).stored()
+                except RecordRejected as error:
+                    raise Damaged(error.problem, "The disk does not keep what is written: try another one.") from None
+            index.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+            index.flush()
+            return len(rows) if verify else 0
+
+        for stored, row, crcs in _records(reader, kinds):
+            key = stored.part.key(row)
+            specs = kinds[key.kind]
+            listed = begun.rows.get(key)
+            if listed is not None and listed["crc32c"] == crcs and _is_whole(out, listed, specs, verify):
+                begun.whole.add(key)
+            else:
+                mended += listed is not None
+                checked += note(writer.add(stored.record(row), specs))
             progress.advance()
-        finish()
-    about = described(reader, f"vfc {form} export 1", kinds)
-    replace_file(out / "store.json", json.dumps(about, indent=1, ensure_ascii=False).encode())
-    files = [path for path in out.rglob("*") if path.is_file()]
-    return Export(str(out), form, records, names(kinds), len(files), sum(path.stat().st_size for path in files))
+        checked += note(writer.flush())
+    _finish(reader, out, described(reader, form, kinds))
+    found = [path for path in out.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in found)
+    present = len(begun.whole)
+    return Export(
+        str(out), form, total, names(kinds), len(found), size, present, mended, checked + (present if verify else 0)
+    )
+
+
+def _begin(reader: StoreReader, out: Path, form: str, kinds: Mapping[str, Sequence[ArraySpec]]) -> _Begun:
+    """Make the folder, or find that it is an export of this store that can be gone on with."""
+    wanted = identity(reader, form, kinds)
+    if not (out / BEGUN).is_file():
+        require_free(out)
+        make_folder(out)
+        replace_file(out / BEGUN, json.dumps(wanted, indent=1, ensure_ascii=False).encode())
+        return _Begun({}, set())
+    require_same(json.loads((out / BEGUN).read_bytes()), wanted, out)
+    rows = read_index(out)
+    require_held(list(rows), reader, out)
+    listed = (out / INDEX).read_bytes() if (out / INDEX).is_file() else b""
+    if not listed.endswith(b"\n") and listed:
+        with writing(out):
+            os.truncate(out / INDEX, listed.rfind(b"\n") + 1)
+    return _Begun(rows, set())
+
+
+def _is_whole(out: Path, row: Row, specs: Sequence[ArraySpec], verify: bool) -> bool:
+    try:
+        returned(out, row, specs).stored(verify=verify)
+    except RecordRejected:
+        return False
+    return True
+
+
+def _finish(reader: StoreReader, out: Path, about: Mapping[str, Json]) -> None:
+    """Annotations as they are now; the description last."""
+    for path in sorted((reader.root / "annotations").glob("*.jsonl")):
+        replace_file(out / "annotations" / path.name, path.read_bytes())
+    replace_file(out / ABOUT, json.dumps(about, indent=1, ensure_ascii=False).encode())
 
 
 def _records(
     reader: StoreReader, kinds: Mapping[str, Sequence[ArraySpec]]
-) -> Iterator[tuple[StoredRecord, Sequence[ArraySpec]]]:
+) -> Iterator[tuple[StoredPart, int, dict[str, int]]]:
+    """Part, row and checksums of every record, which need not be read for that."""
     for info, rows in live_rows(catalog.current(reader.root)):
         if info.kind in kinds and rows:
-            stored = StoredPart(reader.root / "parts" / info.name, stored_arrays(kinds[info.kind]))
+            arrays = stored_arrays(kinds[info.kind])
+            stored = StoredPart(reader.root / "parts" / info.name, arrays)
             for row in rows:
-                yield stored.record(row), kinds[info.kind]
-
-
-def _plain(record: StoredRecord, spec: ArraySpec) -> npt.NDArray[Any]:
-    stored = record.arrays[spec.name]
-    if spec.dtype in ("bf16", "int8"):
-        return decode(stored, spec.dtype, record.arrays.get(f"{spec.name}.scale"))
-    return stored
-
-
-def _save(path: Path, values: npt.NDArray[Any]) -> None:
-    make_folder(path.parent)
-    with writing(path), open(path, "xb") as file:
-        np.save(file, values, allow_pickle=False)
-
-
-class _TensorFiles:
-    """Gathers views of tensors and writes a file whenever there is enough for one; their bytes are not held twice."""
-
-    def __init__(self, out: Path) -> None:
-        self._out, self._kind, self._count, self._bytes = out, "", 0, 0
-        self._tensors: list[tuple[str, str, npt.NDArray[Any]]] = []
-        self._used: set[str] = set()
-
-    def add(self, record: StoredRecord, specs: Sequence[ArraySpec]) -> dict[str, Json]:
-        """Take a record; where its tensors will be."""
-        if self._tensors and (record.key.kind != self._kind or self._bytes + record.bytes > _FILE_BYTES):
-            self.flush()
-        self._kind = record.key.kind
-        self._bytes += record.bytes
-        prefix = _unused(_marked(record.key), record.key, self._used)
-        for array in stored_arrays(specs):
-            self._tensors.append((f"{prefix}/{array.name}", _DTYPES[array.logical], record.arrays[array.name]))
-        return {"file": self._name(), "prefix": prefix}
-
-    def _name(self) -> str:
-        return f"{self._kind}-{self._count:05}.safetensors"
-
-    def flush(self) -> None:
-        """Write what was gathered: length of the header, header, data, the widest dtypes first, so that all align."""
-        if not self._tensors:
-            return
-        header, at = {}, 0
-        ordered = sorted(self._tensors, key=lambda tensor: -tensor[2].dtype.itemsize)
-        for name, dtype, values in ordered:
-            header[name] = {"dtype": dtype, "shape": list(values.shape), "data_offsets": [at, at + values.nbytes]}
-            at += values.nbytes
-        told = json.dumps(header, ensure_ascii=False).encode()
-        told += b" " * (-len(told) % 8)
-        with writing(self._out / self._name()), open(self._out / self._name(), "xb") as file:
-            file.write(len(told).to_bytes(8, "little") + told)
-            for _, _, values in ordered:
-                file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
-        self._tensors, self._bytes, self._count = [], 0, self._count + 1
-
-
-def _marked(key: Key) -> str:
-    """The name of a record: its own, and view and prompt where there are any."""
-    return key.name + (f"@{key.view}" if key.view else "") + (f"@{key.prompt}" if key.prompt else "")
-
-
-def _path_name(key: Key) -> str:
-    """The same, fit to be a path, or nothing."""
-    parts = PurePosixPath(key.name).parts
-    clean = "/".join(parts) == key.name and ".." not in parts and not key.name.startswith("/")
-    harmless = not any(c in key.name for c in '\0\\:*?"<>|\n') and all(len(part.encode()) < 150 for part in parts)
-    ambiguous = any(part.endswith(".npy") for part in parts[:-1])
-    return _marked(key) if key.kind != "text" and clean and harmless and not ambiguous else ""
-
-
-def _unused(name: str, key: Key, used: set[str]) -> str:
-    """The name, or the hash of the key where the name is empty or taken."""
-    chosen_name = name if name and f"{key.kind}/{name}" not in used else key.hash128().hex()
-    used.add(f"{key.kind}/{chosen_name}")
-    return chosen_name
+                yield stored, row, {array.name: int(stored.part.crcs(array.name)[row]) for array in arrays}

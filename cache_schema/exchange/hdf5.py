@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,7 @@ import numpy as np
 from vfc.cache_schema import catalog
 from vfc.cache_schema.disk import make_folder, remove
 from vfc.cache_schema.dtypes import StoredArray, stored_arrays
-from vfc.cache_schema.errors import Refused
+from vfc.cache_schema.errors import BadInput, Damaged, RecordRejected, Refused
 from vfc.cache_schema.layout import chunk_name
 from vfc.cache_schema.mapping import with_checked
 from vfc.cache_schema.part import Part
@@ -25,7 +25,8 @@ from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.record import ArraySpec
 from vfc.cache_schema.upkeep.stored import live_rows
 
-from .exports import Export, chosen, described, names, require_free
+from .exports import Export, chosen, described, identity, names, require_free, require_same
+from .returned import exported, is_export, tell_in, told_in
 
 PREFIX: Final = "${ORIGIN}"
 """The `efile_prefix` to open a data set with: paths are relative to the folder of the HDF5 file."""
@@ -35,7 +36,13 @@ _MOST_SEGMENTS: Final = 2000
 
 
 def export_hdf5(
-    root: Path, out: Path, progress: Progress, *, arrays: Sequence[str] = (), absolute: bool = False
+    root: Path,
+    out: Path,
+    progress: Progress,
+    *,
+    arrays: Sequence[str] = (),
+    absolute: bool = False,
+    verify: bool = True,
 ) -> Export:
     """Write an HDF5 file that shows the store's records, `/<kind>/<array>`, without copying them.
 
@@ -45,31 +52,77 @@ def export_hdf5(
 
     Paths are relative to the folder of the HDF5 file, for `f.require_dataset(name, shape, dtype,
     efile_prefix="${ORIGIN}")` or the environment variable HDF5_EXTFILE_PREFIX; with `absolute` they work without, but
-    not after a move. The file is good until the store is compacted or repaired.
+    not after a move. The file is good until the store is compacted or repaired. Run again, it is left as it is, or
+    replaced where it no longer shows the store as it is.
 
     Raises:
-        BadInput: something is at `out` already.
+        BadInput: something else is at `out` already.
         UnknownName: no such array.
-        Damaged: a shard file that is missing, or whose size or index is not what was committed.
+        Damaged: a shard file that is missing, or whose size or index is not what was committed; or, with `verify`,
+            records that HDF5 does not read as they were committed.
         Refused: more pieces than HDF5 can list (compact the store first), or a full disk.
         ReadOnlyTarget: the target takes no writes.
     """
-    require_free(out)
     reader = open_store(root)
     kinds = chosen(reader, arrays)
+    records = sum(len(reader.keys(kind)) for kind in kinds)
+    begun = _begun(reader, out, kinds)
+    present = records if begun == reader.digest and _faults(out, verify, progress) == [] else 0
+    if not present:
+        _write(reader, out, kinds, absolute, progress)
+        for problem in _faults(out, verify, progress)[:1]:
+            raise Damaged(problem, f"Run `vfc store verify {root}`.")
+    size, checked = out.stat().st_size, records if verify else 0
+    mended = records if begun and not present else 0
+    return Export(str(out), "hdf5", records, names(kinds), 1, size, present, mended, checked)
+
+
+def _begun(reader: StoreReader, out: Path, kinds: Mapping[str, Sequence[ArraySpec]]) -> str:
+    """The digest of the store that an HDF5 file shows, if it is an export of this one; empty without a file."""
+    if not (out.is_file() and is_export(out)):
+        require_free(out)
+        return ""
+    with h5py.File(out, "r") as file:
+        about = told_in(file)
+    require_same(about, identity(reader, "hdf5", kinds), out)
+    return str(about["store_digest"])
+
+
+def _faults(out: Path, verify: bool, progress: Progress) -> list[str]:
+    """What HDF5 does not read as it was committed; without `verify`, only files that are gone."""
+    try:
+        found = exported(out)
+    except (BadInput, LookupError, OSError) as error:
+        return [str(error)]
+    faults = []
+    progress.begin("verify", len(found.records) if verify else 0, "records")
+    for record in found.records if verify else ():
+        try:
+            record.stored()
+        except RecordRejected as error:
+            faults.append(error.problem)
+        progress.advance()
+    return faults
+
+
+def _write(
+    reader: StoreReader, out: Path, kinds: Mapping[str, Sequence[ArraySpec]], absolute: bool, progress: Progress
+) -> None:
     make_folder(out.resolve().parent)
     unfinished = out.with_name(f".{out.name}.unfinished")
     try:
         with writing(out):
             with h5py.File(unfinished, "w") as file:
-                file.attrs["vfc"] = json.dumps(described(reader, "vfc hdf5 export 1", kinds), ensure_ascii=False)
+                tell_in(file, described(reader, "hdf5", kinds))
                 file.attrs["efile_prefix"] = "" if absolute else PREFIX
                 for kind, specs in kinds.items():
                     _write_kind(file.create_group(kind), reader, kind, specs, None if absolute else out, progress)
+                for path in sorted((reader.root / "annotations").glob("*.jsonl")):
+                    lines = path.read_text("utf-8").splitlines()
+                    file.create_dataset(f"annotations/{path.stem}", data=lines, dtype=h5py.string_dtype())
             os.replace(unfinished, out)
     finally:
         remove(unfinished)
-    return Export(str(out), "hdf5", sum(len(reader.keys(kind)) for kind in kinds), names(kinds), 1, out.stat().st_size)
 
 
 def _write_kind(
@@ -90,6 +143,8 @@ def _write_kind(
     columns.create_dataset("view", data=np.array([key.view for key in keys], np.int64))
     columns.create_dataset("metadata", data=told, dtype=text)
     for array in stored_arrays(specs):
+        sums = [part.crcs(array.name)[rows] for part, rows in parts]
+        columns.create_dataset(f"crc32c/{array.name}", data=np.concatenate([np.empty(0, np.uint32), *sums]))
         _point(group, array, parts, len(keys), out)
     progress.advance(len(parts))
 

@@ -1,4 +1,4 @@
-"""Verbs that make a store, or files, from a store; the source stays as it is."""
+"""Verbs that make a store from a store; the source stays as it is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.shrink import Shrink
-from vfc.cli.command import Command, Outcome, human_bytes, table
+from vfc.cli.command import Command, Outcome, table
 
 from .look import count, shape
 
@@ -48,16 +48,6 @@ class MaterializeConfig:
     arrays: tuple[str, ...] = field(default=(), metadata=_ARRAYS)
     name: str = field(default="", metadata={"help": "Keep it below derived/<name>/ of the store", "panel": "Output"})
     out: Path | None = field(default=None, metadata={"help": "Or make a store of its own here", "panel": "Output"})
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """Which store, into which format."""
-
-    store: Path = field(metadata={"help": "The store", "argument": True})
-    format: Literal["hdf5", "npy", "safetensors"] = field(metadata={"help": "The format", "panel": "Output"})
-    out: Path = field(metadata={"help": "The file (hdf5) or folder to make", "panel": "Output"})
-    arrays: tuple[str, ...] = field(default=(), metadata={**_ARRAYS, "help": "Arrays to export; default: all of them"})
 
 
 def _merge(config: MergeConfig, progress: Progress) -> Outcome:
@@ -100,17 +90,6 @@ def _materialize(config: MaterializeConfig, progress: Progress) -> Outcome:
     return _derived(found)
 
 
-def _export(config: ExportConfig, progress: Progress) -> Outcome:
-    from vfc.cache_schema.exchange import export
-
-    done = export(config.store, config.out, config.format, progress, arrays=config.arrays)
-    text = (
-        f"{done.path}: {count(done.records, 'record')} of {', '.join(done.arrays)} in {count(done.files, 'file')}, "
-        f"{human_bytes(done.bytes)} written"
-    )
-    return Outcome(done.to_json(), text)
-
-
 COMMANDS: tuple[Command[Any], ...] = (
     Command(
         "store merge",
@@ -132,13 +111,5 @@ COMMANDS: tuple[Command[Any], ...] = (
         MaterializeConfig,
         _materialize,
         "vfc store materialize ./store --pool 4x4 --name pooled",
-    ),
-    Command(
-        "store export",
-        "Write a store as HDF5, as a folder of npy files, or as safetensors.",
-        ExportConfig,
-        _export,
-        "vfc store export ./store --format hdf5 --out store.h5",
-        "HDF5 copies no features: its data sets point at the files of the store, which must stay where it is.",
     ),
 )

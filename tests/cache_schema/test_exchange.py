@@ -12,11 +12,26 @@ import pytest
 from safetensors import deserialize
 from suites.store import RECIPE, TEXT, VIDEO, as_stored, made, record
 
-from vfc.cache_schema import BadInput, Damaged, Key, Record, Refused, StoreWriter, UnknownName, open_store
-from vfc.cache_schema.exchange import export, export_hdf5, files, hdf5
+from vfc.cache_schema import (
+    BadInput,
+    Damaged,
+    Key,
+    Recipe,
+    RecipeMismatch,
+    Record,
+    Refused,
+    StoreWriter,
+    UnknownName,
+    exchange,
+    open_store,
+)
+from vfc.cache_schema.annotations import Annotation, Annotations, load, write_annotations
+from vfc.cache_schema.exchange import ImportOptions, as_files, export, export_hdf5, files, hdf5, import_features
 from vfc.cache_schema.progress import Silent
+from vfc.cache_schema.upkeep import compare
 
 QUIET = Silent()
+FORMS = ["hdf5", "npy", "safetensors"]
 TEXT_NAME = "a/../b: what is <this>?\n" + "x" * 300
 
 
@@ -89,7 +104,7 @@ def test_hdf5_shows_the_records_without_copying_them(
             del found
             return file.require_dataset(name, shape, dtype, efile_prefix=file.attrs["efile_prefix"])
 
-        for kind in file:
+        for kind in reader.kinds:
             keys = keys_in(file[kind], kind)
             seen.extend(keys)
             for row, key in enumerate(keys):
@@ -176,10 +191,12 @@ def test_npy_files(root: Path, tmp_path: Path) -> None:
     assert index[text]["files"] == {"embedding": f"text/embedding/{text.hash128().hex()}.npy"}
     told = json.loads((tmp_path / "out" / "store.json").read_text())
     assert told["recipe"] == RECIPE.fields
-    assert (done.records, done.files) == (9, 8 * len(VIDEO) + 1 + 2)
+    assert (done.records, done.files) == (9, 8 * (len(VIDEO) + 2) + 1 + 3)
     assert done.bytes == sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file())
-    with pytest.raises(BadInput, match=r"There is something at .*out already"):
-        export(root, tmp_path / "out", "npy", QUIET)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "x").touch()
+    with pytest.raises(BadInput, match=r"There is something at .*mine already"):
+        export(root, tmp_path / "mine", "npy", QUIET)
     with pytest.raises(UnknownName, match=r"no export format 'hdf'\. Did you mean 'hdf5'"):
         export(root, tmp_path / "more", "hdf", QUIET)
 
@@ -207,7 +224,7 @@ _NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "F64": "<f8", "
 
 @pytest.mark.parametrize("file_bytes", [1, 1 << 30])
 def test_safetensors_files(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_bytes: int) -> None:
-    monkeypatch.setattr(files, "_FILE_BYTES", file_bytes)
+    monkeypatch.setattr(as_files, "_FILE_BYTES", file_bytes)
     done = export(root, tmp_path / "out", "safetensors", QUIET)
     reader, index = open_store(root), index_of(tmp_path / "out")
     assert sorted(index) == reader.keys()
@@ -250,3 +267,127 @@ def test_an_empty_kind(tmp_path: Path) -> None:
         assert file["video/layer3.text"].shape == (0, 12)
         assert file["text/embedding"].shape == (0, 7)
     assert np.load(tmp_path / "npy/video/layer3.text/short.npy").shape == (0, 12)
+
+
+def exported(root: Path, tmp_path: Path, form: exchange.Format, **more: Any) -> Path:
+    """Beside a copy of the store, because HDF5 points at it."""
+    out = tmp_path / f"out{'.h5' if form == 'hdf5' else ''}"
+    export(root, out, form, QUIET, **more)
+    return out
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_export_comes_back_as_it_was(root: Path, tmp_path: Path, form: exchange.Format) -> None:
+    rows = Annotations((Annotation(record(0).key.name, "waving", "train", start_seconds=1.5),))
+    shutil.copytree(root, tmp_path / "store")
+    write_annotations(tmp_path / "store", "mine", rows)
+    with StoreWriter(tmp_path / "store", RECIPE) as writer:
+        writer.bind("prompt", "what", {"template": "x" * (70_000 if form == "hdf5" else 7)})
+    out = exported(tmp_path / "store", tmp_path, form)
+    done = import_features(out, tmp_path / "back", ImportOptions(), QUIET)
+    assert (done.added, done.present, done.checked, done.failed) == (9, 0, 9, ())
+    found = compare(tmp_path / "store", tmp_path / "back", QUIET)
+    assert found.identical
+    assert found.same_recipe
+    back = open_store(tmp_path / "back")
+    assert back.digest == open_store(root).digest
+    assert back.axes("prompt") == open_store(tmp_path / "store").axes("prompt")
+    assert load(tmp_path / "back", "mine") == rows
+    again = import_features(out, tmp_path / "back", ImportOptions(), QUIET)
+    assert (again.added, again.present, again.failed) == (0, 9, ())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_export_run_again_checks_what_is_there_and_adds_what_is_new(
+    root: Path, tmp_path: Path, form: exchange.Format
+) -> None:
+    shutil.copytree(root, tmp_path / "store")
+    out = exported(tmp_path / "store", tmp_path, form)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out*/**/*.npy")}
+    again = export(tmp_path / "store", out, form, QUIET)
+    assert (again.records, again.present, again.mended, again.checked) == (9, 9, 0, 9)
+    assert export(tmp_path / "store", out, form, QUIET, verify=False).checked == 0
+    with StoreWriter(tmp_path / "store", RECIPE) as writer:
+        writer.add(record(9))
+        writer.delete([record(0).key])
+        writer.add(Record(record(0).key, made(77)))
+    grown = export(tmp_path / "store", out, form, QUIET)
+    assert (grown.records, grown.checked) == (10, 10)
+    assert (grown.present, grown.mended) == ((0, 10) if form == "hdf5" else (8, 1))
+    kept = [path for path, changed in before.items() if path.stat().st_mtime_ns == changed]
+    assert len(kept) == len(before) - len(VIDEO) - 2 or form != "npy"
+    assert import_features(out, tmp_path / "back", ImportOptions(), QUIET).failed == ()
+    assert compare(tmp_path / "store", tmp_path / "back", QUIET).identical
+    with StoreWriter(tmp_path / "store", RECIPE) as writer:
+        writer.delete([record(9).key])
+    if form != "hdf5":
+        with pytest.raises(BadInput, match=r"out holds 1 records that the store no longer has, '.*clip009\.mp4'"):
+            export(tmp_path / "store", out, form, QUIET)
+    with pytest.raises(BadInput, match=r"is an export that differs in kinds from the one that is asked for"):
+        export(tmp_path / "store", out, form, QUIET, arrays=["single"])
+
+
+@pytest.mark.parametrize("form", ["npy", "safetensors"])
+def test_a_damaged_export_is_mended_or_costs_one_record(root: Path, tmp_path: Path, form: exchange.Format) -> None:
+    out = exported(root, tmp_path, form)
+    clean = out / "video" / "single" / "class 0" / "clip000.mp4.npy"
+    hit = clean if form == "npy" else sorted(out.glob("video*.safetensors"))[0]
+    data = bytearray(hit.read_bytes())
+    data[-1] ^= 1
+    hit.write_bytes(data)
+    done = import_features(out, tmp_path / "back", ImportOptions(), QUIET)
+    assert len(done.failed) == 1
+    assert f"{hit}: array " in done.failed[0][1]
+    assert "is not what was exported" in done.failed[0][1]
+    listed = (tmp_path / "back" / "failures" / "import.jsonl").read_text()
+    assert json.loads(listed.splitlines()[0])["name"] == done.failed[0][0]
+    mended = export(root, out, form, QUIET)
+    assert (mended.present, mended.mended, mended.checked) == (8, 1, 9)
+    assert import_features(out, tmp_path / "back", ImportOptions(), QUIET).added == 1
+    assert open_store(tmp_path / "back").digest == open_store(root).digest
+
+
+@pytest.mark.parametrize("form", ["npy", "safetensors"])
+@pytest.mark.parametrize("after", [0, 1, 4, 8])
+def test_a_killed_export_goes_on(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: exchange.Format, after: int
+) -> None:
+    monkeypatch.setattr(as_files, "_FILE_BYTES", 1)
+    real, calls = files.returned, []
+
+    def dying(out: Path, row: dict[str, Any], specs: Any) -> Any:
+        calls.append(row)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return real(out, row, specs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "returned", dying)
+        with pytest.raises(KeyboardInterrupt):
+            export(root, tmp_path / "out", form, QUIET)
+    with open(tmp_path / "out" / "index.jsonl", "ab") as index:
+        index.write(b'{"kind": "video", "na')  # the line that the kill cut short
+    with pytest.raises(BadInput, match=r"out is an export that did not finish\.\nRun `vfc store export` again: it goes on"):
+        import_features(tmp_path / "out", tmp_path / "back", ImportOptions(), QUIET)
+    done = export(root, tmp_path / "out", form, QUIET)
+    assert (done.present, done.mended) == (after, 0)
+    import_features(tmp_path / "out", tmp_path / "back", ImportOptions(), QUIET)
+    assert open_store(tmp_path / "back").digest == open_store(root).digest
+
+
+def test_what_comes_back_cannot_be_changed_on_the_way(root: Path, tmp_path: Path) -> None:
+    out = exported(root, tmp_path, "npy")
+    with pytest.raises(BadInput, match=r"comes back as it was: fps, dtype cannot be asked\.\nImport it without"):
+        import_features(out, tmp_path / "back", ImportOptions(fps=30, dtype="bf16"), QUIET)
+    with StoreWriter(tmp_path / "other", Recipe({"model": "another"})):
+        pass
+    with pytest.raises(RecipeMismatch, match="made with another recipe"):
+        import_features(out, tmp_path / "other", ImportOptions(), QUIET)
+
+
+def test_an_hdf5_export_without_its_store_says_so(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "store")
+    out = exported(tmp_path / "store", tmp_path, "hdf5")
+    (tmp_path / "store").rename(tmp_path / "moved")
+    with pytest.raises(BadInput, match=r"out\.h5 points at .*, which is not there\.\nThe store must stay"):
+        import_features(out, tmp_path / "back", ImportOptions(), QUIET)

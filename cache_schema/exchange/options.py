@@ -1,0 +1,42 @@
+"""How features of others are to be read and kept: what the command line asks of an import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """How features of others are to be read and kept."""
+
+    form: Literal["auto", "ms-tcn", "hdf5", "files", "export"] = field(
+        default="auto", metadata={"help": "What SOURCE is", "flag": "from", "panel": "Input"}
+    )
+    dataset: str = field(default="", metadata={"help": "Which array, where files hold several", "panel": "Input"})
+    time: Literal["auto", "first", "last"] = field(
+        default="auto", metadata={"help": "Axis of time; auto: last in MS-TCN folders, else first", "panel": "Input"}
+    )
+    labels: Path | None = field(
+        default=None, metadata={"help": "CSV or JSONL with name,label,split,fold", "panel": "Input"}
+    )
+    fps: float | None = field(
+        default=None, metadata={"help": "Steps per second; adds the array seconds", "panel": "Input"}
+    )
+    made_by: str = field(
+        default="",
+        metadata={"help": "How they were made; default: told by the first", "panel": "Input"},
+    )
+    array: str = field(default="frames", metadata={"help": "Name of the array to make", "panel": "Output"})
+    layout: Literal["auto", "steps", "frame-major", "vector"] = field(
+        default="auto",
+        metadata={"help": "steps: [T, D], T varies; frame-major: one shape; vector: [D]", "panel": "Output"},
+    )
+    dtype: Literal["fp32", "fp16", "bf16", "int8"] | None = field(
+        default=None,
+        metadata={"help": "Storage dtype; default fp16, of an export its own", "panel": "Output"},
+    )
+    verify: bool = field(
+        default=True, metadata={"help": "Read back what was written, checksums compared", "panel": "Output"}
+    )

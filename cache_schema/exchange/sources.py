@@ -1,0 +1,115 @@
+"""Where features of others come from: named items that load one at a time, so that no archive is ever held whole."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from vfc.cache_schema.annotations import Annotation
+from vfc.cache_schema.errors import BadInput, RecordRejected, VfcError
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One video of a source.
+
+    `name` is that of its record. `path` is the file it lies in. `features` reads it, as it lies there: `[T, D]`, `[D]`
+    or `[T, N, D]`; `labels` reads its class ids, int64 `[T]`. Both raise RecordRejected, which costs this item only.
+    """
+
+    name: str
+    path: Path
+    features: Callable[[], Array]
+    labels: Callable[[], npt.NDArray[np.int64]] | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is to be imported, in order of name.
+
+    `classes` are the names of the class ids, in order, empty without labels. `splits`: by the name that its
+    annotations will have, the rows of each published split. `lost`: videos of which some part is there and that can
+    still make no record, with the reason.
+    """
+
+    format: str
+    items: tuple[Item, ...]
+    classes: tuple[str, ...] = ()
+    splits: Mapping[str, Sequence[Annotation]] = field(default_factory=dict)
+    lost: Sequence[tuple[str, Path, str]] = ()
+
+    def __post_init__(self) -> None:
+        items = tuple(sorted(self.items, key=lambda item: item.name))
+        for one, other in pairwise(items):
+            if one.name == other.name:
+                raise BadInput(
+                    f"Two sources would make the record {one.name!r}: {one.path} and {other.path}.",
+                    "Take one of them out of the folder.",
+                )
+        object.__setattr__(self, "items", items)
+
+
+def reading(path: Path, load: Callable[[], Array]) -> Array:
+    """What `load` gives, as an array; whatever a library raises over a broken file costs that file only.
+
+    Raises:
+        RecordRejected: it cannot be read.
+    """
+    try:
+        return np.asanyarray(load())
+    except (VfcError, MemoryError):
+        raise
+    except Exception as error:
+        said = str(error).split("\n", 1)[0] or type(error).__name__
+        raise RecordRejected(f"{path} cannot be read: {said}.", "Fetch the file again, then import again.") from error
+
+
+def turned(values: Array, time: str, where: str) -> Array:
+    """Features with time in front, in a dtype that a store takes: float16 as it is, other floats as float32.
+
+    Raises:
+        RecordRejected: no floating-point numbers, no axis, or none of them.
+    """
+    if values.dtype.kind != "f" or not 1 <= values.ndim <= 3:
+        raise RecordRejected(
+            f"{where} holds {values.dtype} of shape {list(values.shape)}; features are floating-point, "
+            "[T, D], [D] or [T, N, D].",
+            "Give --dataset where the file holds several arrays.",
+        )
+    if not values.size:
+        raise RecordRejected(f"{where} is empty: {list(values.shape)}.", "Fetch the file again, then import again.")
+    turned = np.moveaxis(values, -1, 0) if time == "last" and values.ndim > 1 else values
+    return turned if values.dtype.newbyteorder("=") == np.float16 else _float32(turned)
+
+
+def _float32(values: Array) -> Array:
+    """A float32 copy in C order, made in blocks: a transposed file is then read once, not once per row."""
+    made = np.empty(values.shape, np.float32)
+    block = max(1, (1 << 20) // max(1, values[:1].nbytes))
+    with np.errstate(over="ignore"):
+        for start in range(0, len(values), block):
+            made[start : start + block] = values[start : start + block]
+    return made
+
+
+def content_digest(values: Array) -> str:
+    """SHA-256 of dtype, shape and bytes of an array as its source holds it, in hex."""
+    found = hashlib.sha256(f"{values.dtype.str}{values.shape}".encode())
+    for rows in _blocks(values):
+        found.update(np.ascontiguousarray(rows).data)
+    return found.hexdigest()
+
+
+def _blocks(values: Array) -> Iterator[Array]:
+    step = max(1, (8 << 20) // max(1, values[:1].nbytes)) if values.ndim else 1
+    for start in range(0, len(values), step):
+        yield values[start : start + step]
