@@ -22,6 +22,7 @@ from vfc.cache_schema.errors import Damaged, UnknownName
 from vfc.cache_schema.record import ArraySpec
 from vfc.heads.head import Head, find
 from vfc.heads.run_folder import load_weights, weights
+from vfc.heads.tasks import classification
 from vfc.heads.tasks.fewshot import Batch
 
 
@@ -175,3 +176,70 @@ class EpisodicHeadSuite(HeadSuite):
         with torch.no_grad():
             turned = head.scores(replace(batch, support=batch.support[:, order]))
             torch.testing.assert_close(turned, head.scores(batch)[..., order], rtol=1e-4, atol=1e-5)
+
+
+class ClassifierHeadSuite(HeadSuite):
+    """For heads of the classification task: random clips, and random texts of the classes where the specs have any."""
+
+    count: ClassVar[int] = 3
+    rows: ClassVar[int] = 5
+    specs: ClassVar[Mapping[str, ArraySpec]] = {
+        "visual": ArraySpec("frames", "fp32", (4, 24)),
+        "classes": ArraySpec("classes", "int64", (3,)),
+    }
+
+    def side(self, spec: ArraySpec, classes: int, generator: torch.Generator) -> Tensor:
+        """Whole numbers known of each class."""
+        return torch.randint(
+            self.rows, (classes, *[int(size or self.rows) for size in spec.shape]), generator=generator
+        )
+
+    def batch(self, tasks: int = 4, seed: int = 0) -> classification.Batch:
+        generator = torch.Generator().manual_seed(seed)
+        clips, classes = {}, {}
+        for role, spec in self.specs.items():
+            shape = [int(size or self.rows) for size in spec.shape]
+            if role.startswith("class."):
+                name = role.removeprefix("class.")
+                if spec.dtype == "int64":
+                    classes[name] = self.side(spec, self.count, generator)
+                    continue
+                classes[name] = torch.randn(self.count, *shape, generator=generator)
+                if spec.ragged:
+                    classes[f"{name}.valid"] = torch.ones(self.count, self.rows, dtype=torch.bool)
+            elif role != "classes":
+                clips[role] = torch.randn(tasks, *shape, generator=generator)
+        labels = torch.arange(tasks) % self.count
+        return classification.Batch(clips, labels, tuple(f"class {i}" for i in range(self.count)), classes)
+
+    def permuted(self, batch: classification.Batch, order: Tensor) -> classification.Batch:
+        return replace(batch, clips={role: v[order] for role, v in batch.clips.items()}, labels=batch.labels[order])
+
+    def right(self, scores: Tensor, batch: classification.Batch) -> float:
+        return float((scores.argmax(dim=-1) == batch.labels).float().mean())
+
+    def test_scores_are_batch_by_classes(self) -> None:
+        assert self.head().scores(self.batch(tasks=2)).shape == (2, self.count)
+
+    def test_the_order_of_the_classes_does_not_matter_to_a_head_that_goes_by_them(self) -> None:
+        head, batch = self.head().eval(), self.batch()
+        if not (isinstance(head, classification.ClassifierHead) and head.open_classes):
+            pytest.skip("a weight per class")
+        order = torch.tensor([*range(1, self.count), 0])
+        turned = replace(
+            batch,
+            labels=order.argsort()[batch.labels],
+            names=tuple(batch.names[i] for i in order),
+            classes={role: values[order] for role, values in batch.classes.items()},
+        )
+        with torch.no_grad():
+            torch.testing.assert_close(head.scores(turned), head.scores(batch)[:, order], rtol=1e-4, atol=1e-5)
+
+    def test_what_it_tells_of_its_clips_is_one_number_each(self) -> None:
+        head, batch = self.head().eval(), self.batch()
+        assert isinstance(head, classification.ClassifierHead)
+        with torch.no_grad():
+            head.scores(batch)
+            for values in (head.usage(batch) or {}).values():
+                assert values.shape == (4,)
+                assert torch.isfinite(values).all()

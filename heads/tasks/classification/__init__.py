@@ -1,5 +1,12 @@
-"""Classification of clips by heads trained on full sets or a few shots per class, with the controls that it needs."""
+"""Classification of clips by heads trained on full sets or a few shots per class, with the controls that it needs.
 
+The last update is the result, unless a list for validation is given; a video is scored once, its views averaged. The
+control of `shuffle_frames` says what the order of frames is worth: the same head and the same data without it.
+"""
+
+from .config import TRAIN, Config
 from .contract import Batch, ClassifierHead, Wants
+from .results import confusion, tables
+from .task import Classification, prepare
 
-__all__ = ["Batch", "ClassifierHead", "Wants"]
+__all__ = ["TRAIN", "Batch", "Classification", "ClassifierHead", "Config", "Wants", "confusion", "prepare", "tables"]

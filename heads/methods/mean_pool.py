@@ -1,0 +1,46 @@
+"""A two-layer perceptron on the mean of the frames: as many weights as one likes, and still no order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vfc.cache_schema.record import ArraySpec
+from vfc.heads.head import require
+from vfc.heads.tasks.classification import Batch, ClassifierHead
+
+TASK = "classification"
+
+
+@dataclass(frozen=True)
+class Config:
+    """The perceptron."""
+
+    hidden: int = field(
+        default=0, metadata={"help": "Width of the hidden layer; 0: that of the features.", "panel": "Model"}
+    )
+    dropout: float = field(default=0.1, metadata={"help": "Dropout before the last layer.", "panel": "Model"})
+
+
+class Head(ClassifierHead):
+    """Frames `[B, T, D]` to their standardised mean to logits `[B, C]`."""
+
+    def __init__(self, config: Config, specs: Mapping[str, ArraySpec]) -> None:
+        super().__init__(config, specs)
+        width = int(require(specs, "visual", "mean-pool").shape[-1] or 0)
+        hidden = config.hidden or width
+        self.layers = nn.Sequential(
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(hidden, int(specs["classes"].shape[0] or 0)),
+        )
+
+    def scores(self, batch: Batch) -> Tensor:
+        """Logits `[B, C]`."""
+        mean = batch.clips["visual"].mean(dim=1)
+        logits: Tensor = self.layers(functional.layer_norm(mean, mean.shape[-1:]))
+        return logits

@@ -1,0 +1,171 @@
+"""MoTE, "Reconciling Generalization with Specialization in Visual-Language to Video Knowledge Transferring" (2024).
+
+Transformer layers over frames whose feed-forward part is kept in several copies, the temporal experts: in training
+each layer draws one of them for the whole batch, later ones more often, and a second pass goes through their weighted
+mean with a temperature drawn anew; at test their plain mean counts. A clip is scored by its cosine to the class texts.
+On stored features the encoder stays as it is; the published head fine-tunes it along.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vfc.cache_schema.errors import BadInput
+from vfc.cache_schema.record import ArraySpec
+from vfc.heads.cosines import cosine_logits, shared_width
+from vfc.heads.tasks.classification import TRAIN as TASK_TRAIN
+from vfc.heads.tasks.classification import Batch, ClassifierHead, Wants
+
+TASK = "classification"
+TRAIN: Final = replace(TASK_TRAIN, lr=5e-5, weight_decay=0.2, warmup_epochs=5, clip=0.0)
+
+PLACES: Final = 77
+TEMPERATURES: Final = (*(sign * t for t in (9.6, 4.8, 2.4, 1.2, 0.6) for sign in (1, -1)), math.inf)
+NEAREST: Final = 5
+SHARPNESS: Final = 0.05
+
+
+@dataclass(frozen=True)
+class Config:
+    """The layers over time. No defaults for the width: it is that of the store."""
+
+    experts: int = field(default=4, metadata={"help": "Copies of each feed-forward part.", "panel": "Model"})
+    layers: int = field(
+        default=0, metadata={"help": "Layers over time; 0: 4, or 6 for features wider than 512.", "panel": "Model"}
+    )
+    merged_weight: float = field(
+        default=0.5, metadata={"help": "Weight of the loss of the merged experts.", "panel": "Model"}
+    )
+    stay_weight: float = field(
+        default=0.1, metadata={"help": "Weight of the distance of merged outputs to the input.", "panel": "Model"}
+    )
+    modulate: bool = field(
+        default=True,
+        metadata={"help": "At test, less of the layers for classes unlike those of training.", "panel": "Model"},
+    )
+
+
+class _Expert(nn.Module):
+    """A feed-forward part with QuickGELU: D to 4 D to D."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        nn.init.normal_(self.up.weight, std=(2 * width) ** -0.5)
+
+
+class _Layer(nn.Module):
+    """Attention over frames, then a mixture of the experts' weights; both with the norm in front."""
+
+    def __init__(self, width: int, heads: int, experts: int, depth: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.before_attention, self.before_experts = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.experts = nn.ModuleList(_Expert(width) for _ in range(experts))
+        for weight in (self.attention.out_proj.weight, *(e.down.weight for e in self._all())):
+            nn.init.normal_(weight, std=width**-0.5 * (2 * depth) ** -0.5)
+
+    def _all(self) -> list[_Expert]:
+        return [expert for expert in self.experts if isinstance(expert, _Expert)]
+
+    def forward(self, x: Tensor, mixture: Sequence[float]) -> Tensor:
+        """Frames `[B, T, D]` under a mixture of the experts, one share each."""
+        told = self.before_attention(x)
+        x = x + self.attention(told, told, told, need_weights=False)[0]
+        told = self.before_experts(x)
+        hidden = functional.linear(told, *_mixed([e.up for e in self._all()], mixture))
+        hidden = hidden * torch.sigmoid(1.702 * hidden)
+        return x + functional.linear(hidden, *_mixed([e.down for e in self._all()], mixture))
+
+
+def _mixed(layers: list[nn.Linear], mixture: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a weighted sum of linear layers."""
+    used = [(layer, share) for layer, share in zip(layers, mixture, strict=True) if share]
+    if len(used) == 1:
+        return used[0][0].weight, used[0][0].bias
+    weight = torch.stack([share * layer.weight for layer, share in used]).sum(dim=0)
+    return weight, torch.stack([share * layer.bias for layer, share in used]).sum(dim=0)
+
+
+class Head(ClassifierHead):
+    """Frames `[B, T, D]` and class texts `[C, D]` to logits `[B, C]`."""
+
+    open_classes: ClassVar[bool] = True
+
+    def __init__(self, config: Config, specs: Mapping[str, ArraySpec]) -> None:
+        super().__init__(config, specs)
+        frames, width = shared_width(specs, "mote")
+        if frames > PLACES:
+            raise BadInput(f"mote takes up to {PLACES} frames; the store has {frames}.", "Extract with fewer --frames.")
+        depth = config.layers or (4 if width <= 512 else 6)
+        self._config, heads = config, max(1, width // 64)
+        if width % heads:
+            raise BadInput(
+                f"mote cannot divide a width of {width} into {heads} heads.", "Take another model's features."
+            )
+        self.places = nn.Parameter(0.01 * torch.randn(PLACES, width))
+        self.layers = nn.ModuleList(_Layer(width, heads, config.experts, depth) for _ in range(depth))
+        self.seen: Tensor
+        self.register_buffer("seen", torch.zeros(int(specs["classes"].shape[0] or 0), width))
+
+    @classmethod
+    def wants(cls, settings: Any) -> Wants:
+        """Projected frames and projected class texts."""
+        return Wants(classes={"text": "embedding"})
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy through drawn experts and through merged ones, and the way of these from the input."""
+        self.seen.copy_(batch.classes["text"])
+        count, frames = self._config.experts, batch.clips["visual"]
+        chances = torch.arange(1.0, count + 1).softmax(dim=0)
+        drawn = [int(torch.multinomial(chances, 1)) for _ in self.layers]
+        through = frames + self._over_time(frames, [_one(count, expert) for expert in drawn])
+        temperature = TEMPERATURES[int(torch.randint(len(TEMPERATURES), ()))]
+        mixture = (torch.arange(1.0, count + 1) / temperature).softmax(dim=0).tolist()
+        merged = frames + self._over_time(frames, [mixture] * len(self.layers))
+        texts, labels = batch.classes["text"], batch.labels
+        return {
+            "experts": functional.cross_entropy(cosine_logits(through.mean(dim=1), texts).float(), labels),
+            "merged": self._config.merged_weight
+            * functional.cross_entropy(cosine_logits(merged.mean(dim=1), texts).float(), labels),
+            "stay": self._config.stay_weight * functional.mse_loss(merged.float(), frames.float()),
+        }
+
+    def scores(self, batch: Batch) -> Tensor:
+        """Logits `[B, C]` through the plain mean of the experts."""
+        frames, texts = batch.clips["visual"], batch.classes["text"]
+        even = [1 / self._config.experts] * self._config.experts
+        changed = self._over_time(frames, [even] * len(self.layers))
+        if self._config.modulate and not self.training:
+            changed = self.share(frames.mean(dim=1), texts)[:, None, None] * changed
+        return cosine_logits((frames + changed).mean(dim=1), texts)
+
+    def share(self, clips: Tensor, texts: Tensor) -> Tensor:
+        """How much of the layers each clip `[B, D]` gets: 1 where the classes it is near to were trained on.
+
+        exp(-(1 - s) / 0.05), where s is the mean over the 5 class texts nearest to the clip of their best cosine to the
+        5 texts of training classes nearest to it.
+        """
+        clips, texts, seen = (functional.normalize(x.float(), dim=-1) for x in (clips, texts, self.seen))
+        asked = texts[(clips @ texts.mT).topk(min(NEAREST, len(texts)), dim=-1).indices]
+        known = seen[(clips @ seen.mT).topk(min(NEAREST, len(seen)), dim=-1).indices]
+        alike = (asked @ known.mT).amax(dim=-1).mean(dim=-1)
+        return torch.exp(-(1 - alike) / SHARPNESS)
+
+    def _over_time(self, frames: Tensor, mixtures: Sequence[Sequence[float]]) -> Tensor:
+        x = frames + self.places[: frames.shape[1]]
+        for layer, mixture in zip(self.layers, mixtures, strict=True):
+            x = layer(x, mixture)
+        return x
+
+
+def _one(count: int, at: int) -> list[float]:
+    """The mixture that is one expert."""
+    return [float(i == at) for i in range(count)]

@@ -1,0 +1,39 @@
+"""Nothing trained: the mean of the frames beside the class texts, by cosine, as CLIP does with an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from vfc.cache_schema.record import ArraySpec
+from vfc.heads.cosines import cosine_logits, shared_width
+from vfc.heads.tasks.classification import Batch, ClassifierHead, Wants
+
+TASK = "classification"
+
+
+@dataclass(frozen=True)
+class Config:
+    """There is nothing to set."""
+
+
+class Head(ClassifierHead):
+    """Frames `[B, T, D]` or one vector per clip, and class texts `[C, D]`, to logits `[B, C]`."""
+
+    open_classes: ClassVar[bool] = True
+
+    def __init__(self, config: Config, specs: Mapping[str, ArraySpec]) -> None:
+        super().__init__(config, specs)
+        shared_width(specs, "text-zero-shot")
+
+    @classmethod
+    def wants(cls, settings: Any) -> Wants:
+        """Projected frames and projected class texts."""
+        return Wants(classes={"text": "embedding"})
+
+    def scores(self, batch: Batch) -> Tensor:
+        """Logits `[B, C]`."""
+        return cosine_logits(batch.clips["visual"].mean(dim=1), batch.classes["text"])

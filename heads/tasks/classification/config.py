@@ -1,0 +1,102 @@
+"""The settings of the classification task, and how its heads are trained where they say nothing themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from vfc.heads.head import TrainConfig
+from vfc.heads.serve import Resident
+
+TRAIN: Final = TrainConfig(epochs=30, least_steps=200, batch=32, select="last")
+
+PROTOCOLS: Final = ("all", "base-to-novel", "zero-shot")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is trained on, what is tested, and how."""
+
+    cache: Path = field(default=Path("./store"), metadata={"help": "The store to read.", "panel": "Input"})
+    annotations: str = field(
+        default="default",
+        metadata={"help": "Labels and splits: a name in the store, or a .jsonl file.", "panel": "Input"},
+    )
+    array: str = field(
+        default="", metadata={"help": "Array by name; default: frames, else the only one there is.", "panel": "Input"}
+    )
+    layer: str = field(default="", metadata={"help": "Array by layer: 7, norm.", "panel": "Input"})
+    template: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "Class texts of these templates, by id or by text; default: all there are.",
+            "panel": "Input",
+            "commas": False,
+        },
+    )
+    class_list: Path | None = field(
+        default=None,
+        metadata={"help": "File with the ordered class names, one per line; default: sorted.", "panel": "Input"},
+    )
+    test_cache: Path | None = field(
+        default=None, metadata={"help": "Store to test on, where it is another one.", "panel": "Input"}
+    )
+    test_annotations: str = field(
+        default="", metadata={"help": "Its annotations; default: those of its own name.", "panel": "Input"}
+    )
+    protocol: Literal["all", "base-to-novel", "zero-shot"] = field(
+        default="all",
+        metadata={
+            "help": "all classes; trained on the frequent half, tested on both; or tested on other classes.",
+            "panel": "Protocol",
+            "choices": PROTOCOLS,
+        },
+    )
+    shots: int = field(default=0, metadata={"help": "Training videos per class; 0: all.", "panel": "Protocol"})
+    shot_seed: int | None = field(
+        default=None, metadata={"help": "Seed of the list of shots; default: --seed.", "panel": "Protocol"}
+    )
+    allow_fewer: bool = field(
+        default=False, metadata={"help": "Take classes with fewer videos than --shots.", "panel": "Protocol"}
+    )
+    fold: str = field(
+        default="", metadata={"help": "Test on this fold of the annotations, train on the others.", "panel": "Protocol"}
+    )
+    split_seed: int = field(
+        default=0, metadata={"help": "Seed of a split where none is given, apart from --seed.", "panel": "Protocol"}
+    )
+    val_fraction: float = field(
+        default=0.0,
+        metadata={"help": "Share of each class's training videos held out, for --select val.", "panel": "Protocol"},
+    )
+    train_views: str = field(
+        default="auto",
+        metadata={
+            "help": "Views drawn in training: auto (clean, augmented), all, or 0,10001-10004.",
+            "panel": "Protocol",
+        },
+    )
+    test_views: str = field(
+        default="0",
+        metadata={"help": "Views tested and averaged: 0, 401-404, or all (none augmented).", "panel": "Protocol"},
+    )
+    view_sum: Literal["logits", "probabilities"] = field(
+        default="logits",
+        metadata={
+            "help": "What is averaged over the views of a clip.",
+            "panel": "Protocol",
+            "choices": ("logits", "probabilities"),
+        },
+    )
+    shuffle_frames: bool = field(
+        default=False,
+        metadata={
+            "help": "Control: frames in random order, anew for each clip and pass, at test too.",
+            "panel": "Protocol",
+        },
+    )
+    resident: Resident = field(
+        default="auto",
+        metadata={"help": "Where the training clips rest; auto: where they fit; off: on disk.", "panel": "Performance"},
+    )

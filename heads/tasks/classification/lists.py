@@ -1,0 +1,198 @@
+"""Which videos are trained on and which are tested, and which classes they may be of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from zlib import crc32
+
+import numpy as np
+
+from vfc.cache_schema.annotations import Annotation, Annotations, load, with_video_split
+from vfc.cache_schema.annotations.lists import spelling
+from vfc.cache_schema.annotations.ordered import read_class_list
+from vfc.cache_schema.errors import BadInput, unknown_name
+from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.protocol import k_shot
+from vfc.cache_schema.reader import StoreReader
+from vfc.cache_schema.recipe import canonical
+from vfc.cache_schema.record import Json
+
+from .config import Config
+
+Rows = tuple[Annotation, ...]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Labelled videos in order of their names, and the classes among which each is to be found."""
+
+    rows: Rows
+    names: tuple[str, ...]
+
+    @property
+    def labels(self) -> list[int]:
+        """For each row the place of its class in `names`."""
+        place = {name: i for i, name in enumerate(self.names)}
+        return [place[row.label] for row in self.rows]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the classes in order and of the videos with their labels."""
+        content: Json = {"names": [*self.names], "videos": [[row.name, row.label] for row in self.rows]}
+        return hashlib.sha256(canonical(content)).hexdigest()
+
+    def of(self, names: Iterable[str]) -> Listed:
+        """These classes alone, in the order given, and their videos."""
+        kept = tuple(names)
+        return Listed(tuple(row for row in self.rows if row.label in set(kept)), kept)
+
+
+@dataclass(frozen=True)
+class Lists:
+    """What a run rests on: `train`, `val` (perhaps empty), and by group (`test`; `base`, `novel`) what is tested.
+
+    `class_names` is the class list in whole and in order, also classes that no video here is of.
+    """
+
+    train: Listed
+    val: Listed
+    tests: dict[str, Listed]
+    class_names: tuple[str, ...]
+    annotations_digest: str
+
+
+def lists(config: Config, reader: StoreReader, other: StoreReader | None, *, seed: int, progress: Progress) -> Lists:
+    """The lists of a run. `other` is the store to test on, where it is another one; `seed` that of the training.
+
+    Raises:
+        BadInput: nothing to test; a class outside the class list; too few videos of a class, see `k_shot`.
+        UnknownName: no such fold.
+    """
+    rows = _usable(load(reader.root, config.annotations), reader, progress)
+    listed = read_class_list(config.class_list) if config.class_list is not None else ()
+    if other is None:
+        rows = _split(rows, config, progress)
+        tested = _part(rows, "test")
+    else:
+        apart = _usable(load(other.root, config.test_annotations or config.annotations), other, progress)
+        tested = _part(apart, "test") or apart.rows
+        rows = rows if rows.splits() else Annotations(tuple(replace(row, split="train") for row in rows.rows))
+    if not tested:
+        raise BadInput(
+            "The annotations name no video to test on.", "Give --annotations with a test split, --fold or --test-cache."
+        )
+    trained = _part(rows, "train")
+    train, tests = _in_protocol(config, trained, tested, listed)
+    val = Listed(_part(rows, "val"), ()).of(train.names)
+    if config.val_fraction:
+        train, val = _held_out(train, config.val_fraction, config.split_seed)
+    if config.shots:
+        train = _shots(train, config, seed)
+    progress.say(_said(train, val, tests))
+    names = {row.label for row in (*trained, *tested)}
+    return Lists(train, val, tests, listed or tuple(sorted(names)), rows.digest)
+
+
+def _in_protocol(
+    config: Config, trained: Rows, tested: Rows, listed: Sequence[str]
+) -> tuple[Listed, dict[str, Listed]]:
+    """The training videos and what is tested, each with its classes."""
+    seen, asked = {row.label for row in trained}, {row.label for row in tested}
+    if config.protocol == "base-to-novel":
+        base, novel = base_and_novel(trained, _ordered(seen, listed))
+        whole = Listed(tested, ())
+        return Listed(trained, ()).of(base), {"base": whole.of(base), "novel": whole.of(novel)}
+    if config.protocol == "zero-shot":
+        # Another data set has another class list; its order means nothing to a head that goes by the texts.
+        known = listed if config.test_cache is None else ()
+        return Listed(trained, _ordered(seen, listed)), {"test": Listed(tested, _ordered(asked, known))}
+    names = _ordered(seen | asked, listed)
+    return Listed(trained, names), {"test": Listed(tested, names)}
+
+
+def base_and_novel(trained: Rows, names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Classes split in half by how many training videos they have: the more frequent half is base.
+
+    Of an odd number base has one more; among equals the later ones in the class list are base, as in the published
+    splits (ViFi-CLIP: with 70 videos in every class of HMDB51, base are the ids 25 to 50).
+    """
+    counts = Counter(row.label for row in trained)
+    order = sorted(names, key=lambda name: counts[name])
+    rare = set(order[: len(order) // 2])
+    return tuple(n for n in names if n not in rare), tuple(n for n in names if n in rare)
+
+
+def _usable(annotations: Annotations, reader: StoreReader, progress: Progress) -> Annotations:
+    """The labelled rows that have a record in the store."""
+    there = {key.name for key in reader.keys("video")}
+    kept = tuple(row for row in annotations.rows if row.label and row.name in there)
+    if not kept:
+        raise BadInput(
+            f"None of the {len(annotations)} annotated videos has a label and a record in {reader.root}.",
+            "Names in the annotations are paths below the collection's root, as `vfc store inspect` shows them.",
+        )
+    if len(kept) < len(annotations):
+        progress.say(f"{len(kept)} of {len(annotations)} annotated videos have a label and a record, and are used.")
+    return Annotations(kept)
+
+
+def _split(rows: Annotations, config: Config, progress: Progress) -> Annotations:
+    """Rows with the splits that hold in this run."""
+    if not config.fold:
+        split, line = with_video_split(rows, seed=config.split_seed)
+        progress.say(line)
+        return split
+    folds = {row.fold for row in rows.rows} - {""}
+    if config.fold not in folds:
+        raise unknown_name("fold in the annotations", config.fold, folds)
+    parts = {fold: "test" if fold == config.fold else "train" for fold in folds}
+    return Annotations(tuple(replace(row, split=parts.get(row.fold, "")) for row in rows.rows))
+
+
+def _part(rows: Annotations, split: str) -> Rows:
+    return tuple(row for row in rows.rows if row.split == split)
+
+
+def _ordered(labels: Iterable[str], listed: Sequence[str]) -> tuple[str, ...]:
+    """Labels in the order of the class list, however they are spelled there; sorted without one."""
+    if not listed:
+        return tuple(sorted(labels))
+    place = {name: i for i, name in enumerate(listed)}
+    loose = {spelling(name): i for i, name in enumerate(listed)}
+    found = {label: place.get(label, loose.get(spelling(label), -1)) for label in labels}
+    outside = sorted(label for label, at in found.items() if at < 0)
+    if outside:
+        raise BadInput(
+            f"{len(outside)} classes are not in the class list of {len(listed)} names: {', '.join(outside[:5])}.",
+            "Give the --class-list of this data set, or leave it out.",
+        )
+    return tuple(sorted(found, key=lambda label: found[label]))
+
+
+def _held_out(train: Listed, share: float, seed: int) -> tuple[Listed, Listed]:
+    """The training videos without, and the share of each class's videos for validation, at least one of two."""
+    held: set[str] = set()
+    for label, names in Annotations(train.rows).by_label().items():
+        np.random.default_rng([seed, crc32(label.encode())]).shuffle(names)
+        held |= set(names[: min(len(names) - 1, max(1, round(share * len(names))))])
+    parts = [tuple(row for row in train.rows if (row.name in held) is kept) for kept in (False, True)]
+    return replace(train, rows=parts[0]), replace(train, rows=parts[1])
+
+
+def _shots(train: Listed, config: Config, seed: int) -> Listed:
+    if not train.rows:
+        return train
+    drawn = config.shot_seed if config.shot_seed is not None else seed
+    chosen = k_shot(Annotations(train.rows), config.shots, seed=drawn, allow_fewer=config.allow_fewer)
+    kept = {name for names in chosen.values() for name in names}
+    return replace(train, rows=tuple(row for row in train.rows if row.name in kept))
+
+
+def _said(train: Listed, val: Listed, tests: dict[str, Listed]) -> str:
+    parts = {"training": train, "validation": val, **tests}
+    return "Videos: " + "; ".join(
+        f"{len(part.rows)} for {name} ({len(part.names)} classes)" for name, part in parts.items() if part.rows
+    )

@@ -1,0 +1,152 @@
+"""What a classifier's test came to: shares, confusion, and how they are drawn as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from vfc.cache_schema.record import Json
+from vfc.heads.episodes import half_width
+from vfc.heads.report import Confusion, Table, percent
+
+from .lists import Listed
+
+Numbers = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores `[N, C]` of the videos of a list, and what else the head told of each: name -> `[N]`."""
+
+    listed: Listed
+    scores: Numbers
+    usage: Mapping[str, Numbers]
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """The right class of each."""
+        return np.array(self.listed.labels, dtype=np.int64)
+
+    @property
+    def ranks(self) -> npt.NDArray[np.int64]:
+        """How many classes score higher than the right one; of equals, those before it in the list of classes."""
+        own = self.scores[np.arange(len(self.scores)), self.labels][:, None]
+        before = np.arange(self.scores.shape[1]) < self.labels[:, None]
+        return np.asarray(((self.scores > own) | ((self.scores == own) & before)).sum(axis=1), dtype=np.int64)
+
+    @property
+    def guesses(self) -> npt.NDArray[np.int64]:
+        """The class that scores highest; of equals the first."""
+        return np.asarray(self.scores.argmax(axis=1), dtype=np.int64)
+
+    def shares(self) -> dict[str, Json]:
+        """Top-1 with the half width of its 95 % interval over videos, and top-5."""
+        right = (self.ranks == 0).astype(np.float64)
+        return {
+            "top1": float(right.mean()),
+            "interval": half_width(right),
+            "top5": float((self.ranks < 5).mean()),
+            "classes": len(self.listed.names),
+            "videos": len(right),
+        }
+
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """How often a class (row) was taken for another (column)."""
+        counts = np.zeros((len(self.listed.names),) * 2, dtype=np.int64)
+        np.add.at(counts, (self.labels, self.guesses), 1)
+        return counts
+
+    def per_class(self) -> dict[str, Json]:
+        """Class -> share of its videos that were right; None where none was tested."""
+        counts = self.confusion()
+        hits, total = counts.diagonal(), counts.sum(axis=1)
+        return {name: (float(hits[i] / total[i]) if total[i] else None) for i, name in enumerate(self.listed.names)}
+
+    def told(self) -> dict[str, Json]:
+        """What the head told, averaged: over all videos, over right and wrong ones, over those of each class."""
+        right = self.ranks == 0
+        parts = {"all": np.ones_like(right), "right": right, "wrong": ~right}
+        parts |= {f"class {name}": self.labels == i for i, name in enumerate(self.listed.names)}
+        return {
+            part: {name: float(values[chosen].mean()) for name, values in self.usage.items()}
+            for part, chosen in parts.items()
+            if chosen.any()
+        }
+
+    def items(self, group: str) -> list[Json]:
+        """One row per video, for comparisons item by item."""
+        names = self.listed.names
+        return [
+            {
+                "item": row.name,
+                "group": group,
+                "label": row.label,
+                "predicted": names[int(guess)],
+                "correct": float(rank == 0),
+            }
+            for row, guess, rank in zip(self.listed.rows, self.guesses, self.ranks, strict=True)
+        ]
+
+
+def result_of(groups: Mapping[str, Scored]) -> dict[str, Json]:
+    """The measured part of a result row: of the only group, or of base and novel with their harmonic mean."""
+    if "novel" not in groups:
+        (scored,) = groups.values()
+        found = {**scored.shares(), "per_class": scored.per_class(), "confusion": scored.confusion().tolist()}
+        return {**found, **({"usage": scored.told()} if scored.usage else {})}
+    base, novel = (cast("float", groups[name].shares()["top1"]) for name in ("base", "novel"))
+    return {
+        "top1": harmonic_mean(base, novel),
+        "harmonic_mean": harmonic_mean(base, novel),
+        **{name: scored.shares() for name, scored in groups.items()},
+        "per_class": {name: share for scored in groups.values() for name, share in scored.per_class().items()},
+        "confusion": groups["base"].confusion().tolist(),
+        **({"usage": groups["base"].told()} if groups["base"].usage else {}),
+    }
+
+
+def harmonic_mean(base: float, novel: float) -> float:
+    """2BN / (B + N); 0 where both are."""
+    return 2 * base * novel / (base + novel) if base + novel else 0.0
+
+
+def tables(result: Mapping[str, Any]) -> list[Table]:
+    """The shares, what the head told, and one row per class."""
+    head = str(result.get("head", "head"))
+    shots = f"{result['shots']} shots per class" if result["shots"] else "all training videos"
+    title = (
+        f"{shots} ({result['train_videos']}, in {result['train_views']:g} views each on average), "
+        f"{result['test_videos']} test videos"
+    )
+    if "harmonic_mean" in result:
+        parts = [(f"{head}, {name}", result[name]) for name in ("base", "novel")]
+        rows = [(name, *_shown(shares)) for name, shares in parts]
+        rows.append((f"{head}, harmonic mean", percent(result["harmonic_mean"]), "", ""))
+    else:
+        rows = [(head, *_shown(result))]
+    found = [Table(title, ("", "top-1", "top-5", "classes"), tuple(rows))]
+    if "usage" in result:
+        names = tuple(result["usage"]["all"])
+        found.append(
+            Table(
+                "What the head used, on average",
+                ("videos", *names),
+                tuple((part, *(f"{told[name]:.3f}" for name in names)) for part, told in result["usage"].items()),
+            )
+        )
+    shares = tuple((name, "not tested" if x is None else percent(x)) for name, x in result["per_class"].items())
+    return [*found, Table("Per class", ("class", "top-1"), shares)]
+
+
+def _shown(shares: Mapping[str, Any]) -> tuple[str, str, str]:
+    return percent(shares["top1"], shares["interval"]), percent(shares["top5"]), str(shares["classes"])
+
+
+def confusion(result: Mapping[str, Any]) -> Confusion:
+    """The confusion matrix; of base-to-novel that of the base classes."""
+    counts = tuple(tuple(row) for row in result["confusion"])
+    return Confusion(tuple(result["per_class"])[: len(counts)], counts)
