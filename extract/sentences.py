@@ -230,11 +230,13 @@ def language_model(folder: str, new_tokens: int, device: str | None) -> Writer:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from .numerics import chosen_device
+    from .taps import quiet
 
     place = chosen_device(device)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="auto").to(place).eval()
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="auto").to(place).eval()
     except (OSError, ValueError) as error:
         raise BadInput(
             f"{folder} cannot be opened as a causal language model: {str(error).splitlines()[0]}",

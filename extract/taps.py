@@ -132,7 +132,7 @@ def on_meta(cls: Any, config: Any, attention: str | None) -> Any:
     Raises BadInput where the library cannot build it, or not with this attention.
     """
     try:
-        with _quiet(), torch.device("meta"):
+        with quiet(), torch.device("meta"):
             return cls._from_config(copy.deepcopy(config), attn_implementation=attention).eval()
     except (ValueError, ImportError, TypeError, RuntimeError, AttributeError) as error:
         asked = f" with attention {attention!r}" if attention else ""
@@ -193,7 +193,7 @@ def load(
     """
     require_device(device)
     safetensors = checkpoint.weights()[0].suffix == ".safetensors"
-    with _quiet():
+    with quiet():
         model, info = cls.from_pretrained(
             checkpoint.folder,
             config=copy.deepcopy(config),
@@ -251,7 +251,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Transformers without progress bars and load reports: what they say is checked in `load`, and raised."""
     from transformers.utils import logging
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vfc.cache_schema.annotations.lists import spelling
 from vfc.cache_schema.errors import BadInput, MissingRecord
 from vfc.cache_schema.protocol.descriptions import Descriptions, read_descriptions
 from vfc.cache_schema.reader import StoreReader
@@ -33,8 +34,8 @@ class Described:
         """`[C, P, E]` of these classes, in their order."""
         if not self.names:
             return self.values[: len(classes)]
-        place = {name: i for i, name in enumerate(self.names)}
-        return self.values[[place[name] for name in classes]]
+        place = {spelling(name): i for i, name in enumerate(self.names)}
+        return self.values[[place[spelling(name)] for name in classes]]
 
 
 def read_described(
@@ -77,7 +78,8 @@ def _names(path: Path, found: Descriptions, ordered: Sequence[str], trained: Seq
     told, count = found.about.get("classes"), len(found.sentences)
     if isinstance(told, list):
         names = tuple(map(str, told))
-        missing = sorted(set(trained) - set(names))
+        described = {spelling(name) for name in names}
+        missing = [name for name in trained if spelling(name) not in described]
         if missing:
             raise BadInput(
                 f"{path} describes no class {missing[0]!r} ({len(missing)} of those trained on are missing).",
