@@ -31,7 +31,11 @@ from .shelf import AT_TEST, Shelf, shuffled, test_views, training_views
 
 
 class Classification:
-    """The task on one store; see `head.Task`. `class_names` is the whole class list in order."""
+    """The task on one store; see `head.Task`.
+
+    `class_names` is the whole class list in order; `class_list` the same where it was given, else empty: sorted names
+    must not stand for the ids of a data set.
+    """
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class Classification:
         self._pool = not head.tokens
         self._texts = ClassTexts(self._reader, self._arrays.classes, config.template)
         self.store, self.class_names = config.cache, self.lists.class_names
+        self.class_list = self.class_names if config.class_list is not None else ()
         self.per_pass = max(1, len(self.lists.train.rows) // train.batch)
         served = {role: as_served(spec, pool_tokens=self._pool) for role, spec in self._arrays.clips.items()}
         self.specs: Mapping[str, ArraySpec] = {
