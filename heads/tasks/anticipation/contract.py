@@ -74,6 +74,11 @@ class AnticipationHead(Head):
         """What the method reads with `settings`, its own Config, where the task's settings leave it open."""
         return Sampling()
 
+    @classmethod
+    def reads_told(cls, settings: Any) -> bool:
+        """True where the head, with `settings`, its own Config, reads `Batch.told`."""
+        return cls.told
+
     def name_classes(self, names: Sequence[str]) -> None:
         """Told once, after the head was made and before anything else."""
         self.names_of_classes = tuple(names)

@@ -118,6 +118,13 @@ class Sequences:
         scale = None if self._scales is None else self._scales[video][None]
         return as_float(found.to(self._device, non_blocking=True)[None], scale)[0]
 
+    def single(self, videos: Sequence[int], steps: Sequence[int]) -> Tensor:
+        """Features of one step each of several videos, float32 `[M, D]` on the device."""
+        if self._values is None or self._scales is not None:
+            return torch.cat([self.steps(video, step, 1) for video, step in zip(videos, steps, strict=True)])
+        rows = torch.from_numpy(self._first[np.asarray(videos)] + np.asarray(steps)).to(self._values.device)
+        return self._values[rows].to(self._device, non_blocking=True).float()
+
     def prefetch(self, video: int, first: int, count: int) -> None:
         """Say that these steps will be asked for soon."""
         if self._values is None:
@@ -159,6 +166,12 @@ class Sequences:
         if self._device.type == "cuda" and wanted <= share_of_memory() * torch.cuda.mem_get_info(self._device)[0]:
             return "device"
         return "ram" if wanted <= share_of_memory() * available_memory() else "off"
+
+
+def stored_stride(reader: StoreReader, names: Sequence[str]) -> int:
+    """The smallest stride at which all of these videos can be read: that of the stored rows."""
+    rows = reader.locate([Key("video", name) for name in names])
+    return math.lcm(*{int(cast("int", reader.metadata(int(row)).get("stride", 1))) for row in rows})
 
 
 def _stored_stride(metadata: Mapping[str, Any], name: str, stride: int) -> int:

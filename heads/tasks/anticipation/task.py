@@ -66,7 +66,7 @@ class Anticipation:
         self.class_names = class_names(self._reader)
         self._sampling = config.sampling(head.sampling(settings))
         self._full = config.rate == "full"
-        self._told = head.told
+        self._told = head.reads_told(settings)
         self._told_digest = ""
         self._annotations = load(config.cache, config.split_name)
         self._parts = {split: self._part(split) for split in ("train", "val", "test") if self._names(split)}
