@@ -14,10 +14,10 @@ from vfc.cache_schema.part import Fault, Part, check
 from vfc.cache_schema.part_writer import PartWriter
 from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.projection import load_projection
-from vfc.cache_schema.tail import check_tail
 from vfc.cache_schema.publish import sync_folder
 from vfc.cache_schema.record import ArraySpec, Json, Key
 from vfc.cache_schema.root import read_axis, read_kinds, read_root
+from vfc.cache_schema.tail import check_tail
 
 from .inspecting import names_in
 from .remains import Remains, remains

@@ -84,7 +84,8 @@ def check(shapes: Shapes, architecture: Architecture, where: str) -> None:
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
     """Give a module that was made on the meta device its weights: those of its own names behind `prefix`."""
-    own = {name: tensors[prefix + name] for name in module.state_dict()}
+    # Copied: a mapped file's tensors lie where they lie, and the last bits of a product depend on alignment.
+    own = {name: tensors[prefix + name].clone() for name in module.state_dict()}
     module.load_state_dict(own, strict=True, assign=True)
 
 

@@ -7,21 +7,22 @@ import pytest
 
 from vfc.cache_schema.errors import BadInput, MissingPath, UnknownName
 from vfc.cache_schema.record import Key
-from vfc.extract.texts import read_texts, spoken, template_id
+from vfc.extract.texts import read_texts, template_id
 
 
 @pytest.mark.parametrize(
     ("label", "said"),
     [
         ("brush_hair", "brush hair"),
-        ("ApplyEyeMakeup", "Apply Eye Makeup"),
+        ("ApplyEyeMakeup", "apply eye makeup"),
         ("riding a bike", "riding a bike"),
-        ("Pretending to put [something] into [something]", "Pretending to put [something] into [something]"),
-        ("TV", "TV"),
+        ("Pretending to put [something] into [something]", "pretending to put something into something"),
+        ("TV", "tv"),
     ],
 )
-def test_class_names_are_spoken(label: str, said: str) -> None:
-    assert spoken(label) == said
+def test_class_names_are_spoken_as_in_prompts(label: str, said: str) -> None:
+    (text,) = read_texts("classes", (), [label])
+    assert (text.text, text.label) == (said, label)
 
 
 def test_classes_fill_every_template_and_keep_their_label() -> None:

@@ -1,4 +1,4 @@
-"""ViCLIP once more, from its weights by published names and the layers of torch and transformers: one clip, one text."""
+"""ViCLIP once more, from its weights by published names and layers of torch and transformers: one clip, one text."""
 
 from __future__ import annotations
 
