@@ -67,10 +67,10 @@ class Scored:
         return {name: (float(hits[i] / total[i]) if total[i] else None) for i, name in enumerate(self.listed.names)}
 
     def told(self) -> dict[str, Json]:
-        """What the head told, averaged: over all videos, over right and wrong ones, over those of each class."""
+        """What the head told, averaged over the videos of each class, over right and wrong ones, over all."""
         right = self.ranks == 0
-        parts = {"all": np.ones_like(right), "right": right, "wrong": ~right}
-        parts |= {f"class {name}": self.labels == i for i, name in enumerate(self.listed.names)}
+        parts = {name: self.labels == i for i, name in enumerate(self.listed.names)}
+        parts |= {"(right)": right, "(wrong)": ~right, "(all)": np.ones_like(right)}
         return {
             part: {name: float(values[chosen].mean()) for name, values in self.usage.items()}
             for part, chosen in parts.items()
@@ -130,7 +130,7 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         rows = [(head, *_shown(result))]
     found = [Table(title, ("", "top-1", "top-5", "classes"), tuple(rows))]
     if "usage" in result:
-        names = tuple(result["usage"]["all"])
+        names = tuple(result["usage"]["(all)"])
         found.append(
             Table(
                 "What the head used, on average",

@@ -1,4 +1,4 @@
-"""The controls of classification: the suite for each, sizes by hand and by the published count, MoTE's parts by loops."""
+"""The controls of classification: the suite for each, sizes by hand and as published, MoTE's parts by loops."""
 
 from __future__ import annotations
 
