@@ -12,19 +12,21 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
 from vfc.cache_schema.errors import RecordRejected
 from vfc.cache_schema.record import Json
 
-from .backbone import Backbone, Prepared, PromptedBackbone, TextBackbone
+from .backbone import Backbone, Prepared, PromptedBackbone, StreamingBackbone, TextBackbone
 from .behind import Lost
 from .carry import pinned
 from .clock import Clock
 from .config import ExtractConfig
-from .decode import Clip, Decoders, Failure, Job
+from .decode import Clip, Decoders, Failure, Job, Streams
 from .forward import Asked, Ready, lost
+from .streaming import Streamed, streamed
 from .texts import Text
 from .visits import Visit
 
@@ -77,7 +79,14 @@ def decoded(
 def arriving(
     config: ExtractConfig, backbone: Backbone, visits: Sequence[Visit], clock: Clock, *, pin: bool = False
 ) -> Iterator[Iterator[Ready | Lost]]:
-    """What the forward takes of each visit, made ahead; `pin`: in pinned memory."""
+    """What the forward takes of each visit, made ahead; `pin`: in pinned memory.
+
+    Videos that come piece by piece are decoded only as they are encoded, in the order in which they are given.
+    """
+    if streamed(config, backbone, visits):
+        with _in_pieces(config, backbone, visits, clock, pin=pin) as items:
+            yield items
+        return
     grouped = jobs_of(config, visits)
     workers = min(decode_workers(config), len(grouped)) or 1
     prompting = prompting_of(backbone)
@@ -91,6 +100,39 @@ def arriving(
             return ready_visit(backbone, prompting, *one, pin=pin)
 
         yield in_threads(each, made, pool, 2 * PIXEL_THREADS, clock)
+
+
+@contextmanager
+def _in_pieces(
+    config: ExtractConfig, backbone: Backbone, visits: Sequence[Visit], clock: Clock, *, pin: bool
+) -> Iterator[Iterator[Ready | Lost]]:
+    assert isinstance(backbone, StreamingBackbone)
+    chunking = backbone.chunking
+    jobs = [replace(_job(config, visit), piece=chunking.frames, overlap=chunking.overlap) for visit in visits]
+    streams = Streams(Decoders(decode_workers(config), config.seconds_per_video), jobs)
+
+    def prepare(visit: Visit, piece: Clip) -> tuple[Clip, Prepared]:
+        seen = visit.view.change(piece, visit.video.name)
+        prepared = backbone.pixels(seen)
+        return seen, replace(prepared, tensors=pinned(prepared.tensors)) if pin else prepared
+
+    def items(pool: ThreadPoolExecutor) -> Iterator[Ready | Lost]:
+        for number, visit in enumerate(visits):
+            path = visit.video.path
+            try:
+                about: dict[str, Json] = {"file": file_identity(path)}
+            except OSError as error:
+                yield Lost(visit.key, f"{path} cannot be read: {error}", path)
+                continue
+            pieces = functools.partial(streams.pieces, number)
+            stream = Streamed(backbone, pieces, functools.partial(prepare, visit), pool, clock)
+            yield Ready(visit.key, {}, about, path, stream=stream)
+
+    with ThreadPoolExecutor(PIXEL_THREADS, "vfc-pixels") as pool:
+        try:
+            yield items(pool)
+        finally:
+            streams.close()
 
 
 def prompting_of(backbone: Backbone) -> Prompting | None:

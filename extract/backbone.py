@@ -161,7 +161,8 @@ class Backbone(Protocol):
 @dataclass(frozen=True)
 class Chunking:
     """How a long video is handed over: at most `frames` frames at a time, of which all but the first time `overlap`
-    are the last ones of the time before."""
+    are the last ones of the time before.
+    """
 
     frames: int
     overlap: int = 0

@@ -20,19 +20,22 @@ class Clock:
         self.began = time.perf_counter()
 
     @contextmanager
-    def counts(self, stage: str) -> Iterator[None]:
-        """The time in here belongs to `stage`."""
+    def counts(self, stage: str, *, within: str = "") -> Iterator[None]:
+        """The time in here belongs to `stage`, and not to the stage `within` which it is spent."""
         began = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[stage] += time.perf_counter() - began
+            spent = time.perf_counter() - began
+            self.seconds[stage] += spent
+            if within:
+                self.seconds[within] -= spent
 
-    def each(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
-        """The items; the time until each comes belongs to `stage`."""
+    def each(self, stage: str, items: Iterable[Item], *, within: str = "") -> Iterator[Item]:
+        """The items; the time until each comes belongs to `stage`, see `counts`."""
         source = iter(items)
         while True:
-            with self.counts(stage):
+            with self.counts(stage, within=within):
                 try:
                     item = next(source)
                 except StopIteration:

@@ -11,7 +11,7 @@ from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.record import ArraySpec, Dtype
 from vfc.cache_schema.shrink import Shrink
 
-from .backbone import BackboneOptions, PromptedBackbone, open_backbone
+from .backbone import BackboneOptions, PromptedBackbone, find, open_backbone
 from .prompts import templates
 from .questions import text_kept
 from .shrinking import Shrinking
@@ -40,7 +40,7 @@ def describe(
         layers: Visual layers.
         text_layers: Those of the text tower.
         texts: Whether texts would be run.
-        num_frames: Frames per video.
+        num_frames: Frames per video; of no account for models that look at windows, which take all frames there are.
         keep: Streams.
         max_pixels: Budget of pixels.
         size: Height x width of the frames, where the number of tokens depends on it.
@@ -51,13 +51,14 @@ def describe(
     Raises:
         VfcError: no such family, checkpoint, layer or prompt; a size that is none; what cannot be pooled.
     """
+    windows = getattr(find(model), "WINDOWS", False)
     options = BackboneOptions(
         checkpoint=checkpoint,
         layers=tuple(layers),
         text_layers=tuple(text_layers),
         texts=texts,
         keep=tuple(keep),
-        num_frames=num_frames,
+        num_frames=None if windows else num_frames,
         storage=dtype,
         prompts=text_kept(keep),
         max_pixels=max_pixels,

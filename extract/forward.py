@@ -20,7 +20,9 @@ from .backbone import Backbone, Encoded, PromptedBackbone, TextBackbone
 from .behind import Lost, Made
 from .carry import Carrier, Fetched
 from .config import ExtractConfig
+from .decode import Undecodable
 from .numerics import Mode
+from .streaming import Streamed
 
 FAST_BATCH: Final = 8
 SORTED_OVER: Final = 2
@@ -44,6 +46,7 @@ class Ready:
 
     `own`: whether the record `key` is wanted, and not only those of the prompts. `asked`: the prompts. `leading`: a
     prompt that goes first though its record is not wanted, where the plan takes the video's own record from it.
+    `stream`: where the video comes piece by piece; there are no tensors then, and it is the stream that remembers.
     """
 
     key: Key
@@ -53,6 +56,12 @@ class Ready:
     own: bool = True
     asked: tuple[Asked, ...] = ()
     leading: Tensors | None = None
+    stream: Streamed | None = None
+
+    @property
+    def remembered(self) -> Mapping[str, Json]:
+        """What the record keeps beside its arrays."""
+        return self.metadata if self.stream is None else {**self.stream.metadata(), **self.metadata}
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -77,7 +86,13 @@ def of_videos(backbone: Backbone) -> Encode:
     """The forward of videos, and of their prompts where the model takes any."""
     if isinstance(backbone, PromptedBackbone):
         return lambda batch: _prompted(backbone, batch)
-    return lambda batch: [Encoded(made, ()) for made in backbone.encode_videos([item.tensors for item in batch])]
+    return lambda batch: _encoded(backbone, batch)
+
+
+def _encoded(backbone: Backbone, batch: Sequence[Ready]) -> list[Encoded]:
+    if len(batch) == 1 and batch[0].stream is not None:
+        return [Encoded(batch[0].stream.encode(), ())]
+    return [Encoded(made, ()) for made in backbone.encode_videos([item.tensors for item in batch])]
 
 
 def _prompted(backbone: PromptedBackbone, batch: Sequence[Ready]) -> list[Encoded]:
@@ -93,11 +108,14 @@ def batch_size(config: ExtractConfig, mode: Mode) -> int:
 
 
 def batches(items: Iterable[Ready | Lost], size: int) -> Iterator[list[Ready] | Lost]:
-    """Batches of videos of like length, and what is lost as it comes."""
+    """Batches of videos of like length; alone what comes piece by piece; and what is lost as it comes."""
     waiting: list[Ready] = []
     for item in items:
         if isinstance(item, Lost):
             yield item
+            continue
+        if item.stream is not None:
+            yield [item]
             continue
         waiting.append(item)
         if len(waiting) == (size if size == 1 else SORTED_OVER * size):
@@ -136,7 +154,7 @@ def _records(batch: Sequence[Ready], outputs: Sequence[Fetched]) -> list[Made | 
     found: list[Made | Lost] = []
     for item, output in zip(batch, outputs, strict=True):
         if item.own:
-            found.append(Made(Record(item.key, output.video, item.metadata), item.source, output.wait))
+            found.append(Made(Record(item.key, output.video, item.remembered), item.source, output.wait))
         for one, arrays in zip(item.asked, output.prompted, strict=True):
             found.append(Made(Record(one.key, arrays, one.metadata), item.source, output.wait))
     return found
@@ -171,6 +189,8 @@ def lost(key: Key, error: Exception, source: Path | None) -> Lost:
             "What was made before is kept. Give a smaller --batch, fewer --decode-workers or --num-frames, or "
             "--compute-dtype bf16, and run the same command again.",
         ) from error
+    if isinstance(error, Undecodable):
+        return Lost(key, str(error), source)
     reason = str(error).replace("\n", " ") if isinstance(error, VfcError) else f"{type(error).__name__}: {error}"
     return Lost(key, reason, source, error)
 

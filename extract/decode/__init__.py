@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from .clip import Clip, Failure, Job
+from .clip import Clip, Failure, Job, Undecodable
+from .pieces import read_pieces
 from .pool import Decoders
 from .read import read_clip, read_job
+from .streams import Streams
 
-__all__ = ["Clip", "Decoders", "Failure", "Job", "read_clip", "read_job"]
+__all__ = ["Clip", "Decoders", "Failure", "Job", "Streams", "Undecodable", "read_clip", "read_job", "read_pieces"]

@@ -14,7 +14,11 @@ from vfc.cache_schema.record import Json
 
 @dataclass(frozen=True)
 class Job:
-    """One clip to decode: which file, which frames (the arguments of `read_clip`), under which name to report it."""
+    """One clip to decode: which file, which frames (the arguments of `read_clip`), under which name to report it.
+
+    `piece`, `overlap`: for `read_pieces`, how many frames come at a time, and how many of them came before; 0: all come
+    as one clip.
+    """
 
     name: str
     path: Path
@@ -24,6 +28,8 @@ class Job:
     seed: int = 0
     start_seconds: float | None = None
     end_seconds: float | None = None
+    piece: int = 0
+    overlap: int = 0
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Clip:
     `frames`: RGB, uint8 `[T, H, W, 3]`, upright. `seconds`: when each is shown on the clock of the file, float64
     `[T]`. `indices`: their numbers in presentation order, counted from 0 over the whole video, int64 `[T]`. `fps`:
     mean frame rate. `total_frames`: how many frames a decoder delivers, whatever the header says. `notes`: what else
-    is worth keeping beside the features (see `metadata`).
+    is worth keeping beside the features (see `metadata`). `name`: of the video, as the job has it.
     """
 
     frames: npt.NDArray[np.uint8]
@@ -42,6 +48,7 @@ class Clip:
     fps: float
     total_frames: int
     notes: Mapping[str, Json] = field(default_factory=dict)
+    name: str = ""
 
     def metadata(self) -> dict[str, Json]:
         """What a record of this clip remembers, as JSON.
@@ -50,7 +57,8 @@ class Clip:
         (degrees counter-clockwise, already applied; `mirrored` where the file asks for that too), `repeated` (how many
         times the last frame was repeated because the video is too short). Only where they apply: `header_frames`
         (the header promises another number), `seconds_from` ("frame rate" where the file's own times run backwards),
-        `window` (the part of the video that was asked for), `damage` (what could not be decoded).
+        `window` (the part of the video that was asked for), `damage` (what could not be decoded), `frames` (how many
+        were looked at, of a video that came in pieces).
         """
         return {
             "indices": self.indices.tolist(),
@@ -61,6 +69,10 @@ class Clip:
             "width": self.frames.shape[2],
             **self.notes,
         }
+
+
+class Undecodable(Exception):
+    """A video that came in pieces gives no further one; says why, in one line."""
 
 
 @dataclass(frozen=True)

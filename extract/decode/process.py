@@ -8,11 +8,12 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from typing import IO, Final, Protocol
 
 from vfc.cache_schema.errors import Refused
 
-from .clip import Clip, Failure, Job
+from .clip import Clip, Failure, Job, Undecodable
 from .wire import Budget, Closed, TooLate, job_to_json, receive, receive_clip, send
 
 START_SECONDS: Final = 120.0
@@ -79,6 +80,41 @@ class Worker:
             return Failure(job.name, f"decoding it took longer than the {spent} that a video may take")
         except Closed:
             return Failure(job.name, self._cause_of_death())
+
+    def begin(self, job: Job) -> None:
+        """Let the process decode the first piece of `job`, which it then keeps until `pieces` takes it."""
+        self._hand_over(job)
+
+    def pieces(self) -> Iterator[Clip | None]:
+        """The pieces of the job that was begun, see `read_pieces`; the time budget is that of each.
+
+        Raises:
+            Undecodable: no further one comes.
+        """
+        whole = False
+        try:
+            while True:
+                budget = Budget(self._limits.seconds_per_video)
+                read = self._pipes()[1]
+                message = receive(read, budget)
+                whole = "failed" in message or "ended" in message
+                if "failed" in message:
+                    raise Undecodable(message["failed"])
+                if "ended" in message:
+                    return
+                yield None if "again" in message else receive_clip(read, message, budget)
+        except TooLate:
+            spent = f"{self._limits.seconds_per_video:g} s"
+            raise Undecodable(f"decoding the next of its frames took longer than {spent}") from None
+        except Closed:
+            raise Undecodable(self._cause_of_death()) from None
+        finally:
+            if not whole:  # what it would still send belongs to a job that nobody wants any more
+                self._end()
+
+    def give_up(self) -> None:
+        """End the process, and with it the job that was begun; the next job gets a new one."""
+        self._end()
 
     def _hand_over(self, job: Job) -> int:
         """Give `job` to a process that takes it; the pipe to read from. One that died before is no fault of the job."""

@@ -35,11 +35,13 @@ HELD_BYTES: Final = 256 << 20
 """Decoded frames kept while a video without an index is counted; beyond that it is decoded a second time."""
 
 Image = npt.NDArray[np.uint8]
-_READABLE: Final = "Check that the file is complete and plays; `vfc` reads what FFmpeg reads."
+READABLE: Final = "Check that the file is complete and plays; `vfc` reads what FFmpeg reads."
 
 
 @dataclass(frozen=True)
-class _Times:
+class Times:
+    """When each frame of a video is shown, its mean rate, and what of that is worth a note."""
+
     seconds: npt.NDArray[np.float64]
     fps: float
     notes: dict[str, Json]
@@ -82,7 +84,7 @@ def read_clip(
 
 def read_job(job: Job, threads: int = 0) -> Clip:
     """`read_clip` with its arguments in one value."""
-    with _opened(job) as (container, video):
+    with opened(job) as (container, video):
         index = packet_index(container, video)
         if index is not None:
             try:
@@ -93,7 +95,8 @@ def read_job(job: Job, threads: int = 0) -> Clip:
 
 
 @contextlib.contextmanager
-def _opened(job: Job) -> Iterator[tuple[InputContainer, VideoStream]]:
+def opened(job: Job) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The file of a job and the stream to look at; raises as `read_clip` does."""
     if not job.path.exists():
         raise MissingPath(f"There is no file {job.path}.", "Check the path, or remove the video from the list.")
     if job.path.is_dir():
@@ -101,7 +104,7 @@ def _opened(job: Job) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         container = av.open(str(job.path), metadata_errors="ignore")
     except (av.FFmpegError, OSError) as error:
-        raise BadInput(f"{job.path} cannot be opened as a video: {_why(job.path, error)}.", _READABLE) from error
+        raise BadInput(f"{job.path} cannot be opened as a video: {_why(job.path, error)}.", READABLE) from error
     with container:
         yield container, _video_stream(job, container)
 
@@ -133,13 +136,13 @@ def _video_stream(job: Job, container: InputContainer) -> VideoStream:
         )
     video = container.streams.video[numbers.index(number)]
     if video.codec_context is None:
-        raise BadInput(f"The video in {job.path} is coded in a way this FFmpeg cannot decode.", _READABLE)
+        raise BadInput(f"The video in {job.path} is coded in a way this FFmpeg cannot decode.", READABLE)
     return video
 
 
 def _read_indexed(job: Job, container: InputContainer, video: VideoStream, index: PacketIndex, threads: int) -> Clip:
-    times = _times(video, index.pts)
-    indices, notes = _choose(job, times)
+    times = times_of(video, index.pts)
+    indices, notes = choose(job, times)
     wanted = [index.pts[i] for i in np.unique(indices).tolist()]
     return _assemble(job, video, times, indices, notes, decode_at(container, video, index, wanted, threads))
 
@@ -149,7 +152,7 @@ def _read_everything(job: Job) -> Clip:
     held: list[VideoFrame] = []
     stamps: list[int | None] = []
     damage = Damage()
-    with _opened(job) as (container, video):
+    with opened(job) as (container, video):
         room = HELD_BYTES
         for frame in deliver(container, video, damage):
             stamps.append(frame.pts)
@@ -159,21 +162,21 @@ def _read_everything(job: Job) -> Clip:
             else:
                 held.clear()
         if not stamps:
-            raise BadInput(f"No frame of {job.path} can be decoded{damage.words(': ')}.", _READABLE)
-        times = _times(video, stamps)
-        indices, notes = _choose(job, times)
+            raise BadInput(f"No frame of {job.path} can be decoded{damage.words(': ')}.", READABLE)
+        times = times_of(video, stamps)
+        indices, notes = choose(job, times)
         if damage:
             notes["damage"] = damage.words()
         wanted = np.unique(indices).tolist()
         if held:
             return _assemble(job, video, times, indices, notes, (held[i] for i in wanted))
-    with _opened(job) as (container, video):
+    with opened(job) as (container, video):
         chosen = set(wanted)
         frames = (f for i, f in enumerate(deliver(container, video, Damage())) if i in chosen)
         return _assemble(job, video, times, indices, notes, frames)
 
 
-def _times(video: VideoStream, stamps: Sequence[int | None]) -> _Times:
+def times_of(video: VideoStream, stamps: Sequence[int | None]) -> Times:
     """Seconds per frame and the mean rate; both survive headers and time stamps that are wrong."""
     notes: dict[str, Json] = {}
     if video.frames and video.frames != len(stamps):
@@ -188,14 +191,14 @@ def _times(video: VideoStream, stamps: Sequence[int | None]) -> _Times:
             span = float(seconds[-1] - seconds[0])
             measured = (len(known) - 1) / span if span > 0 else header or 1.0
             # Containers round time stamps, so the header's rate is the better number unless it contradicts them.
-            return _Times(seconds, header if header and abs(header / measured - 1) < 0.05 else measured, notes)
+            return Times(seconds, header if header and abs(header / measured - 1) < 0.05 else measured, notes)
     rate = header or 25.0
     start = float(known[0] * base) if known and base is not None else 0.0
     notes["seconds_from"] = "frame rate"
-    return _Times(start + np.arange(len(stamps)) / rate, rate, notes)
+    return Times(start + np.arange(len(stamps)) / rate, rate, notes)
 
 
-def _choose(job: Job, times: _Times) -> tuple[npt.NDArray[np.int64], dict[str, Json]]:
+def choose(job: Job, times: Times) -> tuple[npt.NDArray[np.int64], dict[str, Json]]:
     """Frame numbers `[T]` and what to note about them."""
     notes = dict(times.notes)
     first, stop = 0, len(times.seconds)
@@ -225,31 +228,46 @@ def _choose(job: Job, times: _Times) -> tuple[npt.NDArray[np.int64], dict[str, J
 def _assemble(
     job: Job,
     video: VideoStream,
-    times: _Times,
+    times: Times,
     indices: npt.NDArray[np.int64],
     notes: dict[str, Json],
     frames: Iterator[VideoFrame],
 ) -> Clip:
     """Convert `frames` (one per different index, in order) to upright RGB and repeat where indices repeat."""
     out: Image | None = None
+    for place, image in enumerate(upright(job, video, indices, notes, frames)):
+        if out is None:
+            out = np.empty((len(indices), *image.shape), dtype=np.uint8)
+        out[place] = image
+    assert out is not None
+    return Clip(out, times.seconds[indices], indices, times.fps, len(times.seconds), notes, job.name)
+
+
+def upright(
+    job: Job,
+    video: VideoStream,
+    indices: npt.NDArray[np.int64],
+    notes: dict[str, Json],
+    frames: Iterator[VideoFrame],
+) -> Iterator[npt.NDArray[Any]]:
+    """One upright RGB image per index, from one frame per different index; adds to `notes` before the first comes."""
+    shape: tuple[int, ...] = ()
     place = 0
     for number, frame in zip(np.unique(indices).tolist(), frames, strict=True):
         turned = orientation(frame)
         image: npt.NDArray[Any] = turned.apply(frame.to_ndarray(format="rgb24"))
-        if out is None:
-            out = np.empty((len(indices), *image.shape), dtype=np.uint8)
+        if not shape:
+            shape = image.shape
             notes |= {"stream": video.index, "codec": video.codec_context.codec.canonical_name, **turned.notes()}
-        elif image.shape != out.shape[1:]:
+        elif image.shape != shape:
             raise BadInput(
-                f"The picture of {job.path} changes its size from {_size(out[0])} to {_size(image)}.",
+                f"The picture of {job.path} changes its size from {_size(shape)} to {_size(image.shape)}.",
                 "Re-encode it to one size, or ask for a part within which the size stays.",
             )
         while place < len(indices) and indices[place] == number:
-            out[place] = image
+            yield image
             place += 1
-    assert out is not None
-    return Clip(out, times.seconds[indices], indices, times.fps, len(times.seconds), notes)
 
 
-def _size(image: npt.NDArray[Any]) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"

@@ -116,6 +116,7 @@ def send_clip(fd: int, clip: Clip) -> None:
         "fps": clip.fps,
         "total_frames": clip.total_frames,
         "notes": dict(clip.notes),
+        "name": clip.name,
     }
     send(fd, header, clip.frames.data.cast("B"))
 
@@ -131,4 +132,5 @@ def receive_clip(fd: int, header: dict[str, Any], budget: Budget | None = None) 
         header["fps"],
         header["total_frames"],
         header["notes"],
+        header["name"],
     )

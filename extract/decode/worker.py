@@ -20,6 +20,7 @@ from typing import Any
 
 from vfc.cache_schema.errors import VfcError
 
+from .pieces import read_pieces
 from .read import read_job
 from .wire import Closed, job_from_json, receive, send, send_clip
 
@@ -55,8 +56,19 @@ def _listen(fd: int, jobs: queue.SimpleQueue[dict[str, Any]]) -> None:
 
 
 def _serve(message: dict[str, Any], fd: int) -> None:
+    job = job_from_json(message)
     try:
-        clip = read_job(job_from_json(message), threads=1)  # the other cores belong to the other workers
+        if job.piece:
+            for piece in read_pieces(job, threads=1):
+                if piece is None:
+                    send(fd, {"again": True})
+                else:
+                    send_clip(fd, piece)
+            send(fd, {"ended": True})
+            return
+        clip = read_job(job, threads=1)  # the other cores belong to the other workers
+    except Closed:
+        raise
     except VfcError as error:
         send(fd, {"failed": error.problem})
     except MemoryError:

@@ -32,7 +32,7 @@ def assert_equals_sequence(clip: Clip, path: Path, rule: str, n: int, stream: in
 
 
 def is_indexed(path: Path) -> bool:
-    with read._opened(Job("", path, "all", 0)) as (container, video):
+    with read.opened(Job("", path, "all", 0)) as (container, video):
         return packet_index(container, video) is not None
 
 
@@ -51,10 +51,10 @@ def is_indexed(path: Path) -> bool:
 def test_time_stamps_equal_the_published_ones(shared_data: Path, video: str, answers: str, stream: int | None) -> None:
     folder = shared_data / "clips/decoder_reference"
     published = [float(row["pts_time"]) for row in json.loads((folder / answers).read_text())]
-    with read._opened(Job("", folder / video, "all", 0, stream)) as (container, found):
+    with read.opened(Job("", folder / video, "all", 0, stream)) as (container, found):
         index = packet_index(container, found)
         assert index is not None
-        times = read._times(found, index.pts)
+        times = read.times_of(found, index.pts)
     assert np.abs(times.seconds - published).max() <= 5.1e-7  # they are printed with six decimals
     clip = read_clip(folder / video, "stride:16", 0, stream=stream)
     assert clip.total_frames == len(published)
@@ -175,7 +175,7 @@ def test_any_set_of_frames_by_index(name: str, tmp_path: Path) -> None:
     codec, options = INTERLEAVED[name]
     path = encode(tmp_path / name, codec, **options)
     frames, _ = every_frame(path)
-    with read._opened(Job("", path, "all", 0)) as (container, video):
+    with read.opened(Job("", path, "all", 0)) as (container, video):
         found = packet_index(container, video)
         assert found is not None
         assert found.open_groups == name.startswith("open")
@@ -183,7 +183,7 @@ def test_any_set_of_frames_by_index(name: str, tmp_path: Path) -> None:
     @settings(max_examples=25, deadline=None)
     @given(wanted=st.sets(st.integers(0, 59), min_size=1, max_size=12), threads=st.sampled_from([0, 1, 2]))
     def same(wanted: set[int], threads: int) -> None:
-        with read._opened(Job("", path, "all", 0)) as (container, video):
+        with read.opened(Job("", path, "all", 0)) as (container, video):
             index = packet_index(container, video)
             assert index is not None
             times = [index.pts[i] for i in sorted(wanted)]

@@ -65,6 +65,8 @@ class BackboneSuite:
     """Options that need less than the whole depth."""
     layer_range: ClassVar[str]
     """As the refusal of a layer says it: "0 to 3, or norm"."""
+    other_frames: ClassVar[int] = 3
+    """Another number of frames that the checkpoint takes."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -238,7 +240,7 @@ class BackboneSuite:
 
     def test_recipe_knows_nothing_of_what_does_not_matter(self, checkpoint: Path, backbone: Backbone) -> None:
         same: list[dict[str, Any]] = [
-            {"num_frames": 3},
+            {"num_frames": self.other_frames},
             {"num_frames": None},
             {"cut_texts": True},
             {"layers": self.options.layers[::-1]},
