@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -39,7 +41,8 @@ def locate(llm: str) -> tuple[str, str | None]:
         return str(folder), None
     if not _HUB_ID.fullmatch(llm):
         raise MissingPath(
-            f"There is no checkpoint folder {llm}.", "Give --llm a folder that holds config.json, or a hub id (owner/name)."
+            f"There is no checkpoint folder {llm}.",
+            "Give --llm a folder that holds config.json, or a hub id (owner/name).",
         )
     name, _, revision = llm.partition("@")
     return name, revision or None
@@ -137,12 +140,29 @@ def _check(config: Any, llm: str) -> None:
     check_shapes(model)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Transformers without progress bars and load reports: what they say is checked, and raised."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+
+
 def _read(llm: str, function: Any, *arguments: Any) -> Any:
     try:
-        return function(*arguments)
-    except (OSError, ValueError) as error:
+        with _quiet():
+            return function(*arguments)
+    except (ImportError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MissingPath(
             f"The language model {llm} could not be read: {reason}",
-            "Give --llm a folder with config.json, weights and tokenizer; or run `hf download` where there is a network.",
+            "Give --llm a folder with config.json, weights and tokenizer; or fetch it with `hf download`.",
         ) from error

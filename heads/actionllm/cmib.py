@@ -7,7 +7,7 @@ each stream has one projection each for queries, keys, values and output, and th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +76,7 @@ class Cmia(nn.Module):
 
     def forward(self, streams: Mapping[str, Tensor], valid: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Streams `[B, L, width]` to the same; `valid [B, L]` marks the rows of a stream that may be read."""
-        own = {name: self.streams[name] for name in streams}
+        own = {name: cast("Projections", self.streams[name]) for name in streams}
         queries = {name: self._split(own[name].query(x)) for name, x in streams.items()}
         keys = {name: self._split(own[name].key(x)) for name, x in streams.items()}
         values = {name: self._split(own[name].value(x)) for name, x in streams.items()}

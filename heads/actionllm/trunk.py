@@ -45,7 +45,7 @@ class Trunk(nn.Module):
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
         self.model = model
-        self.register_state_dict_post_hook(_without_frozen)
+        self.register_state_dict_post_hook(_without_frozen)  # type: ignore[no-untyped-call]
 
     def embeddings(self) -> Tensor:
         """The table of word embeddings, `[V, E]`."""

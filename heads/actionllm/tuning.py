@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,7 @@ class _Times(torch.autograd.Function):
 
 def gradient_times(x: Tensor, factor: float) -> Tensor:
     """`x` itself; its gradient is multiplied by `factor` on the way back."""
-    return x if factor == 1.0 else _Times.apply(x, factor)
+    return x if factor == 1.0 else cast("Tensor", _Times.apply(x, factor))  # type: ignore[no-untyped-call]
 
 
 def check_width(hidden: int, width: int) -> None:

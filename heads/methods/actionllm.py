@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +39,13 @@ TRAIN = TrainConfig(
     validate_every=400,
     select="last",
 )
-"""The paper's 50 Salads (the released script: --epochs 25). Breakfast: --lr 1e-4 --queries 8 --stride 6 --offsets 1
---train-ratios 0.2,0.3,0.5."""
+"""Of the preset 50salads (the released script: --epochs 25); for breakfast add --lr 1e-4."""
+
+_QUERIES: Final = {"50salads": 20, "breakfast": 8}
+_SAMPLING: Final = {
+    "50salads": Sampling(8, (0.1, 0.2, 0.3, 0.4, 0.5), 8),
+    "breakfast": Sampling(6, (0.2, 0.3, 0.5), 1),
+}
 
 
 def _model(text: str) -> dict[str, str]:
@@ -69,7 +74,10 @@ class Config:
         default=None,
         metadata=_model("Allow sequences longer than the LLM's max_position_embeddings; default only in parity."),
     )
-    queries: int = field(default=20, metadata=_model("Segments answered with, N; 8 for Breakfast."))
+    preset: Literal["50salads", "breakfast"] = field(
+        default="50salads", metadata=_model("Published number of queries, stride and training windows.")
+    )
+    queries: int | None = field(default=None, metadata=_model("Segments answered with, N; default 20 or 8."))
     adapter_width: int = field(default=128, metadata=_model("Narrow width of the feature adapter."))
     cmib_width: int = field(default=128, metadata=_model("Narrow width D of CMIB."))
     tuning_width: int = field(default=4, metadata=_model("Channels H of action tuning; even."))
@@ -108,7 +116,7 @@ class Config:
         """The same with the preset's values in the place of None."""
         parity = {"beyond": True, "class_heads": "frozen", "spare_expert": True, "cmib_time": False}
         usual = {"beyond": False, "class_heads": "trained", "spare_expert": False, "cmib_time": True}
-        preset: dict[str, Any] = parity if self.parity else usual
+        preset: dict[str, Any] = {**(parity if self.parity else usual), "queries": _QUERIES[self.preset]}
         return replace(self, **{name: value for name, value in preset.items() if getattr(self, name) is None})
 
 
@@ -116,11 +124,18 @@ class Head(AnticipationHead):
     """`visual [B, S, D]` and class ids `told [B, S]` to N segments, through `[text | visual | queries]` in the LLM."""
 
     told: ClassVar[bool] = True
+    query: Tensor
+    table: Tensor
 
     @classmethod
     def sampling(cls, settings: Config) -> Sampling:
-        """50 Salads; the paper's Breakfast is Sampling(6, (0.2, 0.3, 0.5), 1)."""
-        return Sampling(8, (0.1, 0.2, 0.3, 0.4, 0.5), 8)
+        """What the paper and its code read."""
+        return _SAMPLING[settings.preset]
+
+    @classmethod
+    def reads_told(cls, settings: Config) -> bool:
+        """Only where text is shown."""
+        return settings.modalities != "visual"
 
     def __init__(self, config: Config, specs: Mapping[str, ArraySpec], model: Any = None) -> None:
         super().__init__(config, specs)
@@ -129,7 +144,7 @@ class Head(AnticipationHead):
         classes = int(require(specs, "classes", "actionllm").shape[0] or 0)
         if model is None:
             model = checkpoint.load(config.llm, config.llm_dtype, config.quantize)
-        self.queries = config.queries
+        self.queries = config.queries or 0
         self.past = tuple(name for name in ("text", "visual") if config.modalities in ("both", name))
         self.trunk = trunk = Trunk(
             model,
@@ -203,12 +218,13 @@ class Head(AnticipationHead):
         lengths = [*[steps] * len(self.past), self.queries]
         # The rotary positions of an unpadded sequence: each part begins where the valid rows before it end.
         positions = [i * observed + torch.arange(n, device=observed.device) for i, n in enumerate(lengths)]
-        return self.trunk(
+        states: Tensor = self.trunk(
             torch.cat(list(streams.values()), dim=1),
             torch.cat(list(valid.values()), dim=1),
             torch.cat(positions, dim=1),
             causal=self.config.causal,
         )
+        return states
 
     def _text(self, batch: Batch) -> Tensor:
         if batch.told is None or not self.names_of_classes:
@@ -230,6 +246,8 @@ class Head(AnticipationHead):
 class ClassHead(nn.Module):
     """A linear layer without bias; where `frozen`, its weights stay as drawn and are saved all the same."""
 
+    weight: Tensor
+
     def __init__(self, width: int, classes: int, frozen: bool) -> None:
         super().__init__()
         weight = nn.Linear(width, classes, bias=False).weight
@@ -240,11 +258,12 @@ class ClassHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., E]` to logits."""
-        return nn.functional.linear(x, self.weight)
+        logits: Tensor = nn.functional.linear(x, self.weight)
+        return logits
 
 
 def _queries(config: Config, features: int) -> Tensor | nn.Parameter:
-    shape = (config.queries, features)
+    shape = (config.queries or 0, features)
     if config.query_init == "learned":
         return nn.Parameter(torch.ones(shape))
     makers = {"ones": torch.ones, "zeros": torch.zeros, "randn": torch.randn}
@@ -269,7 +288,9 @@ def _cmib(config: Config, streams: tuple[str, ...], trunk: Trunk) -> Cmib | None
 def _notes(config: Config, head: Head) -> tuple[str, ...]:
     trunk = head.trunk
     kind = config.quantize or str(trunk.dtype).removeprefix("torch.")
-    notes = [f"The LLM is {config.llm or 'given'}: {len(trunk.model.layers)} layers, {trunk.width} wide, {kind}, frozen."]
+    notes = [
+        f"The LLM is {config.llm or 'given'}: {len(trunk.model.layers)} layers, {trunk.width} wide, {kind}, frozen."
+    ]
     idle = sum(p.numel() for name, p in head.named_parameters() if ".spare_" in name)
     if idle:
         notes.append(f"{idle:,} of the trained parameters are the idle expert and router, which get no gradient.")

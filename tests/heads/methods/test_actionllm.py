@@ -10,18 +10,25 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from suites.anticipation import AnticipationHeadSuite
+from suites.sequence_store import write_made_up
 from torch import Tensor
 from torch.nn import functional
 
 from vfc.cache_schema.errors import BadInput, Damaged, MissingExtra, MissingPath
+from vfc.cache_schema.progress import Silent
 from vfc.cache_schema.record import ArraySpec
 from vfc.heads.actionllm import checkpoint
 from vfc.heads.actionllm.cmib import Cmia, Cmib, sinusoids
 from vfc.heads.actionllm.names import name_table
-from vfc.heads.actionllm.tuning import ActionTuning
 from vfc.heads.actionllm.trunk import Trunk
-from vfc.heads.methods.actionllm import Config, Head
+from vfc.heads.actionllm.tuning import ActionTuning
+from vfc.heads.fit import train
+from vfc.heads.methods.actionllm import TRAIN, Config, Head
+from vfc.heads.report import read_rows
 from vfc.heads.run_folder import weights
+from vfc.heads.tasks import anticipation
 from vfc.heads.tasks.anticipation import Batch
 
 WIDTH, CLASSES = 24, 6
@@ -36,7 +43,7 @@ def specs(features: int = WIDTH, classes: int = CLASSES) -> dict[str, ArraySpec]
 
 
 def llama(**more: Any) -> Any:
-    """A random LLaMA of two layers: every path of the head, in milliseconds."""
+    """A random LLaMA of two layers, always the same: every path of the head, in milliseconds."""
     from transformers import LlamaConfig, LlamaModel
 
     sizes: dict[str, Any] = {
@@ -49,16 +56,17 @@ def llama(**more: Any) -> Any:
         "max_position_embeddings": 128,
         "attn_implementation": "sdpa",
     }
-    return LlamaModel(LlamaConfig(**{**sizes, **more}))
+    with torch.random.fork_rng():
+        torch.manual_seed(17)
+        return LlamaModel(LlamaConfig(**{**sizes, **more}))
 
 
-def made(config: Config | None = None, *, seed: int = 0, **more: Any) -> Head:
+def made(config: Config | None = None, *, seed: int = 0, given: Mapping[str, ArraySpec] | None = None) -> Head:
     """A head on the random LLaMA, its table of names filled with noise in the tokenizer's stead."""
     torch.manual_seed(seed)
-    config = config or Config(queries=5)
-    head = Head(config, specs(), llama(**more))
+    head = Head(config or Config(queries=5), given or specs(), llama())
     head.names_of_classes = NAMES
-    head.table.copy_(torch.randn(head.table.shape))
+    head.table.copy_(torch.randn(head.table.shape, generator=torch.Generator().manual_seed(17)))
     return head
 
 
@@ -89,6 +97,24 @@ def stories(shared_data: Path) -> str:
     if not (folder / "model.safetensors").is_file():
         pytest.skip(f"no stories260K at {folder}")
     return str(folder)
+
+
+class TestActionLlm(AnticipationHeadSuite):
+    method = "actionllm"
+    config = Config(queries=5, cmib_width=16)
+    # D is 0 at first, so A has no gradient; a constant added to every key changes no softmax.
+    never_trained = (
+        *[f"cmib.attention.streams.{name}.key.bias" for name in ("text", "visual", "query")],
+        *[
+            f"trunk.model.layers.{i}.input_layernorm.tuning.narrow.{kind}"
+            for i in (0, 1)
+            for kind in ("weight", "bias")
+        ],
+    )
+    overfit_steps = 60
+
+    def head(self, seed: int = 0) -> Head:
+        return made(self.config, seed=seed, given=self.specs)
 
 
 class TestPublishedCounts:
@@ -222,7 +248,11 @@ class TestTrunk:
             (1e-5 * total(head, batch_of((9,), (3,)))).backward()
             found.append({name: 1e5 * p.grad for name, p in head.named_parameters() if p.grad is not None})
         assert found[0].keys() == found[1].keys()
-        for name in ("adapter.0.weight", "cmib.narrow.weight", "trunk.model.layers.0.input_layernorm.tuning.narrow.weight"):
+        for name in (
+            "adapter.0.weight",
+            "cmib.narrow.weight",
+            "trunk.model.layers.0.input_layernorm.tuning.narrow.weight",
+        ):
             assert (found[1][name] - found[0][name]).norm() < near * found[0][name].norm(), name
 
 
@@ -345,7 +375,9 @@ class TestSequences:
                     for i, n in enumerate((9, 4, 6))
                 ]  # fmt: skip
                 apart = [head.predict(one) for one in alone]
-                torch.testing.assert_close(together.actions, torch.cat([p.actions for p in apart]), rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(
+                    together.actions, torch.cat([p.actions for p in apart]), rtol=1e-4, atol=1e-5
+                )
                 torch.testing.assert_close(
                     together.durations, torch.cat([p.durations for p in apart]), rtol=1e-4, atol=1e-5
                 )
@@ -392,6 +424,21 @@ class TestSequences:
         one, other = made(Config(parity=True), seed=0).eval(), made(Config(parity=True), seed=1).eval()
         other.load_state_dict(weights(one), strict=False)
         assert torch.equal(one.name_future.weight, other.name_future.weight)
+
+
+def test_a_run_on_a_store_of_sequences(stories: str, tmp_path: Path) -> None:
+    store = write_made_up(tmp_path / "store", videos=8, tests=2)
+    task = anticipation.Config(cache=store, told="truth", stride=16, train_ratios=(0.2, 0.5), offsets=1)
+    settings = Config(llm=stories, queries=8, cmib_width=8, adapter_width=8)
+    plan = replace(TRAIN, epochs=2, batch=4, device="cpu", out=tmp_path / "run")
+    result = train("actionllm", task, settings, plan, Silent())
+    row = result.to_json()
+    assert row["updates"] == 3  # 3 batches a pass, 2 passes, 2 batches an update
+    assert any("5 layers, 64 wide, float32, frozen" in note for note in row["notes"])
+    saved = load_file(tmp_path / "run" / "head.safetensors")
+    assert sum(value.numel() for value in saved.values()) == row["parameters"]
+    curve = [each["loss"] for each in read_rows(tmp_path / "run" / "curve.jsonl")]
+    assert all(math.isfinite(loss) for loss in curve)
 
 
 class TestBadInput:
