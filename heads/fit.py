@@ -72,6 +72,7 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
         )
     prepared = kind.prepare(task, config, method.Head, head, accelerator.device, progress)
     settings = settings_of(name, task, head, config, prepared)
+    settled = method.Head.settled(head, prepared)  # before the folder is claimed: it may refuse the store
     folder = config.out or Path("runs") / f"{name}-{digest(identity_of(settings))[:8]}"
     claim(folder, settings)
     finished = read_rows(folder / "results.jsonl")
@@ -82,7 +83,7 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
     cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(_seed(config.seed, -1))
-        module = method.Head(method.Head.settled(head, prepared), prepared.specs)
+        module = method.Head(settled, prepared.specs)
         module.meet(prepared)
         for note in module.notes:
             progress.say(note)

@@ -20,6 +20,7 @@ from torch.nn import functional
 from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.record import ArraySpec
+from vfc.cache_schema.tail import check_tail
 from vfc.heads.head import TrainConfig, require
 from vfc.heads.msta.adapter import consistency
 from vfc.heads.msta.blocks import Tail, read_tail
@@ -88,7 +89,7 @@ class Head(ClassifierHead):
                     config.descriptions,
                     config.described_by,
                     task.class_list,
-                    task.train_names,
+                    task.lists.train.names,
                     extract_line(config).split(" --texts")[0],
                 )
         return Settled(**{f.name: getattr(config, f.name) for f in fields(Config)} | {"tail": tail}, described=described)
@@ -104,8 +105,8 @@ class Head(ClassifierHead):
             tail = replace(tail, frames=_frames(visual, tail))
         self._config, self._temperature = config, tail.temperature
         self.adapters = Adapters(config, tail)
-        self.vision = None if config.towers == "text" else tail.vision
-        self.text = None if config.towers == "video" else tail.text
+        self.vision_tail = None if config.towers == "text" else tail.vision
+        self.text_tail = None if config.towers == "video" else tail.text
         self._described: Described | None = getattr(config, "described", None)
         if self._described is not None:
             self.register_buffer("descriptions", self._described.values, persistent=False)
@@ -127,18 +128,18 @@ class Head(ClassifierHead):
 
     def embeddings(self, clips: Mapping[str, Tensor]) -> Tensor:
         """Of videos `[B, E]`, not normalised."""
-        if self.vision is None:
+        if self.vision_tail is None:
             return clips["visual"].flatten(1)
-        return video_embeddings(self.vision, self.adapters, clips["visual"], clips.get("frozen"))
+        return video_embeddings(self.vision_tail, self.adapters, clips["visual"], clips.get("frozen"))
 
     def _classes(self, classes: Mapping[str, Tensor]) -> Tensor:
         """Class texts through the adapted tower `[C, E]`, or as they are in the store."""
-        if self.text is None:
+        if self.text_tail is None:
             return classes["embedding"]
         tokens = classes["tokens"]
         valid = classes.get("tokens.valid")
         last = torch.full((len(tokens),), tokens.shape[1], device=tokens.device) if valid is None else valid.sum(dim=1)
-        return text_embeddings(self.text, self.adapters, tokens, last - 1)
+        return text_embeddings(self.text_tail, self.adapters, tokens, last - 1)
 
     def _classes_once(self, classes: Mapping[str, Tensor]) -> Tensor:
         """In a test the same texts meet every batch of videos; they are encoded anew only when something changed."""
@@ -171,6 +172,7 @@ def _tail_of(store: Path, config: Config) -> Path:
 
     Raises:
         BadInput: there is none, with the line to type.
+        Damaged: it is not what was written.
     """
     found = {int(m[1]): m.string for m in map(_TAIL.fullmatch, (p.name for p in store.glob("tail/*"))) if m}
     fit = [number for number in found if number <= config.first]
@@ -180,7 +182,9 @@ def _tail_of(store: Path, config: Config) -> Path:
             f"The store {store} has no frozen blocks from {config.first} up (in its tail/: {held}).",
             f"Add them: {extract_line(config)}; or give a ViCLIP checkpoint: --tail FILE.",
         )
-    return store / "tail" / found[max(fit)]
+    path = store / "tail" / found[max(fit)]
+    check_tail(path)
+    return path
 
 
 def _frames(spec: ArraySpec, tail: Tail) -> int:
