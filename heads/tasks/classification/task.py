@@ -158,6 +158,7 @@ class Classification:
         orders = shelf.orders(rows, self._train.seed, turn) if self._config.shuffle_frames else None
         return (torch.from_numpy(items), orders), shelf.plan(rows)
 
+    @torch.no_grad()
     def _score(
         self, head: ClassifierHead, reader: StoreReader, listed: Listed, views: str, progress: Progress
     ) -> Scored:
