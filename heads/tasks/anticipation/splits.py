@@ -1,0 +1,101 @@
+"""Results of several splits and seeds of one protocol as one: means over splits, per-split rows, paired differences."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vfc.cache_schema.errors import BadInput
+from vfc.heads.report import Table
+
+from .tables import cells
+
+Grids = Mapping[str, npt.NDArray[np.float64]]
+
+_ALIKE: Final = ("store_digest", "observe", "predict", "rate")
+_T95: Final = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+def per_split(results: Sequence[Mapping[str, Any]]) -> dict[str, Grids]:
+    """Predictor -> split -> MoC `[A, P]`, seeds averaged; heads first, then the trivial ones.
+
+    Raises:
+        BadInput: results of different stores or protocols; one head, split and seed twice; seeds missing in a split.
+    """
+    for name in _ALIKE:
+        values = {str(result[name]) for result in results}
+        if len(values) != 1:
+            raise BadInput(
+                f"These runs differ in {name}: {', '.join(sorted(values)) or 'there are none'}.",
+                "Give runs of one store and one protocol: splits, seeds and heads may differ.",
+            )
+    found: dict[str, dict[str, dict[int, Any]]] = {}
+    for result in results:
+        seeds = found.setdefault(result["head"], {}).setdefault(result["split"], {})
+        if result["seed"] in seeds:
+            raise BadInput(
+                f"{result['head']} on {result['split']} with seed {result['seed']} is there twice.",
+                "Give one run of each; other settings of a head are compared in another report.",
+            )
+        seeds[result["seed"]] = result["moc"]
+    grids: dict[str, Grids] = {}
+    for head, splits in found.items():
+        if len({tuple(sorted(seeds)) for seeds in splits.values()}) > 1:
+            listed = "; ".join(f"{split}: {sorted(seeds)}" for split, seeds in sorted(splits.items()))
+            raise BadInput(f"The splits of {head} have different seeds: {listed}.", "Run the seeds that are missing.")
+        grids[head] = {split: np.mean(list(seeds.values()), axis=0) for split, seeds in sorted(splits.items())}
+    trivial: dict[str, dict[str, Any]] = {}
+    for result in results:
+        for other in result["baselines"]:
+            trivial.setdefault(other["name"], {})[result["split"]] = np.array(other["moc"])
+    return {**grids, **{name: dict(sorted(splits.items())) for name, splits in trivial.items()}}
+
+
+def over_splits(results: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Means over splits of every predictor; every split of every head; each head less each trivial predictor."""
+    grids, first = per_split(results), results[0]
+    heads = list(dict.fromkeys(result["head"] for result in results))
+    columns = [f"{a:g}→{p:g}" for a in first["observe"] for p in first["predict"]]
+    seeds = {head: sorted({r["seed"] for r in results if r["head"] == head}) for head in heads}
+    means = [
+        cells(f"{name} ({len(splits)} splits)", np.mean(list(splits.values()), axis=0).tolist())
+        for name, splits in grids.items()
+    ]
+    rows = [
+        cells(f"{head}, {split}, {len(seeds[head])} seeds", grid.tolist())
+        for head in heads
+        for split, grid in grids[head].items()
+    ]
+    apart = [_apart(head, grids[head], name, grids[name]) for head in heads for name in grids if name not in heads]
+    scored = "every label frame scored" if first["rate"] == "full" else "subsampled labels scored"
+    return [
+        Table(f"MoC in %, mean over splits, {scored}; observed→predicted", ("", *columns, "mean"), tuple(means)),
+        Table("Every split, seeds averaged", ("", *columns, "mean"), tuple(rows)),
+        Table(
+            "Difference of the means over all columns, in points, paired over splits",
+            ("", "mean ± 95 %", "splits above 0", "every split"),
+            tuple(apart),
+        ),
+    ]
+
+
+def _apart(head: str, here: Grids, name: str, there: Grids) -> tuple[str, ...]:
+    apart = [100 * float((here[split] - there[split]).mean()) for split in here]
+    half = "" if len(apart) < 2 else f" ± {_half_width(apart):.2f}"
+    above = sum(value > 0 for value in apart)
+    return (
+        f"{head} - {name}",
+        f"{statistics.mean(apart):+.2f}{half}",
+        f"{above} of {len(apart)}",
+        ", ".join(f"{value:+.2f}" for value in apart),
+    )
+
+
+def _half_width(values: Sequence[float]) -> float:
+    """Of the 95 % interval of the mean of a few values, by Student's t."""
+    return _T95.get(len(values) - 1, 1.96) * statistics.stdev(values) / math.sqrt(len(values))

@@ -1,0 +1,166 @@
+"""FUTR and ActionLLM on real label sequences with drawn features, beside the trivial predictors.
+
+    python tests/benchmarks/anticipation.py LABELS --llm STORIES260K --out runs [--only 50salads-sigma2] [--part 0/2]
+        [--table tests/benchmarks/anticipation.md]
+
+LABELS holds `50salads/` and `breakfast/` (label files, mapping, splits), STORIES260K is a small real LLaMA. The labels
+are real; the features are x_i = mean[label_i] + sigma * noise with one drawn mean per class (each coordinate of
+variance 1), new noise at every step, nothing of a video's own and no look-ahead. ActionLLM's past classes are those of
+`frame-classifier` on the same features, trained per split. All settings come from the .json beside this script, fixed
+before any test video was scored. What is done is not done again; several processes may share the work. The table is
+written from whatever is done, and says how much that is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from suites.sequence_store import write_real
+
+from vfc.cache_schema.progress import Silent
+from vfc.cache_schema.publish import replace_file
+from vfc.heads.fit import train
+from vfc.heads.head import find
+from vfc.heads.report import Table, read_rows
+from vfc.heads.tasks import anticipation, frame_labels
+from vfc.heads.tasks.anticipation.splits import over_splits
+
+CONFIG: Final = Path(__file__).with_suffix(".json")
+HEADS: Final = ("futr", "actionllm")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One training: a head (or the frame classifier) on one split, at one sigma, with one seed."""
+
+    data: str
+    sigma: float
+    split: int
+    head: str
+    seed: int
+
+    @property
+    def group(self) -> str:
+        """What is tabulated together."""
+        return f"{self.data}-sigma{self.sigma:g}"
+
+    @property
+    def name(self) -> str:
+        """Of its run folder."""
+        return f"{self.group}/{self.head}-split{self.split}-seed{self.seed}"
+
+
+def units(settings: Mapping[str, Any]) -> Iterator[Unit]:
+    """All trainings, the ones that matter most first."""
+    for data, sigma, seeds in (
+        ("50salads", settings["sigma"], settings["seeds"]),
+        *[("50salads", sigma, settings["seeds"][:1]) for sigma in settings["sweep"]],
+        ("breakfast", settings["sigma"], settings["seeds"]),
+    ):
+        yield from (Unit(data, sigma, split, "frame-classifier", 0) for split in settings[data]["splits"])
+        for seed in seeds:
+            for head in HEADS:
+                yield from (Unit(data, sigma, split, head, seed) for split in settings[data]["splits"])
+
+
+def run(unit: Unit, settings: Mapping[str, Any], args: argparse.Namespace) -> None:
+    """Do one training, unless it is done."""
+    own = settings[unit.data]
+    cache = args.out / "stores" / unit.group
+    if not (cache / "annotations").exists():
+        made = {"width": settings["width"], "sigma": unit.sigma, "seed": settings["feature_seed"]}
+        write_real(cache, args.labels / unit.data, stride=own["stride"], **made)
+    method, folder = find(unit.head), args.out / unit.name
+    shared = {"seed": unit.seed, "device": "cpu", "out": folder, "validate_every": 100_000}
+    if unit.head == "frame-classifier":
+        task: Any = frame_labels.Config(cache=cache, fold=unit.split)
+        head: Any = method.Config()
+        training = replace(frame_labels.TRAIN, **settings["classifier"], **shared)
+    else:
+        task = anticipation.Config(
+            cache=cache, fold=unit.split, stride=own["stride"], train_ratios=(0.2, 0.3, 0.5), offsets=1
+        )
+        head = method.Config(queries=own["queries"], **_reduced(unit, args))
+        training = replace(method.TRAIN, **own[unit.head], **shared)  # type: ignore[attr-defined]
+    started = time.process_time()
+    done = (folder / "results.jsonl").exists()
+    row = train(unit.head, task, head, training, Silent()).row
+    if not done:
+        figure = row["mean_moc"] if "mean_moc" in row else row["accuracy"]
+        print(f"{unit.name}: {100 * figure:.2f} %, {time.process_time() - started:.0f} s of CPU", flush=True)
+
+
+def _reduced(unit: Unit, args: argparse.Namespace) -> dict[str, Any]:
+    if unit.head == "futr":
+        return {"preset": unit.data, "width": 128, "decoder_layers": 1}
+    return {"llm": str(args.llm)}
+
+
+def tables(settings: Mapping[str, Any], out: Path) -> list[Table]:
+    """What is done so far, group by group; only splits and seeds that both heads have."""
+    everything = list(units(settings))
+    shown: list[Table] = []
+    for group in dict.fromkeys(unit.group for unit in everything):
+        wanted = [unit for unit in everything if unit.group == group]
+        rows = {u: r[0] for u in wanted if u.head in HEADS and (r := read_rows(out / u.name / "results.jsonl"))}
+        whole = [
+            seed
+            for seed in settings["seeds"]
+            if {u for u in wanted if u.seed == seed and u.head in HEADS} <= rows.keys()
+        ]
+        kept = [row for unit, row in rows.items() if unit.seed in whole]
+        told = [
+            r[0]["accuracy"] for u in wanted if u.head not in HEADS and (r := read_rows(out / u.name / "results.jsonl"))
+        ]
+        if not kept:
+            continue
+        right = f"frame classifier right on {100 * sum(told) / len(told):.1f} % of test frames"
+        seeds = sum(1 for unit in wanted if unit.head == HEADS[0] and unit.split == wanted[0].split)
+        for table in over_splits(kept):
+            title = f"{group}, {right}, {len(whole)} of {seeds} seeds done. {table.title}"
+            shown.append(replace(table, title=title))
+    return shown
+
+
+def markdown(table: Table) -> str:
+    """A table below its title."""
+    lines = [table.columns, ("---",) * len(table.columns), *table.rows]
+    return f"### {table.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("labels", type=Path)
+    parser.add_argument("--llm", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--part", default="0/1", help="this process's share of the work, as 0/2")
+    parser.add_argument("--only", default="", help="units whose name contains this")
+    parser.add_argument("--table", type=Path, help="write the tables below the mark in this file, and train nothing")
+    args = parser.parse_args(arguments)
+    settings = json.loads(CONFIG.read_text())
+    if args.table:
+        head = args.table.read_text().partition("<!-- written")[0]
+        body = "\n".join(map(markdown, tables(settings, args.out)))
+        text = f"{head}<!-- written by anticipation.py from here on -->\n\n{body}"
+        replace_file(args.table, text.encode())
+        return
+    torch.set_num_threads(1)
+    share, of = map(int, args.part.split("/"))
+    for i, unit in enumerate(unit for unit in units(settings) if args.only in unit.name):
+        # Labels are needed by all that follow: every process makes them, or finds them made.
+        if unit.head == "frame-classifier" or i % of == share:
+            run(unit, settings, args)
+
+
+if __name__ == "__main__":
+    main()
