@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import keyword
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass
@@ -48,6 +49,11 @@ class Flag:
     def spelled(self) -> str:
         """As a user types it: `--layer`, or `STORE` for a positional one."""
         return self.metavar if self.metadata.get("argument") else f"--{self.name.replace('_', '-')}"
+
+    @property
+    def parameter(self) -> str:
+        """The name of the argument that typer hands over; a word of Python's own gets a stroke."""
+        return f"{self.name}_" if keyword.iskeyword(self.name) else self.name
 
     @property
     def required(self) -> bool:
@@ -203,7 +209,7 @@ def _assemble(config: type[Config], values: Mapping[tuple[str, ...], Any], path:
 
 
 def build(config: type[Config], given: Mapping[str, Any], file: Path | None = None) -> Config:
-    """The dataclass from what was typed (`given`, by flag name; None or an empty list: not typed) and a config file.
+    """The dataclass from what was typed (`given`, by parameter name; None or an empty list: not typed) and a config file.
 
     Raises:
         BadInput: a value of the wrong type, or one that nothing gives.
@@ -212,7 +218,7 @@ def build(config: type[Config], given: Mapping[str, Any], file: Path | None = No
     known = flags(config)
     values = dict(_from_file(known, file)) if file else {}
     for flag in known:
-        typed = given.get(flag.name)
+        typed = given.get(flag.parameter)
         if typed is not None and typed != [] and typed != ():
             values[flag.path] = flag.typed(typed)
         elif flag.path not in values:
@@ -309,5 +315,5 @@ def parameter(flag: Flag) -> inspect.Parameter:
     if default is None:
         annotation = annotation | None
     return inspect.Parameter(
-        flag.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, info]
+        flag.parameter, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, info]
     )

@@ -20,7 +20,7 @@ from vfc.cache_schema.record import Json
 
 SPATIAL: Final = (
     'Think of videos of the action "{label}": who and what is seen in them, in which place, in which posture. '
-    'Write {count} different short sentences about what is seen, each on a line of its own and each beginning with '
+    "Write {count} different short sentences about what is seen, each on a line of its own and each beginning with "
     '"A video about". Say nothing of what comes first or later, and write nothing else.'
 )
 TEMPORAL: Final = (
@@ -253,7 +253,9 @@ def language_model(folder: str, new_tokens: int, device: str | None) -> Writer:
         else:
             # A model that was never taught to answer goes on with a list that has begun.
             given = tokenizer(f"{prompt}\n1. ", return_tensors="pt").to(place)
-        how: dict[str, Any] = {"do_sample": True, "temperature": 0.8, "top_p": 0.95} if attempt else {"do_sample": False}
+        how: dict[str, Any] = (
+            {"do_sample": True, "temperature": 0.8, "top_p": 0.95} if attempt else {"do_sample": False}
+        )
         torch.manual_seed(crc32(f"{attempt} {prompt}".encode()))
         ids = {name: given[name] for name in ("input_ids", "attention_mask")}
         made = model.generate(**ids, max_new_tokens=new_tokens, pad_token_id=tokenizer.eos_token_id, **how)

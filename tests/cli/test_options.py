@@ -217,3 +217,16 @@ def _not_a_flag() -> type:
 def test_dataclasses_that_cannot_be_read_aloud(make: Callable[[], type], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         flags(make())
+
+
+@dataclass(frozen=True)
+class Pairs:
+    both: tuple[Path, ...] = field(default=(), metadata={"values": 2})
+    strength: float = field(default=1.0, metadata={"flag": "lambda"})
+
+
+def test_two_values_at_once_and_a_flag_that_python_keeps_for_itself() -> None:
+    got = typed(["--both", "a,b.json", "c.json", "--lambda", "0.5"], Pairs)
+    assert got == Pairs((Path("a,b.json"), Path("c.json")), 0.5)
+    assert typed([], Pairs) == Pairs()
+    assert to_json(got) == {"both": ["a,b.json", "c.json"], "lambda": 0.5}

@@ -13,7 +13,9 @@ from vfc.extract.viclip.architecture import Architecture, Tower
 from vfc.extract.viclip.network import ViCLIP
 from vfc.extract.viclip.tiny import random_weights
 
-TINY = Architecture(Tower(24, 4, 2), Tower(16, 4, 2), patch=8, image=16, frames=4, context=12, vocabulary=40, embedding=20)
+TINY = Architecture(
+    Tower(24, 4, 2), Tower(16, 4, 2), patch=8, image=16, frames=4, context=12, vocabulary=40, embedding=20
+)
 END = TINY.vocabulary - 1
 
 
