@@ -34,8 +34,13 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "eval": ("heads:evaluate", "From a store to a score", "Score a training-free metric on few-shot tasks."),
     "probe-layers": ("heads:probe_layers", "From a store to a score", "Training-free metrics on every layer."),
     "predict": ("predict:predict", "From a store to a score", "Name clips by a trained head and a few labelled clips."),
+    "report": ("heads:report", "From a store to a score", "Runs beside each other, over seeds and item by item."),
     "train-head": ("heads:train_head", "From a store to a score", "Train a head on a store and test it once."),
-    "describe": ("describe:describe", "From a store to a score", "Let a language model write sentences about each class."),
+    "describe": (
+        "describe:describe",
+        "From a store to a score",
+        "Let a language model write sentences about each class.",
+    ),
 }
 
 

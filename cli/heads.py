@@ -73,6 +73,21 @@ def episodes() -> TyperCommand:
     ).build()
 
 
+def report() -> TyperCommand:
+    """`vfc report`."""
+    from vfc.heads.compare import ReportConfig, report
+
+    return Command(
+        "report",
+        "Put finished trainings beside each other: mean and deviation over seeds, paired differences.",
+        ReportConfig,
+        lambda config, progress: _outcome(report(config, progress)),
+        "vfc report runs --against runs/linear-probe-1a2b3c4d",
+        "Runs that differ in the seed alone are one group, and so are the folds or splits of one protocol. A group is "
+        "beyond another where the 95 % bootstrap interval over test items lies above 0 and every seed says the same.",
+    ).build()
+
+
 def _about(name: str) -> str:
     from vfc.heads import methods
 
