@@ -118,8 +118,8 @@ class StoreWriter:
             ReadOnlyTarget: It takes no writes.
             UnknownName: Its kind was not declared.
         """
-        self._require_free(record.key)
-        self._append(record.key, self._encoded(record), self._metadata(record))
+        names = self._unheld(record.key)
+        self._append(record.key.kind, names, self._encoded(record), self._metadata(record))
 
     def add_stored(self, key: Key, arrays: Mapping[str, Array], metadata: Mapping[str, Json]) -> None:
         """Append one record whose values are stored ones already, by stored name (`<array>.scale` beside int8).
@@ -130,7 +130,7 @@ class StoreWriter:
             ReadOnlyTarget: It takes no writes.
             UnknownName: Its kind was not declared.
         """
-        self._require_free(key)
+        names = self._unheld(key)
         wanted = {array.name: array for array in self._stored[key.kind]}
         for name in sorted(wanted.keys() | arrays.keys()):
             array, values = wanted.get(name), arrays.get(name)
@@ -142,27 +142,29 @@ class StoreWriter:
                     "Bring the stored values of every array, as `StoreReader.view` gives them.",
                 )
         stored = {name: np.asarray(values, order="C") for name, values in arrays.items()}
-        self._append(key, stored, self._metadata(Record(key, {}, metadata)))
+        self._append(key.kind, names, stored, self._metadata(Record(key, {}, metadata)))
 
-    def _require_free(self, key: Key) -> None:
+    def _unheld(self, key: Key) -> tuple[bytes, bytes]:
+        """A key of a declared kind that the store does not hold, encoded and hashed."""
         self._require_open()
         if key.kind not in self._specs:
             raise unknown_name("declared kind", key.kind, self._specs)
-        if key in self:
+        encoded = key.encode()
+        name = hashlib.sha256(encoded).digest()[:16]
+        if self._holds(name):
             raise RecordRejected(
                 f"The store already holds {key.kind} {key.name!r} (view {key.view}, prompt {key.prompt!r}).",
                 "What is committed never changes: skip keys that are in the writer, or delete them first.",
             )
+        return encoded, name
 
-    def _append(self, key: Key, arrays: Mapping[str, Array], metadata: bytes) -> None:
-        kind, encoded = key.kind, key.encode()
-        name = hashlib.sha256(encoded).digest()[:16]
+    def _append(self, kind: str, names: tuple[bytes, bytes], arrays: Mapping[str, Array], metadata: bytes) -> None:
         part = self._open.get(kind)
         if part is None:
             part = PartWriter(self.root, self.worker, kind, self._stored[kind], self._circumstances)
             self._open[kind] = part
-        part.append(encoded, name, arrays, metadata)
-        self._added.add(name)
+        part.append(*names, arrays, metadata)
+        self._added.add(names[1])
         if part.bytes >= self._part_bytes or time.monotonic() - part.since >= self._part_seconds:
             self._commit(kind)
 

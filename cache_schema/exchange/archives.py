@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -101,6 +102,8 @@ def arrays_in(path: Path) -> dict[str, Callable[[], Array]]:
         if path.suffix == ".npy":
             held[""] = partial(np.load, path, mmap_mode="r", allow_pickle=False)
         elif path.suffix == ".npz":
+            if not zipfile.is_zipfile(path):
+                raise ValueError("it was cut short, or is no npz file")
             zipped = np.load(path, allow_pickle=False)
             held.update({name: partial(zipped.__getitem__, name) for name in zipped.files})
         elif path.suffix == ".safetensors":
@@ -163,7 +166,10 @@ def read_torch(path: Path) -> dict[str, Callable[[], Array]]:
 
     held = torch.load(path, map_location="cpu", weights_only=True)
     tensors = held if isinstance(held, dict) else {"": held}
-    found = {str(name): partial(plain, one) for name, one in tensors.items() if isinstance(one, torch.Tensor)}
+    found: dict[str, Callable[[], Array]] = {}
+    for name, one in tensors.items():
+        if isinstance(one, torch.Tensor):
+            found[str(name)] = partial(plain, one)
     if not found:
         raise ValueError(f"it holds no tensor but a {type(held).__name__}")
     return found

@@ -21,7 +21,7 @@ from . import archives
 from .imported import WORKER, Import, annotate, list_failures, read_back
 from .mstcn import is_mstcn, mstcn, require_near
 from .options import ImportOptions
-from .sources import Array, Item, Source, content_digest, reading, turned
+from .sources import Array, Item, Source, content_digest, reading, require_features, time_first, turned
 
 
 def import_foreign(source: Source, place: Path, out: Path, options: ImportOptions, progress: Progress) -> Import:
@@ -31,7 +31,7 @@ def import_foreign(source: Source, place: Path, out: Path, options: ImportOption
     time = options.time if options.time != "auto" else "last" if source.format == "ms-tcn" else "first"
     first = _first(source, out, options, time, place)
     recipe = _recipe(source, options, time, first)
-    specs = _specs(turned(first.values, time, str(first.item.path)), source, options)
+    specs = _specs(time_first(first.values, time), source, options)
     failed = [(Key("video", name), path, reason) for name, path, reason in source.lost]
     trimmed: list[tuple[str, int, int]] = []
     added: list[Key] = []
@@ -93,7 +93,7 @@ def _first(source: Source, out: Path, options: ImportOptions, time: str, place: 
     for item in items:
         try:
             values = reading(item.path, item.features)
-            turned(values[:1] if values.ndim else values, "first", str(item.path))
+            require_features(values, str(item.path))
             if item.labels is not None and not begun:
                 _steps(item, values, time)
             return _First(item, values)
@@ -102,7 +102,7 @@ def _first(source: Source, out: Path, options: ImportOptions, time: str, place: 
     if not reasons:
         name, path, reason = source.lost[0] if source.lost else ("", place, "nothing is there")
         raise BadInput(f"Nothing in {place} can be imported: {reason} ({name or path})", "Check what SOURCE holds.")
-    raise BadInput(f"None of the {len(items)} feature arrays can be read: {reasons[0]}", "Check --from and --dataset.")
+    raise BadInput(f"None of the {len(items)} feature arrays can be read: {reasons[0]}", "Check --format, --dataset.")
 
 
 def _begun_with(out: Path) -> str:
@@ -176,7 +176,7 @@ def _steps(item: Item, found: Array, time: str) -> tuple[Array, int]:
 
 
 def source_at(place: Path, options: ImportOptions) -> Source:
-    """What is to be imported from a path, by `--from` or by the look of it.
+    """What is to be imported from a path, by `--format` or by the look of it.
 
     Raises:
         MissingPath: nothing is there.
@@ -186,13 +186,13 @@ def source_at(place: Path, options: ImportOptions) -> Source:
         raise MissingPath(f"There is nothing at {place}.", "Give a folder of features, or an HDF5 file.")
     form = options.form
     if form == "export":
-        raise BadInput(f"{place} was not written by `vfc store export`.", "Leave --from out, or give its folder.")
+        raise BadInput(f"{place} was not written by `vfc store export`.", "Leave --format out, or give its folder.")
     if form == "auto":
         form = "ms-tcn" if place.is_dir() and is_mstcn(place) else "hdf5" if place.suffix in archives.HDF5 else "files"
     if form == "ms-tcn" and not is_mstcn(place):
         raise BadInput(
             f"{place} is no MS-TCN folder: it needs features/ and groundTruth/, mapping.txt or splits/.",
-            "Give its folder, or leave --from out.",
+            "Give its folder, or leave --format out.",
         )
     ways: dict[str, Callable[[], Source]] = {
         "ms-tcn": lambda: mstcn(place),

@@ -78,8 +78,8 @@ def matched(rows: Iterable[Annotation], names: Sequence[str]) -> tuple[dict[str,
         shorter = path.with_suffix("") if path.name else path
         spoken = [n for n in (row.name, str(shorter)) if n in known]
         alone = [each[0] for n in (path.name, shorter.name) if len(each := by_last.get(n, [])) == 1]
-        name = next(iter(spoken + alone), None)
-        if name is None:
+        name = next(iter(spoken + alone), "")
+        if not name:
             strange.append(row.name)
         elif name in found:
             raise BadInput(f"{name!r} has two rows of labels.", "Every record has one row.")
@@ -101,7 +101,7 @@ def bring_up_to_date(store: Path, name: str, rows: Mapping[str, Annotation], nam
         held = {row.name: row for row in load(store, name).rows}
     except UnknownName:
         held = {}
-    everyone = {each: Annotation(each) for each in names} | held | rows
+    everyone = {**{each: Annotation(each) for each in names}, **held, **rows}
     wanted = Annotations(tuple(everyone.values()))
     if not held or wanted.digest != Annotations(tuple(held.values())).digest:
         write_annotations(store, name, wanted)

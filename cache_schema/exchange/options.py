@@ -12,7 +12,7 @@ class ImportOptions:
     """How features of others are to be read and kept."""
 
     form: Literal["auto", "ms-tcn", "hdf5", "files", "export"] = field(
-        default="auto", metadata={"help": "What SOURCE is", "flag": "from", "panel": "Input"}
+        default="auto", metadata={"help": "What SOURCE is", "flag": "format", "panel": "Input"}
     )
     dataset: str = field(default="", metadata={"help": "Which array, where files hold several", "panel": "Input"})
     time: Literal["auto", "first", "last"] = field(

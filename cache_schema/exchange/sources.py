@@ -69,15 +69,15 @@ def reading(path: Path, load: Callable[[], Array]) -> Array:
     except (VfcError, MemoryError):
         raise
     except Exception as error:
-        said = str(error).split("\n", 1)[0] or type(error).__name__
+        said = str(error).split("\n", 1)[0].rstrip(".") or type(error).__name__
         raise RecordRejected(f"{path} cannot be read: {said}.", "Fetch the file again, then import again.") from error
 
 
-def turned(values: Array, time: str, where: str) -> Array:
-    """Features with time in front, in a dtype that a store takes: float16 as it is, other floats as float32.
+def require_features(values: Array, where: str) -> None:
+    """Refuse what cannot be features.
 
     Raises:
-        RecordRejected: no floating-point numbers, no axis, or none of them.
+        RecordRejected: no floating-point numbers, no axis or too many, or nothing in them.
     """
     if values.dtype.kind != "f" or not 1 <= values.ndim <= 3:
         raise RecordRejected(
@@ -87,8 +87,22 @@ def turned(values: Array, time: str, where: str) -> Array:
         )
     if not values.size:
         raise RecordRejected(f"{where} is empty: {list(values.shape)}.", "Fetch the file again, then import again.")
-    turned = np.moveaxis(values, -1, 0) if time == "last" and values.ndim > 1 else values
-    return turned if values.dtype.newbyteorder("=") == np.float16 else _float32(turned)
+
+
+def turned(values: Array, time: str, where: str) -> Array:
+    """Features with time in front, in a dtype that a store takes: float16 as it is, other floats as float32.
+
+    Raises:
+        RecordRejected: they cannot be features; see `require_features`.
+    """
+    require_features(values, where)
+    found = time_first(values, time)
+    return found if values.dtype.newbyteorder("=") == np.float16 else _float32(found)
+
+
+def time_first(values: Array, time: str) -> Array:
+    """A view with the axis of time, `first` or `last`, in front."""
+    return np.moveaxis(values, -1, 0) if time == "last" and values.ndim > 1 else values
 
 
 def _float32(values: Array) -> Array:

@@ -367,7 +367,7 @@ def test_a_killed_export_goes_on(
             export(root, tmp_path / "out", form, QUIET)
     with open(tmp_path / "out" / "index.jsonl", "ab") as index:
         index.write(b'{"kind": "video", "na')  # the line that the kill cut short
-    with pytest.raises(BadInput, match=r"out is an export that did not finish\.\nRun `vfc store export` again: it goes on"):
+    with pytest.raises(BadInput, match=r"out is an export that did not finish\.\nRun `vfc store export` again"):
         import_features(tmp_path / "out", tmp_path / "back", ImportOptions(), QUIET)
     done = export(root, tmp_path / "out", form, QUIET)
     assert (done.present, done.mended) == (after, 0)

@@ -167,3 +167,44 @@ def test_a_merge_of_two_recipes_is_refused(root: Path, tmp_path: Path, capsys: p
     assert app.run(["store", "merge", str(root), str(tmp_path / "half"), "--out", str(tmp_path / "all"), "--json"]) == 5
     document = json.loads(capsys.readouterr().out)
     assert (document["error"], document["exit_code"]) == ("RecipeMismatch", 5)
+
+
+def test_import_says_what_was_done_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "in"
+    for folder in ("features", "groundTruth", "splits"):
+        (source / folder).mkdir(parents=True)
+    (source / "mapping.txt").write_text("0 run\n1 sit\n")
+    for i in range(5):
+        np.save(source / "features" / f"v{i}.npy", np.full((4, 6 + (i == 2)), i, np.float32))
+        (source / "groundTruth" / f"v{i}.txt").write_text("run\nsit\n" * 3)
+    (source / "features" / "v0.npy").write_bytes(b"broken")
+    (source / "groundTruth" / "v1.txt").unlink()
+    (source / "splits" / "train.split1.bundle").write_text("v0.txt\nv2.txt\nv3.txt\n")
+    (source / "splits" / "test.split1.bundle").write_text("v4.txt\n")
+    code, out = run(capsys, "import", source, "--out", tmp_path / "s", "--fps", 15)
+    assert code == 3
+    assert "3 records added, 0 there already, 3 read back" in out
+    assert "split1       3 of 4 videos named" in out
+    assert "trimmed to the shorter: v2, 7 steps of features, 6 of labels" in out
+    assert "not imported: v0: " in out
+    assert "not imported: v1: There is no groundTruth/v1.txt." in out
+    assert f"Listed in {tmp_path / 's' / 'failures'}" in out
+    document = read(capsys, "import", source, "--out", tmp_path / "s", "--fps", 15)
+    assert (document["exit_code"], document["added"], document["present"]) == (3, 0, 3)
+    np.save(source / "features" / "v0.npy", np.zeros((4, 6), np.float32))
+    (source / "groundTruth" / "v1.txt").write_text("run\nsit\n" * 3)
+    code, out = run(capsys, "import", source, "--out", tmp_path / "s", "--fps", 15)
+    assert (code, "2 records added, 3 there already" in out) == (0, True)
+    assert run(capsys, "import", source, "--out", tmp_path / "s", "--fps", 30)[0] == 5
+    assert run(capsys, "import", tmp_path / "none", "--out", tmp_path / "t")[0] == 2
+    assert run(capsys, "inspect", tmp_path / "s")[0] == 0
+
+
+def test_export_run_again_says_what_was_there(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ("export", root, "--format", "npy", "--out", tmp_path / "x")
+    code, out = run(capsys, *line)
+    assert (code, "40 read back: every byte is what was committed" in out) == (0, True)
+    (tmp_path / "x" / "video" / "frames" / "c1" / "001.mp4.npy").unlink()
+    assert "39 were there already, 1 were written anew" in run(capsys, *line)[1]
+    assert run(capsys, "import", tmp_path / "x", "--out", tmp_path / "back")[0] == 0
+    assert run(capsys, "compare", root, tmp_path / "back")[0] == 0
