@@ -92,7 +92,7 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
         row = {"head": name, "seed": config.seed, **prepared.identity, **run.to_end(progress), "notes": notes}
     result = TrainResult(folder, row, kind)
     title = f"{name} on {getattr(task, 'cache', '')}"
-    pictures = getattr(kind, "pictures", lambda row: [])(row)
+    pictures: list[str] = kind.pictures(row) if hasattr(kind, "pictures") else []
     curve = read_rows(folder / "curve.jsonl")
     write_html(folder / "report.html", title, result.tables(), curve, kind.confusion(row), pictures)
     append_rows(folder / "results.jsonl", [row])

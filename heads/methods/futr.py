@@ -65,7 +65,8 @@ class Config:
 
     def resolved(self) -> Config:
         """With the preset's values in place of None."""
-        return replace(self, **{name: n for name, n in _SIZES[self.preset].items() if getattr(self, name) is None})
+        own: dict[str, Any] = {name: n for name, n in _SIZES[self.preset].items() if getattr(self, name) is None}
+        return replace(self, **own)
 
 
 class Head(AnticipationHead):

@@ -219,8 +219,8 @@ class FrameLabels:
             },
             "train_accuracy": _accuracy(counts["train"]),
             "frames": {part: int(found.sum()) for part, found in counts.items()},
-            "confusion": counts["test"].tolist(),
-            "train_confusion": counts["train"].tolist(),
+            "confusion": cast("Json", counts["test"].tolist()),
+            "train_confusion": cast("Json", counts["train"].tolist()),
             "classifier": classifier.hexdigest(),
             ITEMS: items,
         }

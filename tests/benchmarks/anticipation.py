@@ -88,7 +88,11 @@ def run(unit: Unit, settings: Mapping[str, Any], args: argparse.Namespace) -> No
         training = replace(frame_labels.TRAIN, **settings["classifier"], **shared)
     else:
         task = anticipation.Config(
-            cache=cache, fold=unit.split, stride=own["stride"], train_ratios=(0.2, 0.3, 0.5), offsets=1
+            cache=cache,
+            fold=unit.split,
+            stride=own["stride"],
+            train_ratios=tuple(own["ratios"]),
+            offsets=own["offsets"],
         )
         head = method.Config(queries=own["queries"], **_reduced(unit, args))
         training = replace(method.TRAIN, **own[unit.head], **shared)  # type: ignore[attr-defined]

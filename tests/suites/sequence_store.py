@@ -22,7 +22,8 @@ def made_up(videos: int, classes: int = 4, *, seed: int = 0, frames: tuple[int, 
     """Videos in which the classes come in the order of a ring, each for a while: what follows can be learned."""
     generator, found = np.random.default_rng(seed), {}
     for i in range(videos):
-        parts, action = [], int(generator.integers(classes))
+        parts: list[Ids] = []
+        action = int(generator.integers(classes))
         whole = int(generator.integers(*frames))
         while sum(map(len, parts)) < whole:
             parts.append(np.full(int(generator.integers(20, 60)), action))

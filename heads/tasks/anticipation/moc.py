@@ -45,8 +45,8 @@ class Tally:
         """Mean over classes, `[A, P]`, shares of 1."""
         there = self.frames > 0
         accuracy: Grid = np.divide(self.right, self.frames, out=np.zeros(there.shape), where=there)
-        return accuracy.sum(axis=-1) / there.sum(axis=-1).clip(1)
+        return np.asarray(accuracy.sum(axis=-1) / there.sum(axis=-1).clip(1))
 
     def classes(self) -> npt.NDArray[Any]:
         """How many classes each mean is over, `[A, P]`."""
-        return (self.frames > 0).sum(axis=-1)
+        return np.asarray((self.frames > 0).sum(axis=-1))

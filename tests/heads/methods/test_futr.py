@@ -52,9 +52,13 @@ def test_the_loss_equals_a_loop_over_windows() -> None:
 
 
 def test_too_long_a_window_is_refused() -> None:
-    suite = TestFutr()
-    suite.lengths = (17,)
-    with pytest.raises(BadInput, match=r"A window of 17 observed steps does not fit into 16 learned positions\.\nGive a"):
+    class Longer(TestFutr):
+        lengths = (17,)
+
+    suite = Longer()
+    with pytest.raises(
+        BadInput, match=r"A window of 17 observed steps does not fit into 16 learned positions\.\nGive a"
+    ):
         suite.head().scores(suite.batch())
 
 
