@@ -38,7 +38,7 @@ TOKENIZER: Final = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint on this machine. `id`: the hub id, or the name of the folder or file; `revision`: the hub's commit.
+    """One checkpoint on this machine. `id`: hub id, or name of the folder or file; `revision`: the hub's commit.
 
     `file`: the weights, where they lie in one file of any name; config.json then need not be beside it.
     """

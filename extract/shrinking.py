@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from vfc.cache_schema.dtypes import decode
 from vfc.cache_schema.errors import BadInput
+from vfc.cache_schema.pooling import PATCH_MAJOR, RAGGED_GRID
 from vfc.cache_schema.projection import Projection
 from vfc.cache_schema.record import FEATURE_DTYPES, ArraySpec, Json, Key, Record
-from vfc.cache_schema.shrink import PATCH_MAJOR, RAGGED_GRID, Shrink, shrink_record, shrunk_spec
+from vfc.cache_schema.shrink import Shrink, shrink_record, shrunk_spec
 
 from .behind import Writer
 

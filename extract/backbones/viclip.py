@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from vfc.cache_schema.errors import BadInput, unknown_name
+from vfc.cache_schema.pooling import PATCH_MAJOR
 from vfc.cache_schema.record import ArraySpec, Dtype, Json
-from vfc.cache_schema.shrink import PATCH_MAJOR
 from vfc.extract.backbone import BackboneOptions, Frames, Prepared, chosen_layers, versions
 from vfc.extract.checkpoint import locate
 from vfc.extract.pixels import PixelRule

@@ -94,8 +94,10 @@ def _spelt_out(config: Mapping[str, Any], where: str) -> Architecture:
         towers = {
             name: Tower(**{key: int(value) for key, value in config[name].items()}) for name in ("vision", "text")
         }
-        others = ("patch", "image", "frames", "context", "vocabulary", "embedding")
-        found = Architecture(**towers, **{name: int(config[name]) for name in others})
+        others = {
+            name: int(config[name]) for name in ("patch", "image", "frames", "context", "vocabulary", "embedding")
+        }
+        found = Architecture(towers["vision"], towers["text"], **others)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(
             f"config.json of {where} does not spell out a ViCLIP: {type(error).__name__}: {error}.",

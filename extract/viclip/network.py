@@ -41,7 +41,8 @@ class Attention(nn.Module):
             key, value = rest.chunk(2, dim=-1)
         query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
         seen = functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
-        return self.out_proj(seen.transpose(1, 2).flatten(2))
+        mixed: Tensor = self.out_proj(seen.transpose(1, 2).flatten(2))
+        return mixed
 
 
 class Mlp(nn.Module):
@@ -54,8 +55,9 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., D]` to `[..., D]`."""
-        x = self.c_fc(x)
-        return self.c_proj(x * torch.sigmoid(1.702 * x))
+        within = self.c_fc(x)
+        out: Tensor = self.c_proj(within * torch.sigmoid(1.702 * within))
+        return out
 
 
 class Block(nn.Module):
@@ -71,7 +73,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, *, causal: bool = False, rows: int | None = None) -> Tensor:
         """`[B, S, D]` to the same; with `rows`, the first so many rows of it."""
         x = x[:, :rows] + self.attn(self.ln_1(x), causal=causal, rows=rows)
-        return x + self.mlp(self.ln_2(x))
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
 
 
 class Transformer(nn.Module):
@@ -123,7 +126,8 @@ class VisionTower(nn.Module):
         space, time = self.positional_embedding[1:], resized_time(self.temporal_positional_embedding, frames)
         patches = patches.permute(0, 3, 2, 1) + space[:, None] + time[0]
         first = (self.class_embedding + self.positional_embedding[0]).expand(len(clips), 1, width)
-        return self.ln_pre(torch.cat([first, patches.flatten(1, 2)], dim=1))
+        normed: Tensor = self.ln_pre(torch.cat([first, patches.flatten(1, 2)], dim=1))
+        return normed
 
     def forward(
         self, clips: Tensor, wanted: Collection[str] = (), keep: Keep[Any] = Tensor.clone, *, embed: bool = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -71,8 +72,8 @@ def random_weights(architecture: Architecture, seed: int = 0) -> dict[str, torch
         if "embedding" in name:
             return 0.5 * values
         # `proj` and `text_projection` are laid out [in, out], all other matrices [out, in, ...].
-        fan = shape[0] if name.endswith(("proj", "projection")) else shape[1:].numel()
-        return values * fan**-0.5
+        fan: int = shape[0] if name.endswith(("proj", "projection")) else shape[1:].numel()
+        return values / math.sqrt(fan)
 
     weights = {name: drawn(name, tensor.shape) for name, tensor in empty.items() if name != "temp"}
     return {**weights, "temp": torch.tensor(0.01)}

@@ -64,6 +64,7 @@ def read_bpe(file: Path) -> Any:
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
+    made: Any = CLIPTokenizer  # its annotations know of merges as lines alone
     try:
         with gzip.open(file, "rt", encoding="utf-8") as opened:
             lines = opened.read().split("\n")[1 : MERGES + 1]
@@ -73,4 +74,4 @@ def read_bpe(file: Path) -> Any:
     symbols = sorted(ByteLevel.alphabet())
     pieces = [*symbols, *(f"{symbol}</w>" for symbol in symbols), *(first + second for first, second in merges)]
     pieces += ["<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges)
+    return made(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges)

@@ -25,33 +25,24 @@ SHOWN: Final = 3
 
 def shapes_of(checkpoint: Checkpoint) -> Shapes:
     """Name and shape of every weight, from the headers of the files."""
-    found: dict[str, tuple[int, ...]] = {}
-    for file in checkpoint.weights():
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as opened:
-                found |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-        else:
-            found |= {name: tuple(tensor.shape) for name, tensor in _pickled(file, "meta").items()}
-    start = _prefix(found)
-    return {name.removeprefix(start): shape for name, shape in found.items()}
+    headers = _headers(checkpoint)
+    start = _prefix(headers)
+    return {name.removeprefix(start): shape for name, shape in headers.items()}
 
 
 def tensors_of(checkpoint: Checkpoint, names: Collection[str]) -> dict[str, Tensor]:
-    """These weights, as the file has them; `names` are among those of `shapes_of`."""
+    """These weights, as the files have them; `names` are among those of `shapes_of`."""
+    headers = _headers(checkpoint)
+    start = _prefix(headers)
+    wanted = {name for name in headers if name.removeprefix(start) in names}
     found: dict[str, Tensor] = {}
     for file in checkpoint.weights():
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
-                held = list(opened.keys())
-                start = _prefix(held)
-                for name in held:
-                    if name.removeprefix(start) in names:
-                        found[name.removeprefix(start)] = opened.get_tensor(name)
+                found |= {name: opened.get_tensor(name) for name in wanted.intersection(opened.keys())}
         else:
-            state = _pickled(file, "cpu")
-            start = _prefix(state)
-            found |= {name.removeprefix(start): t for name, t in state.items() if name.removeprefix(start) in names}
-    return found
+            found |= {name: tensor for name, tensor in _pickled(file, "cpu").items() if name in wanted}
+    return {name.removeprefix(start): tensor for name, tensor in found.items()}
 
 
 def check(shapes: Shapes, architecture: Architecture, where: str) -> None:
@@ -87,6 +78,17 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
     # Copied: a mapped file's tensors lie where they lie, and the last bits of a product depend on alignment.
     own = {name: tensors[prefix + name].clone() for name in module.state_dict()}
     module.load_state_dict(own, strict=True, assign=True)
+
+
+def _headers(checkpoint: Checkpoint) -> Shapes:
+    found: dict[str, tuple[int, ...]] = {}
+    for file in checkpoint.weights():
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as opened:
+                found |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        else:
+            found |= {name: tuple(tensor.shape) for name, tensor in _pickled(file, "meta").items()}
+    return found
 
 
 def _prefix(names: Collection[str]) -> str:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfc.cache_schema.errors import BadInput, RecordRejected
+from vfc.cache_schema.pooling import pool_values, pooled_spec
 from vfc.cache_schema.record import ArraySpec
-from vfc.cache_schema.shrink import Shrink, pool_values, pooled_spec, shrink_record, shrunk_spec
+from vfc.cache_schema.shrink import Shrink, shrink_record, shrunk_spec
 
 Values = npt.NDArray[np.float32]
 

@@ -149,9 +149,9 @@ def read_header_of(data: bytes) -> dict[str, Any]:
 
 
 def test_tails_that_cannot_be(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="There is no block 5 in viclip.\n--tail takes 1 to 4"):
+    with pytest.raises(BadInput, match=r"There is no block 5 in viclip\.\n--tail takes 1 to 4"):
         run(tail=5)
-    with pytest.raises(BadInput, match="--tail is 0.\n--tail takes 1 or more"):
+    with pytest.raises(BadInput, match=r"--tail is 0\.\n--tail takes 1 or more"):
         run(tail=0)
     clip = str(clip_checkpoint(tmp_path / "tiny-clip"))
     with pytest.raises(BadInput, match="--tail 3 is given, but no head takes over the upper blocks of clip"):
@@ -190,7 +190,7 @@ def test_patches_are_pooled_now_as_later(run: Run, tmp_path: Path) -> None:
         assert (spec.shape, spec.layout) == ((1 + 4 * 4, 24), "cls first, patch-major, grid 2x2, frames 4")
         assert there.spec("video", "layer2.visual") == spec
         assert here.spec("video", "embedding").shape == (20,)
-        for key in here.keys():
+        for key in here.keys("video"):
             assert np.array_equal(here.read(key, "layer2.visual"), there.read(key, "layer2.visual"))
 
 
@@ -206,4 +206,4 @@ def test_videos_of_differing_length_have_rows_of_their_own(run: Run, tmp_path: P
     with open_store(tmp_path / "store") as reader:
         spec = reader.spec("video", "layer2.visual")
         assert (spec.shape, spec.layout) == ((None, 24), "cls first, patch-major, grid 1x1")
-        assert {reader.length(key, "layer2.visual") for key in reader.keys()} == {1 + 2}
+        assert {reader.length(key, "layer2.visual") for key in reader.keys("video")} == {1 + 2}
