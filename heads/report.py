@@ -184,12 +184,14 @@ def segments_picture(
 
 def _confusion_picture(confusion: Confusion) -> str:
     count = len(confusion.labels)
-    side = max(3.5, 0.45 * count + 2)
+    # Hundreds of classes at full size are gigabytes of picture; their names shrink with them, and can be zoomed into.
+    side = min(max(3.5, 0.45 * count + 2), 16)
     figure, axes = _figure(side, side)
     shares = [[100 * n / max(1, sum(row)) for n in row] for row in confusion.counts]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    axes.set_xticks(range(count), confusion.labels, rotation=90)
-    axes.set_yticks(range(count), confusion.labels)
+    letters = min(10, 300 / count)
+    axes.set_xticks(range(count), confusion.labels, rotation=90, fontsize=letters)
+    axes.set_yticks(range(count), confusion.labels, fontsize=letters)
     axes.set_xlabel("taken for")
     axes.set_ylabel("class")
     if count <= 25:
