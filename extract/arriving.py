@@ -43,21 +43,22 @@ def decode_workers(config: ExtractConfig) -> int:
 
 def jobs_of(config: ExtractConfig, visits: Iterable[Visit]) -> list[tuple[Job, tuple[Visit, ...]]]:
     """What a decoder is asked, and the visits it is asked for: views of the same frames share them."""
-    found: dict[tuple[str, int], list[Visit]] = {}
+    found: dict[tuple[str, int, str, int | None], list[Visit]] = {}
     for visit in visits:
-        found.setdefault((visit.video.name, visit.view.pieces), []).append(visit)
+        look = visit.view
+        found.setdefault((visit.video.name, look.pieces, look.rule, look.seed), []).append(visit)
     return [(_job(config, group[0]), tuple(group)) for group in found.values()]
 
 
 def _job(config: ExtractConfig, visit: Visit) -> Job:
-    video = visit.video
+    video, look = visit.video, visit.view
     return Job(
         video.name,
         video.path,
-        config.frames,
-        config.num_frames * visit.view.pieces,
+        look.rule or config.frames,
+        config.num_frames * look.pieces,
         config.stream,
-        config.seed,
+        config.seed if look.seed is None else look.seed,
         video.start_seconds,
         video.end_seconds,
     )
@@ -77,14 +78,21 @@ def decoded(
 
 @contextmanager
 def arriving(
-    config: ExtractConfig, backbone: Backbone, visits: Sequence[Visit], clock: Clock, *, pin: bool = False
+    config: ExtractConfig,
+    backbone: Backbone,
+    visits: Sequence[Visit],
+    clock: Clock,
+    *,
+    pin: bool = False,
+    limit: int = 0,
 ) -> Iterator[Iterator[Ready | Lost]]:
     """What the forward takes of each visit, made ahead; `pin`: in pinned memory.
 
-    Videos that come piece by piece are decoded only as they are encoded, in the order in which they are given.
+    Videos that come piece by piece are decoded only as they are encoded, in the order in which they are given;
+    `limit`: so many pieces of each.
     """
     if streamed(config, backbone, visits):
-        with _in_pieces(config, backbone, visits, clock, pin=pin) as items:
+        with _in_pieces(config, backbone, visits, clock, pin=pin, limit=limit) as items:
             yield items
         return
     grouped = jobs_of(config, visits)
@@ -104,7 +112,7 @@ def arriving(
 
 @contextmanager
 def _in_pieces(
-    config: ExtractConfig, backbone: Backbone, visits: Sequence[Visit], clock: Clock, *, pin: bool
+    config: ExtractConfig, backbone: Backbone, visits: Sequence[Visit], clock: Clock, *, pin: bool, limit: int
 ) -> Iterator[Iterator[Ready | Lost]]:
     assert isinstance(backbone, StreamingBackbone)
     chunking = backbone.chunking
@@ -125,7 +133,7 @@ def _in_pieces(
                 yield Lost(visit.key, f"{path} cannot be read: {error}", path)
                 continue
             pieces = functools.partial(streams.pieces, number)
-            stream = Streamed(backbone, pieces, functools.partial(prepare, visit), pool, clock)
+            stream = Streamed(backbone, pieces, functools.partial(prepare, visit), pool, clock, limit=limit)
             yield Ready(visit.key, {}, about, path, stream=stream)
 
     with ThreadPoolExecutor(PIXEL_THREADS, "vfc-pixels") as pool:

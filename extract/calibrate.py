@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,17 +13,22 @@ import torch
 from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.record import Key
 
-from .arriving import PIXEL_THREADS, decode_workers, decoded, jobs_of, prompting_of, ready_visit
+from .arriving import PIXEL_THREADS, arriving, decode_workers, decoded, jobs_of, prompting_of, ready_visit
 from .backbone import PromptedBackbone
 from .behind import Lost, Made
+from .clock import Clock
 from .config import ExtractConfig
 from .decode import Clip, Failure
 from .forward import Encode, Ready, forward, of_videos
+from .streaming import streamed
 from .summary import shown
+from .visits import Visit
 from .work import Work
 
 CALIBRATED: Final = 4
 """Videos that a plan decodes and forwards; the first one warms up and is not timed."""
+PIECES: Final = 3
+"""So many pieces of each, of videos that come piece by piece."""
 ASKED_OF: Final = 8
 """So many prompts of so many videos are counted to foretell the rows of text."""
 USUAL_SIZE: Final = (360, 640)
@@ -49,20 +55,23 @@ class Calibration:
 def calibrate(config: ExtractConfig, work: Work, progress: Progress) -> tuple[Calibration | None, dict[str, float]]:
     """Times and memory of the first videos by hash (the same on every call), and the rows of their ragged arrays."""
     first = sorted({visit.video.name for visit in work.visits}, key=lambda name: Key("video", name).hash128())
-    grouped = jobs_of(config, [visit for visit in work.visits if visit.video.name in first[:CALIBRATED]])
+    tried = [visit for visit in work.visits if visit.video.name in first[:CALIBRATED]]
+    if streamed(config, work.backbone, work.visits):
+        return _in_pieces(config, work, tried, progress)
+    grouped = jobs_of(config, tried)
     progress.begin("calibrate", len(grouped), "clips")
     clips: list[tuple[Clip | Failure, float]] = []
     # One process and nothing else at work, so that the time between two clips is that of a decoder.
-    with decoded([job for job, _ in grouped], 1, config.seconds_per_video) as arriving:
+    with decoded([job for job, _ in grouped], 1, config.seconds_per_video) as decoding:
         watch = _Watch()
-        for _, clip in arriving:
+        for _, clip in decoding:
             clips.append((clip, watch.lap()))
     watch = _Watch()
     work.backbone.load()
     load = watch.lap()
     prompting, encode = prompting_of(work.backbone), of_videos(work.backbone)
     taken: dict[str, dict[str, float]] = {}
-    rows: dict[str, list[int]] = {}
+    rows: dict[str, list[float]] = {}
     for (job, visits), (clip, decoding) in zip(grouped, clips, strict=True):
         watch = _Watch()
         items = [item for visit in visits for item in ready_visit(work.backbone, prompting, visit, clip)]
@@ -81,6 +90,46 @@ def calibrate(config: ExtractConfig, work: Work, progress: Progress) -> tuple[Ca
             if isinstance(one, Lost):
                 progress.say(f"{shown(one.key)} would fail: {one.reason}")
         progress.advance()
+    return _measured(work, taken, rows, load, progress)
+
+
+def _in_pieces(
+    config: ExtractConfig, work: Work, tried: Sequence[Visit], progress: Progress
+) -> tuple[Calibration | None, dict[str, float]]:
+    """The first pieces of the videos, and from them what whole videos would take."""
+    progress.begin("calibrate", len(tried), "videos")
+    watch, clock = _Watch(), Clock()
+    work.backbone.load()
+    load = watch.lap()
+    taken: dict[str, dict[str, float]] = {}
+    rows: dict[str, list[float]] = {}
+    with arriving(config, work.backbone, tried, clock, limit=PIECES) as items:
+        for item in items:
+            watch, before = _Watch(), dict(clock.seconds)
+            made = _forward_one(of_videos(work.backbone), item)
+            waited = {stage: clock.seconds[stage] - before[stage] for stage in ("decode", "pixels")}
+            spent = {**waited, "forward": watch.lap() - sum(waited.values())}
+            for one in made:
+                if isinstance(one, Lost):
+                    progress.say(f"{shown(one.key)} would fail: {one.reason}")
+                elif isinstance(item, Ready) and item.stream is not None:
+                    share = item.stream.share
+                    total = taken.setdefault(one.record.key.name, dict.fromkeys(spent, 0.0))
+                    for stage, seconds in spent.items():
+                        total[stage] += seconds / share
+                    for name, array in work.shrinking.pooled(one.record).items():
+                        rows.setdefault(name, []).append(len(array) / share)
+            progress.advance()
+    return _measured(work, taken, rows, load, progress)
+
+
+def _measured(
+    work: Work,
+    taken: Mapping[str, Mapping[str, float]],
+    rows: Mapping[str, Sequence[float]],
+    load: float,
+    progress: Progress,
+) -> tuple[Calibration | None, dict[str, float]]:
     if not taken:
         progress.say("None of the videos tried could be used, so there is no estimate.")
         return None, {}

@@ -39,7 +39,10 @@ def streamed(config: ExtractConfig, backbone: Backbone, visits: Sequence[Visit])
 
 
 class Streamed:
-    """One visit whose pieces are decoded while it is encoded."""
+    """One visit whose pieces are decoded while it is encoded.
+
+    `share`: about how much of the video was encoded so far, from 0 to 1.
+    """
 
     def __init__(
         self,
@@ -48,10 +51,23 @@ class Streamed:
         prepare: Callable[[Clip], tuple[Clip, Prepared]],
         pool: ThreadPoolExecutor,
         clock: Clock,
+        *,
+        limit: int = 0,
     ) -> None:
-        """`pieces`: see `read_pieces`. `prepare`: what becomes of each in a thread of `pool`: the view, and pixels."""
+        """A video, not yet looked at.
+
+        Args:
+            backbone: What encodes it.
+            pieces: See `read_pieces`.
+            prepare: What becomes of each in a thread of `pool`: the view, and pixels.
+            pool: Where that is done.
+            clock: Which waiting is counted by.
+            limit: Stop after so many pieces, as soon as there are rows; 0: take all.
+        """
         self._backbone, self._pieces, self._prepare, self._pool = backbone, pieces, prepare, pool
-        self._clock = clock
+        self._clock, self._limit = clock, limit
+        self.share = 0.0
+        self._taken = 0
         self._told: dict[str, Json] = {}
 
     def encode(self) -> dict[str, Tensor]:
@@ -65,15 +81,18 @@ class Streamed:
         try:
             while True:
                 try:
-                    parts = [
-                        {name: rows.cpu() for name, rows in part.items()}
-                        for part in self._backbone.encode_stream(self._tensors(pieces))
-                    ]
+                    parts = list(self._parts(pieces))
                     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
                 except _Again:
                     continue
         finally:
             pieces.close()  # type: ignore[attr-defined]
+
+    def _parts(self, pieces: Iterator[Clip | None]) -> Iterator[dict[str, Tensor]]:
+        for part in self._backbone.encode_stream(self._tensors(pieces)):
+            yield {name: rows.cpu() for name, rows in part.items()}
+            if self._limit and self._taken >= self._limit:
+                return
 
     def metadata(self) -> dict[str, Json]:
         """What the record will remember; after `encode`."""
@@ -81,7 +100,7 @@ class Streamed:
 
     def _tensors(self, pieces: Iterator[Clip | None]) -> Iterator[Mapping[str, Tensor]]:
         """Prepared pieces; while one is encoded, the next is prepared and the one after that decoded."""
-        self._told = {}
+        self._told, self._taken, self.share = {}, 0, 0.0
         indices, seconds = list[int](), list[float]()
         waiting: deque[Future[tuple[Clip, Prepared]]] = deque()
         for piece in self._clock.each("decode", pieces, within="forward"):
@@ -102,6 +121,8 @@ class Streamed:
     def _finished(self, future: Future[tuple[Clip, Prepared]]) -> Mapping[str, Tensor]:
         with self._clock.counts("pixels", within="forward"):
             seen, prepared = future.result()
+        self._taken += 1
+        self.share += len(seen.frames) / int(str(seen.notes["frames"]))
         if not self._told:
             about = {name: value for name, value in seen.metadata().items() if name not in ("indices", "seconds")}
             self._told = {**about, **prepared.metadata}

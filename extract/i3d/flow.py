@@ -129,11 +129,8 @@ class Read:
         """
         array = next((p for p in (self.folder / f"{name}.npy", self.folder / _bare(name)) if p.is_file()), None)
         if array is not None:
-            stored = np.load(array, mmap_mode="r", allow_pickle=False)
-            fields = _as_fields(stored[_numbers(indices, len(stored), array)], array)
-        else:
-            fields = self._images(name, indices)
-        return fields
+            return _entries(np.load(array, mmap_mode="r", allow_pickle=False), indices, array)
+        return self._images(name, indices)
 
     def _images(self, name: str, indices: Sequence[int]) -> Fields:
         from PIL import Image
@@ -171,12 +168,14 @@ def _numbers(indices: Sequence[int], there: int, where: Path) -> list[int]:
     return [min(i, there - 1) for i in indices]
 
 
-def _as_fields(stored: Fields, where: Path) -> Fields:
-    if stored.ndim == 4 and stored.shape[1] != 2 and stored.shape[3] == 2:
+def _entries(stored: Fields, indices: Sequence[int], where: Path) -> Fields:
+    shape = stored.shape
+    if len(shape) == 4 and shape[1] != 2 and shape[3] == 2:
         stored = stored.transpose(0, 3, 1, 2)
     if stored.ndim != 4 or stored.shape[1] != 2:
-        raise RecordRejected(f"{where} has the shape {stored.shape}.", "Flow is [n, H, W, 2] or [n, 2, H, W].")
-    return _from_grey(stored) if stored.dtype == np.uint8 else np.ascontiguousarray(stored, np.float32)
+        raise RecordRejected(f"{where} has the shape {shape}.", "Flow is [n, H, W, 2] or [n, 2, H, W].")
+    chosen = stored[_numbers(indices, len(stored), where)]
+    return _from_grey(chosen) if chosen.dtype == np.uint8 else np.ascontiguousarray(chosen, np.float32)
 
 
 def _from_grey(levels: Fields) -> Fields:
