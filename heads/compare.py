@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -13,8 +13,9 @@ from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.recipe import digest
 from vfc.cache_schema.record import Json
 
+from . import tasks
 from .paired import Difference, Group, Run, difference
-from .report import Table, percent
+from .report import Table, percent, read_rows
 
 _VARIED: Final = {"task": ("shot_seed", "fold", "annotations", "cache", "resident"), "train": ("seed", "out", "device")}
 """Settings in which runs of one group may differ: seeds, what is tested, and where they lie."""
@@ -44,6 +45,7 @@ class Report:
 
     groups: Mapping[str, Group]
     differences: Mapping[tuple[str, str], Difference]
+    more: tuple[Table, ...] = ()
 
     def to_json(self) -> dict[str, Json]:
         """Shares, not percentages."""
@@ -53,7 +55,7 @@ class Report:
 
     def tables(self) -> list[Table]:
         """A row per group; a row per difference."""
-        found = [Table("Runs", ("", "mean ± std over seeds", "seeds", "tests", "95 % over tests"), self._rows())]
+        found = [Table("Runs", ("", "mean ± std over seeds", "seeds", "folds", "95 % over folds"), self._rows())]
         if self.differences:
             rows = tuple(
                 (
@@ -66,7 +68,7 @@ class Report:
             )
             columns = ("paired item by item", "points [95 % bootstrap]", "seed by seed", "beyond")
             found.append(Table("Differences", columns, rows))
-        return found
+        return [*found, *self.more]
 
     def _rows(self) -> tuple[tuple[str, ...], ...]:
         rows = []
@@ -99,7 +101,20 @@ def report(config: ReportConfig, progress: Progress) -> Report:
     wanted = {folder.resolve() for folder in _folders(config.against)}
     references = [name for name, g in groups.items() if wanted & {run.folder.resolve() for run in g.runs}]
     pairs = [(a, b) for b in references for a in groups if a != b and _setup(groups[a]) == _setup(groups[b])]
-    return Report(groups, {(a, b): difference(groups[a], groups[b]) for a, b in pairs})
+    return Report(groups, {(a, b): difference(groups[a], groups[b]) for a, b in pairs}, tuple(_of_tasks(groups)))
+
+
+def _of_tasks(groups: Mapping[str, Group]) -> Iterator[Table]:
+    """What the tasks themselves make of several runs, each under the name of its group."""
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for name, group in groups.items():
+        for run in group.runs:
+            (row, *_) = read_rows(run.folder / "results.jsonl")
+            rows.setdefault(str(row.get("task")), []).append({**row, "head": name})
+    for task, results in rows.items():
+        kind = tasks.find(task) if task in tasks.names() else None
+        if hasattr(kind, "over_runs"):
+            yield from kind.over_runs(results)
 
 
 def _folders(given: Sequence[Path]) -> list[Path]:

@@ -118,7 +118,7 @@ class Head(ClassifierHead):
     @classmethod
     def wants(cls, settings: Any) -> Wants:
         """Projected frames and projected class texts."""
-        return Wants(classes={"text": "embedding"})
+        return Wants(classes={"text": "embedding"}, prefer=("frames", "embedding"))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy through drawn experts and through merged ones, and the way of these from the input."""

@@ -32,7 +32,7 @@ class Head(ClassifierHead):
     @classmethod
     def wants(cls, settings: Any) -> Wants:
         """Projected frames and projected class texts."""
-        return Wants(classes={"text": "embedding"})
+        return Wants(classes={"text": "embedding"}, prefer=("frames", "embedding"))
 
     def scores(self, batch: Batch) -> Tensor:
         """Logits `[B, C]`."""

@@ -413,6 +413,17 @@ def test_classes_bring_what_the_store_knows_of_them(store: Path) -> None:
             assert found["eot"][i].tolist() == [1 + i]
 
 
+def test_a_text_head_takes_the_projected_features_by_itself(make_store: MakeStore) -> None:
+    shapes = {"embedding": (12,), "layer7.visual": (3, 12)}
+    extra = tuple(ArraySpec(name, "fp32", shape) for name, shape in shapes.items())
+    store = with_texts(by_video(make_store(classes=3, tokens=2, extra=extra)))
+    with pytest.raises(BadInput, match="Several arrays of .* could be meant: embedding, layer3.visual, layer7.visual"):
+        opened(Config(store))
+    task = opened(Config(store), text_zero_shot.Head)
+    assert (task.specs["visual"].name, task.specs["visual"].shape) == ("embedding", (1, 12))
+    assert opened(Config(store, layer="7"), text_zero_shot.Head).specs["visual"].name == "layer7.visual"
+
+
 def test_templates_are_averaged_or_chosen(store: Path) -> None:
     with_texts(store, templates=("one", "two"))
     found = next(opened(Config(store), text_zero_shot.Head).batches(0)).classes["text"]

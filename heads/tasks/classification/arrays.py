@@ -45,8 +45,12 @@ def find_arrays(reader: StoreReader, wants: Wants, config: Config, *, tokens: bo
             f"This head reads {named}; --array and --layer change nothing.", "Leave them out, or set the head's flags."
         )
     clips, classes = {}, {}
+    there = {spec.name for spec in reader.kinds.get("video", ())}
+    preferred = next((name for name in wants.prefer if name in there), "")
     for role, name in wants.clips.items():
         array, layer = (name, "") if name is not None else (config.array, config.layer)
+        if not (array or layer):
+            array = preferred
         try:
             clips[role] = choose_array(reader, array=array, layer=layer, tokens=tokens)
         except UnknownName as error:

@@ -117,11 +117,13 @@ def harmonic_mean(base: float, novel: float) -> float:
 def tables(result: Mapping[str, Any]) -> list[Table]:
     """The shares, what the head told, and one row per class."""
     head = str(result.get("head", "head"))
-    shots = f"{result['shots']} shots per class" if result["shots"] else "all training videos"
+    shots = f"{result['shots']} shots per class" if result["shots"] else "all shots"
     title = (
-        f"{shots} ({result['train_videos']}, in {result['train_views']:g} views each on average), "
+        f"{shots}: {result['train_videos']} training videos ({result['train_views']:g} views each), "
         f"{result['test_videos']} test videos"
     )
+    if result.get("shuffle_frames"):
+        title += ", frames shuffled"
     if "harmonic_mean" in result:
         parts = [(f"{head}, {name}", result[name]) for name in ("base", "novel")]
         rows = [(name, *_shown(shares)) for name, shares in parts]
