@@ -104,7 +104,10 @@ class Watching(Protocol):
 
 
 class TaskFile(Protocol):
-    """What a file in `tasks/` defines; it may also have `pictures(result)`, SVG for the report."""
+    """What a file in `tasks/` defines; it may also have `pictures(result)`, SVG for the report.
+
+    And `over_runs(results)`: tables of several runs' results, where a score is over splits rather than over items.
+    """
 
     Config: type[Any]
 

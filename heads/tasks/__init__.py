@@ -9,9 +9,13 @@ from types import ModuleType
 from vfc.cache_schema.errors import unknown_name
 
 
+def names() -> list[str]:
+    """Public names of the tasks."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+
+
 def find(name: str) -> ModuleType:
     """Import the task called `name`; UnknownName with a suggestion where there is none."""
-    known = sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
-    if name not in known:
-        raise unknown_name("task", name, known)
+    if name not in names():
+        raise unknown_name("task", name, names())
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

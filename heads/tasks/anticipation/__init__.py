@@ -23,6 +23,7 @@ from .contract import normalised as normalised
 from .contract import past_loss as past_loss
 from .contract import targets as targets
 from .settings import Config as Config
+from .splits import over_runs as over_runs
 from .tables import pictures as pictures
 from .tables import tables as tables
 from .task import Anticipation

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vfc.cache_schema.errors import BadInput
+from vfc.heads.paired import student
 from vfc.heads.report import Table
 
 from .tables import cells
@@ -18,7 +19,6 @@ from .tables import cells
 Grids = Mapping[str, npt.NDArray[np.float64]]
 
 _ALIKE: Final = ("store_digest", "observe", "predict", "rate")
-_T95: Final = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 def per_split(results: Sequence[Mapping[str, Any]]) -> dict[str, Grids]:
@@ -56,6 +56,20 @@ def per_split(results: Sequence[Mapping[str, Any]]) -> dict[str, Grids]:
     return {**grids, **{name: dict(sorted(splits.items())) for name, splits in trivial.items()}}
 
 
+def over_runs(results: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """`over_splits` of each store and protocol by itself; one that is not complete is named with what it lacks."""
+    parts: dict[str, list[Mapping[str, Any]]] = {}
+    for result in results:
+        parts.setdefault(str([result[name] for name in _ALIKE]), []).append(result)
+    shown: list[Table] = []
+    for part in parts.values():
+        try:
+            shown += over_splits(part)
+        except BadInput as error:
+            shown.append(Table(error.problem, (error.remedy,), ()))
+    return shown
+
+
 def over_splits(results: Sequence[Mapping[str, Any]]) -> list[Table]:
     """Means over splits of every predictor; every split of every head; each head less each trivial predictor."""
     grids, first = per_split(results), results[0]
@@ -86,7 +100,7 @@ def over_splits(results: Sequence[Mapping[str, Any]]) -> list[Table]:
 
 def _apart(head: str, here: Grids, name: str, there: Grids) -> tuple[str, ...]:
     apart = [100 * float((here[split] - there[split]).mean()) for split in here]
-    half = "" if len(apart) < 2 else f" ± {_half_width(apart):.2f}"
+    half = "" if len(apart) < 3 else f" ± {_half_width(apart):.2f}"
     above = sum(value > 0 for value in apart)
     return (
         f"{head} - {name}",
@@ -98,4 +112,4 @@ def _apart(head: str, here: Grids, name: str, there: Grids) -> tuple[str, ...]:
 
 def _half_width(values: Sequence[float]) -> float:
     """Of the 95 % interval of the mean of a few values, by Student's t."""
-    return _T95.get(len(values) - 1, 1.96) * statistics.stdev(values) / math.sqrt(len(values))
+    return student(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))

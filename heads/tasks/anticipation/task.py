@@ -14,6 +14,7 @@ from vfc.cache_schema.annotations import load
 from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.progress import Progress, Silent
 from vfc.cache_schema.reader import open_store
+from vfc.cache_schema.recipe import digest
 from vfc.cache_schema.record import ArraySpec, Json
 from vfc.heads.head import Head, TrainConfig
 from vfc.heads.run_folder import ITEMS
@@ -91,6 +92,7 @@ class Anticipation:
             "annotations_digest": self._annotations.digest,
             "array": self._array.name,
             "split": config.split_name,
+            "list_digest": digest([config.split_name, self._annotations.digest, *self._names("test")]),
             "stride": self._sampling.stride,
             "train_ratios": list(self._sampling.ratios),
             "offsets": self._sampling.offsets,

@@ -20,13 +20,14 @@ from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.recipe import Recipe
 from vfc.cache_schema.record import ArraySpec, Key, Record
 from vfc.cache_schema.writer import StoreWriter
+from vfc.heads.compare import ReportConfig, report
 from vfc.heads.fit import train
 from vfc.heads.head import TrainConfig
 from vfc.heads.methods import frame_classifier, futr
 from vfc.heads.report import read_rows
 from vfc.heads.tasks import anticipation, frame_labels
 from vfc.heads.tasks.anticipation.sequences import Sequences, choose_sequence, stored_stride
-from vfc.heads.tasks.anticipation.splits import over_splits, per_split
+from vfc.heads.tasks.anticipation.splits import over_runs, over_splits, per_split
 from vfc.heads.tasks.anticipation.told import disturbed, told_labels
 from vfc.heads.tasks.anticipation.windows import collate, cut_of, one_pass, windows
 
@@ -177,10 +178,17 @@ def test_a_run_from_end_to_end(store: Path, tmp_path: Path, told: Told) -> None:
     found = float(means.rows[0][-1])
     assert found == pytest.approx(np.mean([float(line[-1]) for line in every.rows]), abs=0.01)
     assert apart.rows[0][0] == "futr - repeat last label"
+    _, *told_by_runs = report(ReportConfig((tmp_path,)), told).tables()
+    assert [line[1:] for line in told_by_runs[0].rows] == [line[1:] for line in means.rows]
     with pytest.raises(BadInput, match=r"futr on split1 with seed 0 is there twice\.\nGive one run of each"):
         over_splits([*rows, rows[0]])
     with pytest.raises(BadInput, match=r"The splits of futr have different seeds: split1: \[0, 1\]; split2: \[0\]\."):
         over_splits(rows[:3])
+    (other, _, _), lacking = over_runs([{**rows[0], "rate": "subsampled"}]), over_runs(rows[:3])
+    assert "subsampled labels scored" in other.title
+    assert [table.title for table in lacking] == [
+        "The splits of futr have different seeds: split1: [0, 1]; split2: [0]."
+    ]
     with pytest.raises(BadInput, match=r"These runs differ in rate: full, subsampled\.\nGive runs of one store"):
         over_splits([rows[0], {**rows[1], "rate": "subsampled"}])
 
