@@ -113,7 +113,7 @@ def _of_tasks(groups: Mapping[str, Group]) -> Iterator[Table]:
             rows.setdefault(str(row.get("task")), []).append({**row, "head": name})
     for task, results in rows.items():
         kind = tasks.find(task) if task in tasks.names() else None
-        if hasattr(kind, "over_runs"):
+        if kind is not None and hasattr(kind, "over_runs"):
             yield from kind.over_runs(results)
 
 
