@@ -66,9 +66,12 @@ class ExtractConfig:
         default=(),
         metadata=_shown(
             "Input",
-            "Further views beside the clean one: three-crops, clips:n (in time), augment:n",
+            "Further views beside the clean one: three-crops, clips:n (in time), augment:n, test:4x3 (clips x crops)",
             metavar="VIEWS,...",
         ),
+    )
+    pipeline: Literal["plain", "vidprism", "msta"] = field(
+        default="plain", metadata=_shown("Input", "Whose published rules --views augment and test follow")
     )
     flip: bool = field(
         default=True,

@@ -9,6 +9,7 @@ With `n` frames wanted out of `total` (both counted from 0, all divisions exact)
 | `linspace` | `numpy.linspace(0, total - 1, n)`, fractions cut off (toward 0) |
 | `linspace-round` | `numpy.linspace(0, total - 1, n)`, rounded half to even (Qwen3-VL's own rule) |
 | `hf-arange` | `floor(i * total / n)`: the start of each segment (the default of transformers) |
+| `shifted:a/b` | `floor(o + i * total / n)`, `o` the a-th of b offsets evenly from 0 to `total / n - 1`: clip a of b |
 | `stride:k` | `i * k`, to the end of the video |
 | `fps:x` | the frame on display `i / x` seconds after the first one, to the end of the video |
 | `all` | `i` |
@@ -34,7 +35,7 @@ Indices = npt.NDArray[np.int64]
 DEFAULT_RULE: Final = "tsn-centre"
 CLOCK_SLACK: Final = 1.1e-3
 """Seconds that a frame may be shown late and still count as shown: containers round times, often to a millisecond."""
-_COUNTED: Final = ("hf-arange", "linspace", "linspace-round", "tsn-centre", "tsn-random")
+_COUNTED: Final = ("hf-arange", "linspace", "linspace-round", "shifted:a/b", "tsn-centre", "tsn-random")
 _COUNTING: Final = ("all", "fps:x", "stride:n")
 
 
@@ -45,7 +46,7 @@ def names() -> list[str]:
 
 def fixed_count(rule: str) -> bool:
     """Whether `rule` gives the number of frames asked for, whatever the video; raises as `check_rule` does."""
-    return check_rule(rule) in _COUNTED
+    return check_rule(rule) in (*_COUNTED, "shifted")
 
 
 def check_rule(rule: str) -> str:
@@ -62,11 +63,24 @@ def check_rule(rule: str) -> str:
                 f"The frame rule {rule!r} needs a whole number from 1 up.", "stride:4 takes every fourth frame."
             )
         return name
+    if name == "shifted":
+        clip, _, clips = number.partition("/")
+        if not (
+            clip.isdecimal()
+            and clips.isdecimal()
+            and clip.isascii()
+            and clips.isascii()
+            and 1 <= int(clip) <= int(clips)
+        ):
+            raise BadInput(
+                f"The frame rule {rule!r} needs a clip and how many there are.", "shifted:2/4 takes clip 2 of 4."
+            )
+        return name
     if name == "fps":
         if not (_finite(number) and float(number) > 0):
             raise BadInput(f"The frame rule {rule!r} needs a rate above 0.", "fps:2 takes two frames per second.")
         return name
-    if rule != "all" and rule not in _COUNTED:
+    if rule != "all" and rule not in _COUNTED[:3] + _COUNTED[4:]:
         raise unknown_name("frame rule", rule, names())
     return rule
 
@@ -114,7 +128,17 @@ def frame_indices(
         return np.random.default_rng([seed, zlib.crc32(name.encode("utf-8", "surrogateescape"))]).integers(
             edges[:-1], edges[1:]
         )
+    if kind == "shifted":
+        clip, clips = map(int, rule.partition(":")[2].split("/"))
+        return _shifted(clip, clips, num_frames, total)
     return _FORMULAS[kind](num_frames, total)
+
+
+def _shifted(clip: int, clips: int, n: int, total: int) -> Indices:
+    """Whole numbers throughout: offset `(clip - 1) (total - n) / (n (clips - 1))`, the middle one never rounded."""
+    parts = max(1, clips - 1)
+    steps = np.arange(n, dtype=np.int64)
+    return (steps * total * parts + (clip - 1) * (total - n)) // (n * parts)
 
 
 def _at_rate(rate: float, total: int, fps: float, seconds: npt.NDArray[np.float64] | None) -> Indices:

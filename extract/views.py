@@ -1,7 +1,9 @@
 """Views: other looks at a clip, each kept as records of its own: three crops, clips in time, augmented copies.
 
 View 0 is the clean one. The number of any other says what it is, for the life of a store: 1, 2, 3 are the three crops,
-100 n + i is the i-th of n clips, 10000 + i the i-th augmented copy. What a number means lies in `axes/view-<n>.json`.
+100 n + i is the i-th of n clips, 10000 + i the i-th augmented copy. Views by published rules lie from 1,000,000
+(VidPrism) or 2,000,000 (MSTA) on: + 1000 n + 10 i + c is crop c of the i-th of n clips in a test (c is 0 where there is
+one crop), + 100,000 + i the i-th augmented copy. What a number means lies in `axes/view-<n>.json`.
 """
 
 from __future__ import annotations
@@ -19,10 +21,13 @@ from vfc.cache_schema.errors import BadInput, unknown_name
 from vfc.cache_schema.record import Json
 
 from .decode import Clip
+from .pipelines import SHORT, SIDE, TRAINING, Pipeline, msta, vidprism
 
-KINDS: Final = ("centre", "three-crops", "clips:n", "augment:n")
+KINDS: Final = ("centre", "three-crops", "clips:n", "augment:n", "test:nx1", "test:nx3")
 CLIPS_FROM: Final = 100
 AUGMENTED_FROM: Final = 10_000
+PUBLISHED_FROM: Final[Mapping[str, int]] = {"plain": 1_000_000, "vidprism": 1_000_000, "msta": 2_000_000}
+COPIES_FROM: Final = 100_000
 LEAST_AREA: Final = 0.5
 """Share of the picture that a random crop keeps at least; it has the picture's own shape."""
 JITTER: Final = 0.2
@@ -38,24 +43,29 @@ class View:
     """One look at a video.
 
     `number`: in the key of its records. `pieces`: into how many clips the video is divided, so that so many times the
-    frames are decoded. `meaning`: what its number is bound to. `change`: from the decoded clip and the video's name to
-    the clip that the model sees.
+    frames are decoded. `rule`, `seed`: of its frames, where they are not those of the run. `meaning`: what its number
+    is bound to. `change`: from the decoded clip and the video's name to the clip that the model sees.
     """
 
     number: int = 0
     pieces: int = 1
+    rule: str = ""
+    seed: int | None = None
     meaning: Mapping[str, Json] = field(default_factory=dict)
     change: Change = field(default=lambda clip, name: clip, compare=False)
 
 
-def views(asked: Sequence[str], *, seed: int = 0, flip: bool = True, counted: bool = True) -> tuple[View, ...]:
+def views(
+    asked: Sequence[str], *, seed: int = 0, flip: bool = True, counted: bool = True, pipeline: Pipeline = "plain"
+) -> tuple[View, ...]:
     """The clean view, and those asked for, by number.
 
     Args:
-        asked: `three-crops`, `clips:n`, `augment:n`; `centre` is the clean one, which is always there.
-        seed: Of augmented copies.
+        asked: `three-crops`, `clips:n`, `augment:n`, `test:nxm`; `centre` is the clean one, which is always there.
+        seed: Of augmented copies, and of the frames of MSTA's clips.
         flip: Whether these may be mirrored.
-        counted: Whether the frame rule takes a number of frames, which clips in time need.
+        counted: Whether the frame rule takes a number of frames, which all but crops and plain copies need.
+        pipeline: Whose rules `augment` and `test` follow; `plain` tests are VidPrism's, which draw nothing.
 
     Raises:
         UnknownName: no such view.
@@ -66,9 +76,18 @@ def views(asked: Sequence[str], *, seed: int = 0, flip: bool = True, counted: bo
         kind, _, number = text.partition(":")
         if kind not in [known.partition(":")[0] for known in KINDS]:
             raise unknown_name("view", text, KINDS)
-        if kind in ("clips", "augment"):
+        if kind == "test":
+            made = _tests(text, number, counted, pipeline, seed)
+        elif kind in ("clips", "augment"):
             count = _count(text, number, 2 if kind == "clips" else 1)
-            made = _clips(count, text, counted) if kind == "clips" else _augmented(count, seed, flip)
+            if kind == "clips":
+                made = _clips(count, text, counted)
+            else:
+                made = (
+                    _augmented(count, seed, flip)
+                    if pipeline == "plain"
+                    else _copies(count, text, counted, pipeline, seed, flip)
+                )
         elif number:
             raise BadInput(f"--views {text!r}: {kind} takes no number.", f"Give --views {kind}.")
         else:
@@ -88,25 +107,82 @@ def _count(text: str, number: str, least: int) -> int:
 def _crops() -> Iterator[View]:
     for i in range(3):
         meaning: dict[str, Json] = {"crop": i + 1, "of": 3, "rule": "squares along the longer side, first to last"}
-        yield View(i + 1, 1, meaning, partial(_third, i=i))
+        yield View(i + 1, meaning=meaning, change=partial(_third, i=i))
 
 
 def _clips(count: int, text: str, counted: bool) -> Iterator[View]:
+    _require_counted(text, counted)
+    for i in range(count):
+        meaning: dict[str, Json] = {"clip": i + 1, "of": count, "rule": "equal parts of count x frames by the rule"}
+        yield View(CLIPS_FROM * count + i + 1, count, meaning=meaning, change=partial(_part, i=i, count=count))
+
+
+def _require_counted(text: str, counted: bool) -> None:
     if not counted:
         raise BadInput(
             f"--views {text} needs a frame rule that takes a number of frames.",
-            "Give --frames tsn-centre or linspace, or leave the clips out.",
+            "Give --frames tsn-centre or linspace, or leave these views out.",
         )
+
+
+def _tests(text: str, size: str, counted: bool, pipeline: Pipeline, seed: int) -> Iterator[View]:
+    """`n x m`: n clips in time, m crops of each: left, right, middle (top, bottom, middle), or the middle alone."""
+    clips, _, crops = size.partition("x")
+    if crops not in ("1", "3"):
+        raise BadInput(
+            f"--views {text!r}: {size!r} is no number of clips by 1 or 3 crops.", "Give test:1x1 or test:4x3."
+        )
+    count = _count(text, clips, 1)
+    _require_counted(text, counted)
+    whose = "msta" if pipeline == "msta" else "vidprism"
     for i in range(count):
-        meaning: dict[str, Json] = {"clip": i + 1, "of": count, "rule": "equal parts of count x frames by the rule"}
-        yield View(CLIPS_FROM * count + i + 1, count, meaning, partial(_part, i=i, count=count))
+        for crop, place in ((0, 1),) if crops == "1" else ((1, 0), (2, 2), (3, 1)):
+            number = PUBLISHED_FROM[whose] + 1000 * count + 10 * (i + 1) + crop
+            # The crops of a clip are of the same frames.
+            rule, drawn = f"shifted:{i + 1}/{count}", None
+            if whose == "msta":
+                rule, drawn = ("tsn-centre", None) if count == 1 else ("tsn-random", seed + number - crop)
+            # One centred crop is taken of a slightly larger picture there; three crops never are.
+            share = SIDE / SHORT if whose == "msta" and crops == "1" else 1.0
+            meaning: dict[str, Json] = {
+                "pipeline": whose,
+                "clip": i + 1,
+                "of": count,
+                "frames": rule,
+                "short_share": share,
+            }
+            meaning |= {"crop": ("middle", "first", "last", "middle")[crop], "crops": int(crops)}
+            meaning |= {} if drawn is None else {"seed": drawn}
+            yield View(number, 1, rule, drawn, meaning, partial(_square, place=place, share=share))
+
+
+def _copies(count: int, text: str, counted: bool, pipeline: Pipeline, seed: int, flip: bool) -> Iterator[View]:
+    """Augmented copies by a published pipeline, frames drawn anew for each."""
+    _require_counted(text, counted)
+    change = vidprism if pipeline == "vidprism" else msta
+    for i in range(1, count + 1):
+        number = PUBLISHED_FROM[pipeline] + COPIES_FROM + i
+        meaning: dict[str, Json] = {"pipeline": pipeline, "copy": i, "seed": seed, **TRAINING[pipeline]}
+        meaning |= {} if flip else {"flip": 0.0}
+        made = partial(change, number=number, seed=seed, flip=flip)
+        yield View(number, 1, "tsn-random", seed + number, meaning, made)
+
+
+def _square(clip: Clip, name: str, *, place: int, share: float) -> Clip:
+    """A square of a share of the shorter side, first (0), middle (1) or last (2) along the longer one."""
+    height, width = clip.frames.shape[1:3]
+    edge = max(1, round(min(height, width) * share))
+    top, left = (
+        ((side - edge) * place // 2 if side == max(height, width) else (side - edge) // 2) for side in (height, width)
+    )
+    return _cropped(clip, top, left, edge, edge)
 
 
 def _augmented(count: int, seed: int, flip: bool) -> Iterator[View]:
     for i in range(1, count + 1):
         number = AUGMENTED_FROM + i
         meaning: dict[str, Json] = {"copy": i, "seed": seed, "flip": flip, "area": [LEAST_AREA, 1.0], "jitter": JITTER}
-        yield View(number, 1, meaning, partial(augmented, number=number, seed=seed, flip=flip))
+        yield View(number, meaning=meaning, change=partial(augmented, number=number, seed=seed, flip=flip))
 
 
 def _third(clip: Clip, name: str, *, i: int) -> Clip:

@@ -21,6 +21,9 @@ from .sources import Source
 
 WORKER: Final = "import"
 
+# What was read stays mapped, and counts as memory, until the reader lets go of it.
+_MAPPED_BYTES: Final = 64 << 20
+
 
 @dataclass(frozen=True)
 class Import:
@@ -96,8 +99,12 @@ def read_back(out: Path, keys: Sequence[Key], progress: Progress) -> int:
     progress.begin("verify", len(keys), "records")
     with open_store(out, verify="always") as reader:
         names = {kind: [array.name for array in stored_arrays(specs)] for kind, specs in reader.kinds.items()}
+        mapped = 0
         for key in keys:
             for name in names[key.kind]:
-                reader.view(key, name)
+                mapped += reader.view(key, name).nbytes
+            if mapped > _MAPPED_BYTES:
+                reader.close()
+                mapped = 0
             progress.advance()
     return len(keys)
