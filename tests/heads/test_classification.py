@@ -417,7 +417,7 @@ def test_a_text_head_takes_the_projected_features_by_itself(make_store: MakeStor
     shapes = {"embedding": (12,), "layer7.visual": (3, 12)}
     extra = tuple(ArraySpec(name, "fp32", shape) for name, shape in shapes.items())
     store = with_texts(by_video(make_store(classes=3, tokens=2, extra=extra)))
-    with pytest.raises(BadInput, match="Several arrays of .* could be meant: embedding, layer3.visual, layer7.visual"):
+    with pytest.raises(BadInput, match=r"Several arrays of .* could be meant: embedding, layer3.visual, layer7.visual"):
         opened(Config(store))
     task = opened(Config(store), text_zero_shot.Head)
     assert (task.specs["visual"].name, task.specs["visual"].shape) == ("embedding", (1, 12))
