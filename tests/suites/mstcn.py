@@ -28,7 +28,10 @@ def real_labels(labels: Path) -> dict[str, list[str]]:
 
 def class_ids(labels: Path) -> dict[str, int]:
     """Class name -> id, of `mapping.txt`."""
-    return {name: int(number) for number, name in (line.split() for line in (labels / "mapping.txt").read_text().splitlines())}
+    return {
+        name: int(number)
+        for number, name in (line.split() for line in (labels / "mapping.txt").read_text().splitlines())
+    }
 
 
 def class_means(classes: int, width: int, seed: int) -> npt.NDArray[np.float32]:
