@@ -61,7 +61,6 @@ def _tokenizer(checkpoint: Checkpoint) -> Any:
 
 def read_bpe(file: Path) -> Any:
     """CLIP's tokenizer from its vocabulary file: bytes, bytes that end a word, merges, start and end of text."""
-    from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
     made: Any = CLIPTokenizer  # its annotations know of merges as lines alone
@@ -71,7 +70,9 @@ def read_bpe(file: Path) -> Any:
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise BadInput(f"{file} cannot be read: {error}.", "Copy it again from CLIP's or ViCLIP's page.") from error
     merges = [(pair[0], pair[1]) for line in lines if len(pair := line.split()) == 2]
-    symbols = sorted(ByteLevel.alphabet())
+    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    # Bytes that print stand for themselves, all others for the letters from U+0100 on.
+    symbols = [chr(code) for code in (*seen, *range(0x100, 0x200 - len(seen)))]
     pieces = [*symbols, *(f"{symbol}</w>" for symbol in symbols), *(first + second for first, second in merges)]
     pieces += ["<|startoftext|>", "<|endoftext|>"]
     return made(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges)
