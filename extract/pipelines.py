@@ -40,7 +40,7 @@ Box = tuple[int, int, int, int]
 TRAINING: Final[Mapping[str, Mapping[str, Json]]] = {
     "vidprism": {
         "short_side": SHORT,
-        "crop": "random area and ratio, one box for all frames",
+        "box": "random area and ratio, one for all frames",
         "area": list(AREA),
         "ratio": list(RATIO),
         "flip": FLIPPED,
@@ -50,7 +50,7 @@ TRAINING: Final[Mapping[str, Mapping[str, Json]]] = {
     },
     "msta": {
         "short_side": SHORT,
-        "crop": "one of several scales, at a corner or the centre",
+        "box": "one of several scales, at a corner or the centre",
         "scales": list(SCALES),
         "flip": FLIPPED,
         "jitter": {

@@ -285,3 +285,14 @@ def test_copies_are_functions_of_seed_name_and_number(change: object) -> None:
 def test_published_views_that_cannot_be(asked: str, more: dict[str, object], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         views((asked,), **more)  # type: ignore[arg-type]
+
+
+def test_meanings_tell_training_from_testing() -> None:
+    """Heads draw what has a copy, and test what has a crop or a clip."""
+    for pipeline in ("plain", "vidprism", "msta"):
+        for view in by_number("augment:2", pipeline=pipeline).values():
+            assert "copy" in view.meaning
+            assert not {"crop", "clip"} & set(view.meaning)
+        for view in by_number("test:2x3", "test:2x1", pipeline=pipeline).values():
+            assert {"crop", "clip"} <= set(view.meaning)
+            assert "copy" not in view.meaning
