@@ -181,6 +181,11 @@ def test_base_to_novel_trains_on_base_and_tests_each_within_itself(store: Path, 
     assert Counter(item["group"] for item in items) == {"base": 9, "novel": 9}
     assert all(item["predicted"] in (base if item["group"] == "base" else novel).names for item in items)
     assert harmonic_mean(0.0, 0.0) == 0
+    other = {**row, "base": {"top1": 0.5}, "novel": {"top1": 1.0}, "harmonic_mean": 2 / 3}
+    (line,) = classification.over_runs([{**other, "base": {"top1": 0.7}}, other, {"head": "of another protocol"}])[
+        0
+    ].rows
+    assert line == ("text-zero-shot", "60.00 ± 14.14 %", "100.00 ± 0.00 %", "66.67 ± 0.00 %", "2")
 
 
 def test_a_weight_per_class_cannot_meet_other_classes(store: Path) -> None:
@@ -326,13 +331,27 @@ def test_views_made_for_a_test_are_not_trained_on(make_store: MakeStore) -> None
     with StoreWriter(store, recipe) as writer:
         writer.bind("view", "1", {"crop": 1, "of": 3})
         writer.bind("view", "2", {"clip": 1, "of": 2})
-        writer.bind("view", "3", {"copy": 1})
+        writer.bind("view", "3", {"copy": 1, "crop": "random"})
+        writer.bind("view", "2000", {"clip": 1, "of": 2, "crop": "first", "crops": 3, "pipeline": "msta"})
     with open_store(store) as reader:
         from vfc.heads.tasks.classification import shelf
 
         auto, whole = shelf.training_views(reader, "auto"), shelf.test_views(reader, "all")
         assert [auto(v) for v in range(4)] == [True, False, False, True]
         assert [whole(v) for v in range(4)] == [True, True, True, False]
+        chosen = shelf.test_views(reader, "2x3")
+        assert [v for v in range(3000) if chosen(v)] == [2000]
+        with pytest.raises(
+            BadInput, match=r"--test-views 4x3: of such views .* has none.\nExtract them with --views test:4x3"
+        ):
+            shelf.test_views(reader, "4x3")
+    with StoreWriter(store, recipe) as writer:
+        writer.bind("view", "1000", {"clip": 1, "of": 2, "crop": "first", "crops": 3, "pipeline": "vidprism"})
+    with (
+        open_store(store) as reader,
+        pytest.raises(BadInput, match=r"has those of (msta|vidprism) and (msta|vidprism)"),
+    ):
+        shelf.test_views(reader, "2x3")
     with pytest.raises(
         MissingRecord, match=r"9|12 of 12 videos have no record in the views asked for, .*\nSee the views"
     ):

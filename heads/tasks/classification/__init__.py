@@ -6,7 +6,18 @@ control of `shuffle_frames` says what the order of frames is worth: the same hea
 
 from .config import TRAIN, Config
 from .contract import Batch, ClassifierHead, Wants
-from .results import confusion, tables
+from .results import confusion, over_runs, tables
 from .task import Classification, prepare
 
-__all__ = ["TRAIN", "Batch", "Classification", "ClassifierHead", "Config", "Wants", "confusion", "prepare", "tables"]
+__all__ = [
+    "TRAIN",
+    "Batch",
+    "Classification",
+    "ClassifierHead",
+    "Config",
+    "Wants",
+    "confusion",
+    "over_runs",
+    "prepare",
+    "tables",
+]

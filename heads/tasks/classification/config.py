@@ -79,7 +79,10 @@ class Config:
     )
     test_views: str = field(
         default="0",
-        metadata={"help": "Views tested and averaged: 0, 401-404, or all (none augmented).", "panel": "Protocol"},
+        metadata={
+            "help": "Views tested and averaged: 0, 401-404, 4x3 (clips x crops), or all (none augmented).",
+            "panel": "Protocol",
+        },
     )
     view_sum: Literal["logits", "probabilities"] = field(
         default="logits",

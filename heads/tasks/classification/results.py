@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -142,6 +142,21 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         )
     shares = tuple((name, "not tested" if x is None else percent(x)) for name, x in result["per_class"].items())
     return [*found, Table("Per class", ("class", "top-1"), shares)]
+
+
+def over_runs(results: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Base, novel and harmonic mean of several runs: their mean, and the deviation over seeds."""
+    runs: dict[str, list[Mapping[str, Any]]] = {}
+    for result in results:
+        if "harmonic_mean" in result:
+            runs.setdefault(str(result["head"]), []).append(result)
+    rows = []
+    for head, found in runs.items():
+        parts = [[run["base"]["top1"] for run in found], [run["novel"]["top1"] for run in found]]
+        parts.append([run["harmonic_mean"] for run in found])
+        shown = [percent(float(np.mean(p)), float(np.std(p, ddof=1)) if len(p) > 1 else None) for p in parts]
+        rows.append((head, *shown, str(len(found))))
+    return [Table("Base to novel", ("", "base", "novel", "harmonic mean", "runs"), tuple(rows))] if rows else []
 
 
 def _shown(shares: Mapping[str, Any]) -> tuple[str, str, str]:

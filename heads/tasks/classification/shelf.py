@@ -106,16 +106,36 @@ def shuffled(clips: Mapping[str, Tensor], orders: Mapping[int, Tensor]) -> dict[
 def training_views(reader: StoreReader, asked: str) -> Callable[[int], bool]:
     """Which views are drawn in training: `auto` leaves out crops and clips that are made for tests."""
     if asked == "auto":
-        made = _meant(reader, ("crop", "clip"))
+        made = {
+            view for view, meaning in _meanings(reader).items() if meaning & {"crop", "clip"} and "copy" not in meaning
+        }
         return lambda view: view not in made
     return (lambda view: True) if asked == "all" else numbers(asked, "--train-views")
 
 
 def test_views(reader: StoreReader, asked: str) -> Callable[[int], bool]:
-    """Which views are tested: `all` leaves out augmented copies."""
+    """Which views are tested: `all` leaves out augmented copies; `4x3` are 3 crops each of 4 clips in time.
+
+    Raises:
+        BadInput: no such clips and crops, or of two published pipelines.
+    """
     if asked == "all":
-        made = _meant(reader, ("copy",))
+        made = {view for view, meaning in _meanings(reader).items() if "copy" in meaning}
         return lambda view: view not in made
+    if re.fullmatch(r"\d+x\d+", asked):
+        clips, crops = map(int, asked.split("x"))
+        found: dict[object, set[int]] = {}
+        for view, about in _axis(reader).items():
+            if "copy" not in about and (about.get("of"), about.get("crops")) == (clips, crops):
+                found.setdefault(about.get("pipeline"), set()).add(view)
+        if len(found) != 1:
+            held = f"those of {' and '.join(map(str, found))}" if found else "none"
+            raise BadInput(
+                f"--test-views {asked}: of such views the store {reader.root} has {held}.",
+                f"Extract them with --views test:{asked}, or give the numbers of the views.",
+            )
+        (chosen,) = found.values()
+        return lambda view: view in chosen
     return numbers(asked, "--test-views")
 
 
@@ -132,7 +152,10 @@ def numbers(text: str, flag: str) -> Callable[[int], bool]:
     return lambda view: any(view in numbers for numbers in ranges)
 
 
-def _meant(reader: StoreReader, words: Sequence[str]) -> set[int]:
-    """The views whose meaning has one of these words."""
-    meanings = reader.axes("view").items()
-    return {int(view) for view, meaning in meanings if isinstance(meaning, dict) and any(w in meaning for w in words)}
+def _meanings(reader: StoreReader) -> dict[int, set[str]]:
+    """View -> the words that its meaning is told in."""
+    return {view: set(about) for view, about in _axis(reader).items()}
+
+
+def _axis(reader: StoreReader) -> dict[int, dict[str, object]]:
+    return {int(view): dict(about) for view, about in reader.axes("view").items() if isinstance(about, dict)}
