@@ -79,7 +79,7 @@ def run(unit: Unit, settings: Mapping[str, Any], args: argparse.Namespace) -> No
     cache = args.out / "stores" / unit.group
     if not (cache / "annotations").exists():
         made = {"width": settings["width"], "sigma": unit.sigma, "seed": settings["feature_seed"]}
-        write_real(cache, args.labels / unit.data, stride=own["stride"], **made)
+        write_real(cache, args.labels / unit.data, stride=48, **made)
     method, folder = find(unit.head), args.out / unit.name
     shared = {"seed": unit.seed, "device": "cpu", "out": folder, "validate_every": 100_000}
     if unit.head == "frame-classifier":
@@ -87,14 +87,15 @@ def run(unit: Unit, settings: Mapping[str, Any], args: argparse.Namespace) -> No
         head: Any = method.Config()
         training = replace(frame_labels.TRAIN, **settings["classifier"], **shared)
     else:
+        cut = {name: own[name] for name in ("stride", "ratios", "offsets")} | own.get(f"{unit.head}_windows", {})
         task = anticipation.Config(
             cache=cache,
             fold=unit.split,
-            stride=own["stride"],
-            train_ratios=tuple(own["ratios"]),
-            offsets=own["offsets"],
+            stride=cut["stride"],
+            train_ratios=tuple(cut["ratios"]),
+            offsets=cut["offsets"],
         )
-        head = method.Config(queries=own["queries"], **_reduced(unit, args))
+        head = method.Config(queries=own["queries"], **_reduced(unit, args), **own.get(f"{unit.head}_config", {}))
         training = replace(method.TRAIN, **own[unit.head], **shared)  # type: ignore[attr-defined]
     started = time.process_time()
     done = (folder / "results.jsonl").exists()
