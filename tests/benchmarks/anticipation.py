@@ -87,15 +87,10 @@ def run(unit: Unit, settings: Mapping[str, Any], args: argparse.Namespace) -> No
         head: Any = method.Config()
         training = replace(frame_labels.TRAIN, **settings["classifier"], **shared)
     else:
-        cut = {name: own[name] for name in ("stride", "ratios", "offsets")} | own.get(f"{unit.head}_windows", {})
-        task = anticipation.Config(
-            cache=cache,
-            fold=unit.split,
-            stride=cut["stride"],
-            train_ratios=tuple(cut["ratios"]),
-            offsets=cut["offsets"],
-        )
-        head = method.Config(queries=own["queries"], **_reduced(unit, args), **own.get(f"{unit.head}_config", {}))
+        given = {**own["task"], **own.get(f"{unit.head}_task", {})}
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        task = anticipation.Config(cache=cache, fold=unit.split, **given)
+        head = method.Config(**{"queries": own["queries"], **_reduced(unit, args), **own.get(f"{unit.head}_head", {})})
         training = replace(method.TRAIN, **own[unit.head], **shared)  # type: ignore[attr-defined]
     started = time.process_time()
     done = (folder / "results.jsonl").exists()
