@@ -19,15 +19,15 @@ class Wants:
     `clips`: role -> array of the `video` records (`layer7.visual`); None: as --array and --layer say. `classes`: role
     -> array of the `text` records of the class names (`embedding`, `layer7.text`, `text.eot`). An array of fixed shape
     is averaged over the templates of a class, each scaled to length 1 first; one with rows, and one of whole numbers,
-    needs exactly one template. Roles in `optional` may be absent. `prefer`: arrays taken before all others where None
-    is wanted and the user asks for none. `remedy`: the line to type where something is not there.
+    needs exactly one template. Roles in `optional` may be absent. `remedy`: the line to type where something is not
+    there. `prefer`: arrays taken before all others where None is wanted and the user asks for none.
     """
 
     clips: Mapping[str, str | None] = field(default_factory=lambda: {"visual": None})
     classes: Mapping[str, str] = field(default_factory=dict)
     optional: frozenset[str] = frozenset()
-    prefer: tuple[str, ...] = ()
     remedy: str = ""
+    prefer: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
