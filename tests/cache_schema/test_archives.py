@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
 
-from vfc.cache_schema import BadInput, Key, MissingPath, StoreReader, UnknownName, open_store
+from vfc.cache_schema import BadInput, Key, MissingExtra, MissingPath, StoreReader, UnknownName, open_store
 from vfc.cache_schema.annotations import load
 from vfc.cache_schema.exchange import Import, ImportOptions, import_features
 from vfc.cache_schema.exchange.labels import matched, read_labels
@@ -275,3 +276,10 @@ def test_what_holds_nothing(tmp_path: Path) -> None:
         np.savez(tmp_path / "in" / "twice.npz", np.ones((2, 2), np.float32))
         with pytest.raises(BadInput, match=rf"Two sources would make the record 'twice': .*\.npy and .*{suffix[0]}npz"):
             bring(tmp_path / "in", tmp_path / "s")
+
+
+def test_pt_without_torch_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_tensor(tmp_path / "x.pt", np.ones((2, 2)))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtra, match=r"Reading .*x\.pt needs torch\.\npip install torch"):
+        bring(tmp_path / "x.pt", tmp_path / "s")

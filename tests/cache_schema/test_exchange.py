@@ -391,3 +391,17 @@ def test_an_hdf5_export_without_its_store_says_so(root: Path, tmp_path: Path) ->
     (tmp_path / "store").rename(tmp_path / "moved")
     with pytest.raises(BadInput, match=r"out\.h5 points at .*, which is not there\.\nThe store must stay"):
         import_features(out, tmp_path / "back", ImportOptions(), QUIET)
+
+
+def test_an_export_that_the_disk_did_not_keep_is_found(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = np.save
+
+    def failing_disk(file: Any, values: npt.NDArray[Any], **more: Any) -> None:
+        real(file, values + values.dtype.type(1), **more)
+
+    monkeypatch.setattr(np, "save", failing_disk)
+    with pytest.raises(Damaged, match=r"is not what was exported\.\nThe disk does not keep what is written"):
+        export(root, tmp_path / "out", "npy", QUIET)
+    assert not (tmp_path / "out" / "store.json").exists()

@@ -24,6 +24,7 @@ from vfc.cache_schema import (
     open_store,
 )
 from vfc.cache_schema import root as root_module
+from vfc.cache_schema.dtypes import stored_arrays
 from vfc.cache_schema.part import Part
 from vfc.cache_schema.recipe import Recipe
 
@@ -249,3 +250,27 @@ def test_a_second_recipe_is_refused_also_where_both_make_the_store(tmp_path: Pat
     with pytest.raises(ValueError, match=r"made with another recipe"):
         StoreWriter(tmp_path / "s", Recipe({"other": True}))
     first.close()
+
+
+def test_stored_values_go_in_as_they_are_and_must_fit(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "a", RECIPE) as writer:
+        writer.declare("video", VIDEO)
+        writer.add(record(0))
+    source = open_store(tmp_path / "a")
+    key = record(0).key
+    names = [array.name for array in stored_arrays(VIDEO)]
+    arrays = {name: source.view(key, name) for name in names}
+    with StoreWriter(tmp_path / "b", RECIPE) as writer:
+        writer.declare("video", VIDEO)
+        name = next(iter(arrays))
+        for wrong, said in (
+            ({n: v for n, v in arrays.items() if n != name}, "comes as nothing; its kind has "),
+            ({**arrays, "more": arrays[name]}, "'more' .* its kind has no such array"),
+            ({**arrays, name: arrays[name].astype(np.float64)}, r"comes as float64 .*\nBring the stored values"),
+        ):
+            with pytest.raises(RecordRejected, match=said):
+                writer.add_stored(key, wrong, {})
+        writer.add_stored(key, arrays, source.metadata(key))
+        with pytest.raises(RecordRejected, match="already holds"):
+            writer.add_stored(key, arrays, {})
+    assert open_store(tmp_path / "b").digest == source.digest
