@@ -62,9 +62,9 @@ def calibrate(config: ExtractConfig, work: Work, progress: Progress) -> tuple[Ca
     progress.begin("calibrate", len(grouped), "clips")
     clips: list[tuple[Clip | Failure, float]] = []
     # One process and nothing else at work, so that the time between two clips is that of a decoder.
-    with decoded([job for job, _ in grouped], 1, config.seconds_per_video) as decoding:
+    with decoded([job for job, _ in grouped], 1, config.seconds_per_video) as arrived:
         watch = _Watch()
-        for _, clip in decoding:
+        for _, clip in arrived:
             clips.append((clip, watch.lap()))
     watch = _Watch()
     work.backbone.load()

@@ -13,10 +13,14 @@ STAGES: Final = ("decode", "pixels", "forward", "write")
 
 
 class Clock:
-    """Adds up seconds by stage: waiting for decoders, for pixels, forwarding, waiting for the writer."""
+    """Adds up seconds by stage: waiting for decoders, for pixels, forwarding, waiting for the writer.
+
+    `moved`: seconds of one stage that were spent within another.
+    """
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.moved = 0.0
         self.began = time.perf_counter()
 
     @contextmanager
@@ -30,6 +34,7 @@ class Clock:
             self.seconds[stage] += spent
             if within:
                 self.seconds[within] -= spent
+                self.moved += spent
 
     def each(self, stage: str, items: Iterable[Item], *, within: str = "") -> Iterator[Item]:
         """The items; the time until each comes belongs to `stage`, see `counts`."""

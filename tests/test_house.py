@@ -30,9 +30,13 @@ LIBRARIES = {
     "cli": {"typer", "rich"},
 }
 # A library that one room may use in some of its files only.
-LIBRARIES_OF_FILES = {"heads/report.py": {"matplotlib"}, "cache_schema/exchange/archives.py": {"torch"}}
+LIBRARIES_OF_FILES = {
+    "heads/report.py": {"matplotlib"},
+    "cache_schema/exchange/archives.py": {"torch"},
+    "extract/i3d/flow.py": {"cv2"},
+}
 # What a library is called where it is installed, if that differs from its import name.
-DISTRIBUTIONS = {"PIL": "pillow", "google_crc32c": "google-crc32c"}
+DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "google_crc32c": "google-crc32c"}
 EMPTY_WORDS = {"utils", "util", "common", "helpers", "helper", "base", "manager", "misc", "handler"}
 LINES = 330
 

@@ -27,6 +27,7 @@ SMALL: dict[str, Any] = {
     "num_attention_heads": 2,
     "intermediate_size": 48,
 }
+LABELS: dict[str, Any] = {"num_labels": 3}
 PIXELS = {
     "feature_extractor_type": "VideoMAEFeatureExtractor",
     "size": {"shortest_edge": 40},
@@ -77,7 +78,7 @@ def opened(checkpoint: Path, **options: Any) -> Any:
 
 
 def test_a_finetuned_checkpoint_has_no_final_norm(tmp_path: Path) -> None:
-    config = transformers.VideoMAEConfig(**SMALL, use_mean_pooling=True, num_labels=3)
+    config = transformers.VideoMAEConfig(**SMALL, use_mean_pooling=True, **LABELS)
     checkpoint = save(randomise(transformers.VideoMAEForVideoClassification(config)), tmp_path / "tuned", PIXELS)
     backbone = opened(checkpoint, layers=("3",), num_frames=4)
     assert "norm" not in backbone.taps()["visual"]
@@ -118,10 +119,10 @@ class Original(torch.nn.Module):
         super().__init__()
         nn = torch.nn
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
-        self.attn = nn.Module()
+        self.attn: Any = nn.Module()
         self.attn.qkv, self.attn.proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
         self.attn.q_bias, self.attn.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
-        self.mlp = nn.Module()
+        self.mlp: Any = nn.Module()
         self.mlp.fc1, self.mlp.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
         self.heads = heads
 
@@ -131,19 +132,20 @@ class Original(torch.nn.Module):
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1) @ v
         x = x + self.attn.proj(mixed.transpose(1, 2).flatten(2))
-        return x + self.mlp.fc2(torch.nn.functional.gelu(self.mlp.fc1(self.norm2(x))))
+        x = x + self.mlp.fc2(torch.nn.functional.gelu(self.mlp.fc1(self.norm2(x))))
+        return x
 
 
-def original(folder: Path, **changes: Any) -> tuple[Path, torch.nn.Module]:
+def original(folder: Path, **changes: Any) -> tuple[Path, Any]:
     """A checkpoint as the authors of v2 publish it, and the network whose weights it holds."""
     nn = torch.nn
-    network = nn.Module()
+    network: Any = nn.Module()
     network.patch_embed = nn.Module()
     network.patch_embed.proj = nn.Conv3d(3, 32, (2, 8, 8), (2, 8, 8))
     network.blocks = nn.ModuleList([Original(32, 2, 48) for _ in range(2)])
     network.fc_norm, network.head = nn.LayerNorm(32), nn.Linear(32, 5)
     randomise(network, 3)
-    said = {"img_size": 32, "patch_size": 8, "num_frames": 4, "tubelet_size": 2, "embed_dim": 32, "depth": 2}
+    said: dict[str, Any] = {"img_size": 32, "patch_size": 8, "num_frames": 4, "tubelet_size": 2, "embed_dim": 32, "depth": 2}
     said |= {"num_heads": 2, "mlp_ratio": 1.5, "qkv_bias": True, "use_mean_pooling": True, "cos_attn": False, **changes}
     folder.mkdir()
     config = {"model_type": "VideoMAEv2_Base", "architectures": ["VideoMAEv2"], "model_config": said}

@@ -116,9 +116,9 @@ def test_no_more_is_held_than_a_window_and_a_piece(monkeypatch: pytest.MonkeyPat
         ((64, 0, None), "--stride is 0"),
     ],
 )
-def test_windows_that_cannot_be(asked: Any, message: str) -> None:
+def test_windows_that_cannot_be(asked: tuple[int, int, None], message: str) -> None:
     with pytest.raises(BadInput, match=message):
-        Windows.asked(*asked, 9)
+        Windows.asked(asked[0], asked[1], asked[2], 9)
 
 
 def test_defaults_are_stacks_of_64_side_by_side() -> None:
