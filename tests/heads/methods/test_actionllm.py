@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -476,6 +476,21 @@ class TestBadInput:
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         with pytest.raises(BadInput, match="--quantize 4bit needs a CUDA device"):
             checkpoint.quantization("4bit")
+
+    @pytest.mark.gpu
+    @pytest.mark.parametrize("kind", ["8bit", "4bit"])
+    def test_quantised_weights_train_the_same_tensors(self, stories: str, kind: Literal["8bit", "4bit"]) -> None:
+        pytest.importorskip("bitsandbytes")
+        if not torch.cuda.is_available():
+            pytest.skip("bitsandbytes is tried on a CUDA device alone")
+        head = Head(Config(llm=stories, queries=5, quantize=kind), specs()).cuda()
+        head.name_classes(NAMES)
+        batch = batch_of((9, 6), (3, 4))
+        on = Batch(**{field.name: getattr(batch, field.name).cuda() for field in fields(Batch)})
+        total(head, on).backward()
+        plain = Head(Config(llm=stories, queries=5), specs())
+        assert weights(head).keys() == weights(plain).keys()
+        assert head.adapter[0].weight.grad.abs().sum() > 0
 
     def test_sequences_longer_than_the_llm(self) -> None:
         batch = batch_of((60,), (3,))
