@@ -102,7 +102,7 @@ def run(unit: Unit, settings: Mapping[str, Any], args: argparse.Namespace) -> No
 
 def _reduced(unit: Unit, args: argparse.Namespace) -> dict[str, Any]:
     if unit.head == "futr":
-        return {"preset": unit.data, "width": 128, "decoder_layers": 1}
+        return {"preset": unit.data}
     return {"llm": str(args.llm)}
 
 
