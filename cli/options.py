@@ -209,7 +209,7 @@ def _assemble(config: type[Config], values: Mapping[tuple[str, ...], Any], path:
 
 
 def build(config: type[Config], given: Mapping[str, Any], file: Path | None = None) -> Config:
-    """The dataclass from what was typed (`given`, by parameter name; None or an empty list: not typed) and a config file.
+    """The dataclass from what was typed (`given`, by parameter name; None or empty: not typed) and a config file.
 
     Raises:
         BadInput: a value of the wrong type, or one that nothing gives.

@@ -1,4 +1,4 @@
-"""`vfc describe`: sentences about each class, what one sees and what happens step by step, by a local language model."""
+"""`vfc describe`: sentences about each class by a local language model: what one sees, and what happens step by step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEMPORAL: Final = (
     'following step: what is done, which is a sub-step." Write nothing else.'
 )
 _THOUGHT: Final = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
-_MARK: Final = re.compile(r"^\s*(?:[-*•–]|\(?\d+[.):])\s*")
+_MARK: Final = re.compile(r"^\s*(?:[-*•\u2013]|\(?\d+[.):])\s*")
 _ENDS: Final = re.compile(r"(?<=[.!?])\s+")
 
 Writer = Callable[[str, int], str]
@@ -236,12 +236,13 @@ def language_model(folder: str, new_tokens: int, device: str | None) -> Writer:
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="auto").to(place).eval()
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="auto")
     except (OSError, ValueError) as error:
         raise BadInput(
             f"{folder} cannot be opened as a causal language model: {str(error).splitlines()[0]}",
             "Give --checkpoint a folder or hub id of one, with its tokenizer, for instance Qwen/Qwen3-4B.",
         ) from error
+    model.to(place).eval()
     chats = bool(getattr(tokenizer, "chat_template", None))
 
     @torch.inference_mode()

@@ -92,7 +92,9 @@ class Head(ClassifierHead):
                     task.lists.train.names,
                     extract_line(config).split(" --texts")[0],
                 )
-        return Settled(**{f.name: getattr(config, f.name) for f in fields(Config)} | {"tail": tail}, described=described)
+        return Settled(
+            **{f.name: getattr(config, f.name) for f in fields(Config)} | {"tail": tail}, described=described
+        )
 
     def __init__(self, config: Config, specs: Mapping[str, ArraySpec]) -> None:
         super().__init__(config, specs)
@@ -108,6 +110,7 @@ class Head(ClassifierHead):
         self.vision_tail = None if config.towers == "text" else tail.vision
         self.text_tail = None if config.towers == "video" else tail.text
         self._described: Described | None = getattr(config, "described", None)
+        self.descriptions: Tensor
         if self._described is not None:
             self.register_buffer("descriptions", self._described.values, persistent=False)
         self.notes = tuple(_notes(config, specs, tail, self._described))

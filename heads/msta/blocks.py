@@ -163,9 +163,7 @@ def _lowest(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     return lowest
 
 
-def _tower(
-    tensors: Mapping[str, Tensor], tower: str, first: int, heads: int, activation: str, eps: float
-) -> Tower:
+def _tower(tensors: Mapping[str, Tensor], tower: str, first: int, heads: int, activation: str, eps: float) -> Tower:
     stacks: dict[int, dict[str, Tensor]] = {}
     for found in filter(None, map(_BLOCK.fullmatch, tensors)):
         if found[1] == tower and int(found[2]) >= first - 1:

@@ -111,9 +111,7 @@ def _means(reader: StoreReader, path: Path, found: Descriptions, hint: str) -> T
             f"Add them: {hint} --texts {path} --cut-texts",
         )
     vectors = iter([torch.from_numpy(reader.read(key, "embedding")) for key in keys])
-    return torch.stack(
-        [torch.stack([next(vectors) for _ in lines]).mean(dim=0) for lines in found.sentences.values()]
-    )
+    return torch.stack([torch.stack([next(vectors) for _ in lines]).mean(dim=0) for lines in found.sentences.values()])
 
 
 def _uneven(files: Sequence[Path], read: Sequence[Descriptions]) -> tuple[str, ...]:

@@ -102,9 +102,7 @@ class Config:
             "values": 2,
         },
     )
-    described_by: Part = field(
-        default="both", metadata={"help": "Which of the descriptions count.", "panel": "Input"}
-    )
+    described_by: Part = field(default="both", metadata={"help": "Which of the descriptions count.", "panel": "Input"})
     tail: Path | None = field(
         default=None,
         metadata={"help": "Frozen blocks: a ViCLIP checkpoint; default: the store's own tail/.", "panel": "Input"},

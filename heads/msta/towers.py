@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -48,10 +48,9 @@ class Adapters(nn.Module):
 
     def of(self, tower: str, number: int) -> Adapted | None:
         """What stands in for block `number` of `tower` (video, text), called as a `Branch`; None: the block itself."""
-        branches: Mapping[str, nn.Module] = self.branches[tower] if tower in self.branches else {}  # type: ignore[assignment]
-        if str(number) not in branches:
+        if tower not in self.branches or number not in self.numbers:
             return None
-        branch = branches[str(number)]
+        branch = self.branches[tower].get_submodule(str(number))
         if not isinstance(branch, Branch):
             return branch
         shared = self.shared[str(number)]

@@ -1,4 +1,4 @@
-"""A tiny ViCLIP and the tail of it, made on the spot: what MSTA is tested on, with extraction's own network beside it."""
+"""A tiny ViCLIP and the tail of it, made on the spot: what MSTA is tested on, beside extraction's own network."""
 
 from __future__ import annotations
 

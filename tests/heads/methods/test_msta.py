@@ -44,7 +44,10 @@ class TestMsta(ClassifierHeadSuite):
         "classes": ArraySpec("classes", "int64", (3,)),
     }
     # The class token alone leaves the last block, so its convolution over time moves nothing.
-    never_trained = ("adapters.branches.video.4.up.temporal.weight", "adapters.branches.video.4.up.temporal.bias")
+    never_trained: ClassVar[tuple[str, ...]] = (
+        "adapters.branches.video.4.up.temporal.weight",
+        "adapters.branches.video.4.up.temporal.bias",
+    )
     overfit_steps = 40
     kind: ClassVar[dict[str, Any]] = {"strength": 0.5}
 
@@ -57,7 +60,7 @@ class TestMsta(ClassifierHeadSuite):
 
 class TestLora(TestMsta):
     kind: ClassVar[dict[str, Any]] = {"adapter": "lora", "dim": 4}
-    never_trained = ()
+    never_trained: ClassVar[tuple[str, ...]] = ()
     specs: ClassVar[Mapping[str, ArraySpec]] = {k: v for k, v in TestMsta.specs.items() if k != "frozen"}
 
     def head(self, seed: int = 0) -> AnyHead:
@@ -75,7 +78,7 @@ class TestAdaptFormer(TestLora):
 
 class TestTextAlone(TestMsta):
     kind: ClassVar[dict[str, Any]] = {"towers": "text", "strength": 0.5}
-    never_trained = ()
+    never_trained: ClassVar[tuple[str, ...]] = ()
     specs: ClassVar[Mapping[str, ArraySpec]] = {
         "visual": ArraySpec("embedding", "fp32", (1, 20)),
         "class.tokens": TestMsta.specs["class.tokens"],
@@ -115,9 +118,7 @@ def cached(
             about = {"label": name, "template": "line" if name in lines else "video"}
             key = Key("text", name if name in lines else f"a video of {name}")
             writer.add(Record(key, arrays, about))
-    rows = [
-        Annotation(f"v{i:02}", NAMES[i % 3], "train" if i < videos - 3 else "test") for i in range(videos)
-    ]
+    rows = [Annotation(f"v{i:02}", NAMES[i % 3], "train" if i < videos - 3 else "test") for i in range(videos)]
     write_annotations(root, "default", Annotations(tuple(rows)))
     return root, clips, ids[: len(NAMES)]
 
@@ -145,7 +146,8 @@ def online_loss(head: msta.Head, made: Pair, clips: Tensor, ids: Tensor, labels:
     for hook in hooks:
         hook.remove()
     near = functional.normalize(videos, dim=-1) @ functional.normalize(classes, dim=-1).T
-    return functional.cross_entropy(near / 0.01, labels)
+    loss: Tensor = functional.cross_entropy(near / 0.01, labels)
+    return loss
 
 
 @pytest.mark.parametrize("output", [False, True])
@@ -219,7 +221,9 @@ def test_a_run_says_what_caching_saved_and_how_many_views_were_used(tmp_path: Pa
     assert row["parameters"] == sum(p.numel() for p in _head(tmp_path, SMALL).parameters() if p.requires_grad)
     assert row["notes"][0].startswith("Adapted from block 3 on cached layer 2 and the frozen layer 3:")
     assert row["test_videos"] == 3
-    assert _names(tmp_path / "store" / "run" / "head.safetensors").isdisjoint({"vision_tail", "text_tail", "descriptions"})
+    assert _names(tmp_path / "store" / "run" / "head.safetensors").isdisjoint(
+        {"vision_tail", "text_tail", "descriptions"}
+    )
 
 
 def _head(tmp_path: Path, config: msta.Config) -> msta.Head:
@@ -282,7 +286,10 @@ def test_descriptions_are_found_by_the_class_list_or_by_their_own_header(tmp_pat
     assert torch.equal(found.of(NAMES), headed.of(NAMES))
     with __import__("vfc.cache_schema.reader", fromlist=["open_store"]).open_store(root) as reader:
         want = [
-            [np.mean([reader.read(Key("text", f"{p} {w} of {n}"), "embedding") for w in ("one", "two")], 0) for p in "st"]
+            [
+                np.mean([reader.read(Key("text", f"{p} {w} of {n}"), "embedding") for w in ("one", "two")], 0)
+                for p in "st"
+            ]
             for n in NAMES
         ]
     np.testing.assert_allclose(found.of(NAMES).numpy(), np.array(want), rtol=1e-6)
@@ -326,14 +333,16 @@ def test_descriptions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_sums_are_not_asked")
 def test_a_store_without_what_is_needed_is_refused_with_the_line_to_type(tmp_path: Path) -> None:
     root = in_store(tmp_path)
-    line = 'vfc extract --model viclip --layer 7,8 --tail 8 --texts classes --text-layer 7 --template "a video of {label}"'
+    line = (
+        'vfc extract --model viclip --layer 7,8 --tail 8 --texts classes --text-layer 7 --template "a video of {label}"'
+    )
     with pytest.raises(UnknownName, match=r"layer7.visual") as error:
         run(root, msta.Config())
     assert error.value.remedy == line
     (root / "tail" / "blocks-3.safetensors").rename(root / "tail" / "blocks-4.safetensors")
-    with pytest.raises(BadInput, match=r"no frozen blocks from 3 up \(in its tail/: blocks-4.safetensors\)") as error:
+    with pytest.raises(BadInput, match=r"no frozen blocks from 3 up \(in its tail/: blocks-4.safetensors\)") as lower:
         run(root, SMALL)
-    assert "--layer 2,3 --tail 3" in error.value.remedy
+    assert "--layer 2,3 --tail 3" in lower.value.remedy
 
 
 def test_a_tail_that_rotted_is_refused(tmp_path: Path) -> None:
@@ -346,7 +355,10 @@ def test_what_one_should_know_of_the_settings_is_said(tmp_path: Path) -> None:
     in_store(tmp_path)
     notes = _head(tmp_path, replace(SMALL, preset="b2n")).notes
     assert "The paper trains b2n with --batch 32 --lr 0.001 --epochs 11, warm-up over the first 5 epochs." in notes
-    specs = {**TestMsta.specs, "visual": ArraySpec("layer2.visual", "fp32", (TOKENS, 24), "cls first, grid 3x3, frames 4")}
+    specs = {
+        **TestMsta.specs,
+        "visual": ArraySpec("layer2.visual", "fp32", (TOKENS, 24), "cls first, grid 3x3, frames 4"),
+    }
     with pytest.raises(BadInput, match=r"is \[17, 24\], which is not a class token and 9 patches of frames"):
         msta.Head(replace(SMALL, tail=tmp_path / "store" / "tail" / "blocks-3.safetensors"), specs)
     with pytest.raises(BadInput, match="The frozen blocks that msta adapts are not given"):

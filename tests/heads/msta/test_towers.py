@@ -23,7 +23,9 @@ from vfc.heads.msta.towers import Adapters, text_embeddings, video_embeddings
 def base(first: int) -> Tail:
     """The blocks of ViCLIP-B/16 without weights."""
     with torch.device("meta"):
-        vision = Tower(first, [Block(768, 3072, 12) for _ in range(first, 13)], nn.LayerNorm(768), torch.empty(768, 512))
+        vision = Tower(
+            first, [Block(768, 3072, 12) for _ in range(first, 13)], nn.LayerNorm(768), torch.empty(768, 512)
+        )
         text = Tower(first, [Block(512, 2048, 8) for _ in range(first, 13)], nn.LayerNorm(512), torch.empty(512, 512))
     return Tail(vision, text, 0.01, 8, 196)
 
@@ -150,15 +152,16 @@ def test_gradient_scaling_is_the_identity_and_learns_as_if_lambda_were_1() -> No
     def grads(strength: float, scaling: bool) -> tuple[list[Tensor], Tensor, Tensor]:
         torch.manual_seed(1)
         block = Block(12, 24, 2).requires_grad_(False)
-        branch = Branch(
-            VideoUp(12, 6, 3), 12, 6, strength=strength, dropout=0.0, scale_gradients=scaling
-        )
+        branch = Branch(VideoUp(12, 6, 3), 12, 6, strength=strength, dropout=0.0, scale_gradients=scaling)
         shared = shared_layer(6)
-        initialise(branch), initialise(shared)
+        initialise(branch)
+        initialise(shared)
         given = torch.randn(2, 1 + 2 * 3, 12, requires_grad=True)
         out = branch(block, shared, given)
         (out * torch.randn(out.shape)).sum().backward()
-        return [p.grad for p in (*branch.parameters(), *shared.parameters())], given.grad, out.detach()
+        learned = [*branch.parameters(), *shared.parameters()]
+        assert given.grad is not None
+        return [p.grad for p in learned if p.grad is not None], given.grad, out.detach()
 
     plain, below, out = grads(0.005, False)
     scaled_, below_scaled, out_scaled = grads(0.005, True)
@@ -174,7 +177,11 @@ def test_weights_start_kaiming_normal_by_fan_out() -> None:
     torch.manual_seed(0)
     adapters = Adapters(Config(from_block=12), base(12))
     video = adapters.branches["video"]["12"]
-    for weight, fan_out in ((video.down[0].weight, 128), (video.up.spatial.weight, 768), (video.up.temporal.weight, 2304)):
+    for weight, fan_out in (
+        (video.down[0].weight, 128),
+        (video.up.spatial.weight, 768),
+        (video.up.temporal.weight, 2304),
+    ):
         assert float(weight.detach().std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
     assert not video.up.temporal.bias.any()
 
