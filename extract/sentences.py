@@ -1,4 +1,4 @@
-"""`vfc describe`: sentences about each class by a local language model: what one sees, and what happens step by step."""
+"""`vfc describe`: a local language model writes sentences about each class, of what one sees and step by step."""
 
 from __future__ import annotations
 
