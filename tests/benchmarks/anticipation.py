@@ -37,6 +37,8 @@ from vfc.heads.tasks.anticipation.splits import over_splits
 
 CONFIG: Final = Path(__file__).with_suffix(".json")
 HEADS: Final = ("futr", "actionllm")
+VARIANTS: Final = {"actionllm-text": "actionllm"}
+"""Settings of a head that get a row of their own, in the first group: the LLM shown class names alone."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,9 @@ def units(settings: Mapping[str, Any]) -> Iterator[Unit]:
         ("breakfast", settings["sigma"], settings["seeds"]),
     ):
         yield from (Unit(data, sigma, split, "frame-classifier", 0) for split in settings[data]["splits"])
+        main = data == "50salads" and sigma == settings["sigma"]
         for seed in seeds:
-            for head in HEADS:
+            for head in (*HEADS, *(VARIANTS if main else ())):
                 yield from (Unit(data, sigma, split, head, seed) for split in settings[data]["splits"])
 
 
@@ -80,7 +83,7 @@ def run(unit: Unit, settings: Mapping[str, Any], args: argparse.Namespace) -> No
     if not (cache / "annotations").exists():
         made = {"width": settings["width"], "sigma": unit.sigma, "seed": settings["feature_seed"]}
         write_real(cache, args.labels / unit.data, stride=48, **made)
-    method, folder = find(unit.head), args.out / unit.name
+    method, folder = find(VARIANTS.get(unit.head, unit.head)), args.out / unit.name
     shared = {"seed": unit.seed, "device": "cpu", "out": folder, "validate_every": 100_000}
     if unit.head == "frame-classifier":
         task: Any = frame_labels.Config(cache=cache, fold=unit.split)
@@ -94,7 +97,7 @@ def run(unit: Unit, settings: Mapping[str, Any], args: argparse.Namespace) -> No
         training = replace(method.TRAIN, **own[unit.head], **shared)  # type: ignore[attr-defined]
     started = time.process_time()
     done = (folder / "results.jsonl").exists()
-    row = train(unit.head, task, head, training, Silent()).row
+    row = train(VARIANTS.get(unit.head, unit.head), task, head, training, Silent()).row
     if not done:
         figure = row["mean_moc"] if "mean_moc" in row else row["accuracy"]
         print(f"{unit.name}: {100 * figure:.2f} %, {time.process_time() - started:.0f} s of CPU", flush=True)
@@ -112,15 +115,22 @@ def tables(settings: Mapping[str, Any], out: Path) -> list[Table]:
     shown: list[Table] = []
     for group in dict.fromkeys(unit.group for unit in everything):
         wanted = [unit for unit in everything if unit.group == group]
-        rows = {u: r[0] for u in wanted if u.head in HEADS and (r := read_rows(out / u.name / "results.jsonl"))}
+        rows = {
+            u: {**r[0], "head": u.head}
+            for u in wanted
+            if u.head != "frame-classifier" and (r := read_rows(out / u.name / "results.jsonl"))
+        }
         whole = [
             seed
             for seed in settings["seeds"]
             if {u for u in wanted if u.seed == seed and u.head in HEADS} <= rows.keys()
         ]
-        kept = [row for unit, row in rows.items() if unit.seed in whole]
+        lacking = {u.head for u in wanted if u.head in VARIANTS and u.seed in whole and u not in rows}
+        kept = [row for unit, row in rows.items() if unit.seed in whole and unit.head not in lacking]
         told = [
-            r[0]["accuracy"] for u in wanted if u.head not in HEADS and (r := read_rows(out / u.name / "results.jsonl"))
+            r[0]["accuracy"]
+            for u in wanted
+            if u.head == "frame-classifier" and (r := read_rows(out / u.name / "results.jsonl"))
         ]
         if not kept:
             continue
