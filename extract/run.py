@@ -215,7 +215,7 @@ def _summary(
         left=work.to_do - done - appeared - len(lost),
         seconds=clock.elapsed if behind else 0.0,
         shares=clock.shares() if behind else {},
-        waited=max(0.0, 1 - (carrier.busy() - clock.moved) / clock.elapsed) if behind and carrier else 0.0,
+        waited=min(1.0, max(0.0, 1 - (carrier.busy() - clock.moved) / clock.elapsed)) if behind and carrier else 0.0,
         bytes=written,
         digest=digest,
         signum=signum,
