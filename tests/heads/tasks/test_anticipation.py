@@ -29,6 +29,7 @@ from vfc.heads.tasks import anticipation, frame_labels
 from vfc.heads.tasks.anticipation.sequences import Sequences, choose_sequence, stored_stride
 from vfc.heads.tasks.anticipation.splits import over_runs, over_splits, per_split
 from vfc.heads.tasks.anticipation.told import disturbed, told_labels
+from vfc.heads.tasks.anticipation.trivial import repeat_last, tallied
 from vfc.heads.tasks.anticipation.windows import collate, cut_of, one_pass, windows
 
 CPU = torch.device("cpu")
@@ -200,6 +201,19 @@ def test_scores_do_not_depend_on_how_tests_are_batched(store: Path) -> None:
     with torch.no_grad():
         found = [each.test(head, Silent())["moc"] for each in (alone, together)]
     assert found[0] == found[1]
+
+
+def test_subsampled_scores_count_one_label_in_stride(store: Path) -> None:
+    prepared = task(store, rate="subsampled", stride=8)
+    head = futr.Head(FUTR, prepared.specs).eval()
+    with torch.no_grad():
+        result = prepared.test(head, Silent())
+    videos = [ids[::8] for ids in list(made_up(14).values())[:4]]
+    wanted = tallied(repeat_last, videos, 4, (0.2, 0.3), (0.1, 0.2, 0.3, 0.5))
+    assert result["baselines"][0]["moc"] == wanted.moc().tolist()
+    assert result["classes_counted"] == wanted.classes().tolist()
+    frames = [sum(item["frames"]) for item in result["items"]]
+    assert frames == [len(ids) // 2 for _ in range(2) for ids in videos]
 
 
 def classify(store: Path, out: Path, *, fold: int = 1, seed: int = 0) -> Any:
