@@ -34,6 +34,7 @@ LIBRARIES_OF_FILES = {
     "heads/report.py": {"matplotlib"},
     "cache_schema/exchange/archives.py": {"torch"},
     "extract/i3d/flow.py": {"cv2"},
+    "heads/actionllm/checkpoint.py": {"transformers"},
 }
 # What a library is called where it is installed, if that differs from its import name.
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "google_crc32c": "google-crc32c"}
