@@ -17,7 +17,10 @@ from . import tasks
 from .paired import Difference, Group, Run, difference
 from .report import Table, percent, read_rows
 
-_VARIED: Final = {"task": ("shot_seed", "fold", "annotations", "cache", "resident"), "train": ("seed", "out", "device")}
+_VARIED: Final = {
+    "task": ("shot_seed", "fold", "annotations", "train_list", "test_list", "cache", "resident"),
+    "train": ("seed", "out", "device"),
+}
 """Settings in which runs of one group may differ: seeds, what is tested, and where they lie."""
 _SETUP: Final = ("shots", "protocol", "way", "shot", "observe", "predict")
 """Settings of a task that two groups must share to be compared."""

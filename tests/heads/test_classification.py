@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from suites.motion_store import FRAMES, MakeStore, Told
 
 from vfc.cache_schema.annotations import Annotation, Annotations, load, write_annotations
-from vfc.cache_schema.errors import BadInput, MissingRecord, RecipeMismatch, UnknownName
+from vfc.cache_schema.errors import BadInput, MissingPath, MissingRecord, RecipeMismatch, UnknownName
 from vfc.cache_schema.progress import Silent
 from vfc.cache_schema.protocol import k_shot
 from vfc.cache_schema.reader import open_store
@@ -30,6 +31,7 @@ from vfc.heads.report import read_rows
 from vfc.heads.tasks import classification
 from vfc.heads.tasks.classification import Batch, Classification, ClassifierHead, Config, Wants, prepare
 from vfc.heads.tasks.classification.lists import Listed, base_and_novel
+from vfc.heads.tasks.classification.official import with_lists
 from vfc.heads.tasks.classification.results import Scored, harmonic_mean, result_of
 from vfc.heads.tasks.classification.shelf import numbers
 
@@ -151,6 +153,43 @@ def test_a_fold_is_tested_and_the_others_are_trained_on(store: Path) -> None:
     assert {row.name[-5] for row in task.lists.train.rows} == set("013457")
     with pytest.raises(UnknownName, match=r"fold in the annotations '9'"):
         opened(Config(store, fold="9"))
+
+
+def test_published_lists_are_laid_onto_the_store(store: Path, tmp_path: Path) -> None:
+    # As UCF101's (path and class id), and as others write them (another root, another suffix, frames too).
+    train, test = tmp_path / "train.txt", tmp_path / "test.txt"
+    train.write_text("".join(f"class0{c}/{i}.mp4 {c + 1}\n" for c in range(6) for i in (0, 3)) + "gone/1.mp4 7\n")
+    test.write_text("\n".join(f"/data/videos/class0{c}/{i}.avi 120 {c}" for c in range(6) for i in (6, 7)))
+    told = Told()
+    task = prepare(Config(store, train_list=train, test_list=test), QUICK, linear_probe.Head, None, CPU, told)
+    assert {row.name[-5] for row in task.lists.train.rows} == {"0", "3"}
+    assert {row.name[-5] for row in task.lists.tests["test"].rows} == {"6", "7"}
+    assert f"{train}: 12 of its 13 videos are in the store, for train." in told.lines
+    with pytest.raises(BadInput, match=r"--train-list, --test-list and --fold settle one thing.\nGive both lists, or"):
+        opened(Config(store, train_list=train))
+    with pytest.raises(BadInput, match=r"'class00/0.mp4' and 11 more are in both .*\nA list has one video per line"):
+        opened(Config(store, train_list=train, test_list=train))
+    test.write_text("elsewhere.mp4 3\n")
+    with pytest.raises(BadInput, match=r"None of the 1 videos that .*test.txt names is in the store.\nA list has"):
+        opened(Config(store, train_list=train, test_list=test))
+    with pytest.raises(MissingPath, match=r"no split list .*nothing.txt.\nA list has"):
+        opened(Config(store, train_list=train, test_list=tmp_path / "nothing.txt"))
+
+
+def test_the_lists_of_ucf101_name_files_that_are_found(shared_data: Path, tmp_path: Path) -> None:
+    with tarfile.open(shared_data / "splits" / "vidprism_lists.tar.xz") as archive:
+        lists = {
+            name: archive.extractfile(f"vidprism_lists/ucf101/{name}01-1.txt") for name in ("trainlist", "testlist")
+        }
+        texts = {name: file.read() for name, file in lists.items() if file is not None}
+    paths = [tmp_path / f"{name}.txt" for name in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        path.write_bytes(text)
+    names = [line.rsplit(" ", 1)[0] for text in texts.values() for line in text.decode().splitlines()]
+    rows = Annotations(tuple(Annotation(f"ucf/{name[:-4]}.mp4", name.split("/")[0]) for name in set(names)))
+    found = with_lists(rows, paths[0], paths[1], Silent())
+    # UCF101's first official split: 9,537 and 3,783 videos.
+    assert Counter(row.split for row in found.rows) == {"train": 9537, "test": 3783}
 
 
 def test_base_classes_are_the_frequent_half() -> None:

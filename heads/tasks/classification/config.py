@@ -39,6 +39,12 @@ class Config:
         default=None,
         metadata={"help": "File with the ordered class names, one per line; default: sorted.", "panel": "Input"},
     )
+    train_list: Path | None = field(
+        default=None, metadata={"help": "Published list of the training videos, with --test-list.", "panel": "Input"}
+    )
+    test_list: Path | None = field(
+        default=None, metadata={"help": "Published list of the test videos.", "panel": "Input"}
+    )
     test_cache: Path | None = field(
         default=None, metadata={"help": "Store to test on, where it is another one.", "panel": "Input"}
     )

@@ -21,6 +21,7 @@ from vfc.cache_schema.recipe import canonical
 from vfc.cache_schema.record import Json
 
 from .config import Config
+from .official import with_lists
 
 Rows = tuple[Annotation, ...]
 
@@ -141,6 +142,13 @@ def _usable(annotations: Annotations, reader: StoreReader, progress: Progress) -
 
 def _split(rows: Annotations, config: Config, progress: Progress) -> Annotations:
     """Rows with the splits that hold in this run."""
+    train, test = config.train_list, config.test_list
+    if (train is None) != (test is None) or (train is not None and config.fold):
+        raise BadInput(
+            "--train-list, --test-list and --fold settle one thing.", "Give both lists, or a fold, or neither."
+        )
+    if train is not None and test is not None:
+        return with_lists(rows, train, test, progress)
     if not config.fold:
         split, line = with_video_split(rows, seed=config.split_seed)
         progress.say(line)
