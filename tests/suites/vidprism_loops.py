@@ -184,11 +184,11 @@ def clips_apart(experts: Tensor) -> Tensor:
     for a in range(len(experts)):
         for b in range(a + 1, len(experts)):
             terms.append(1 - sum(cosine(x, y) for x, y in zip(experts[a], experts[b], strict=True)) / experts.shape[1])
-    return sum(terms) / len(terms)
+    return torch.stack(terms).mean()
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    return a @ b / (a.norm() * b.norm())
+    return (a @ b).div(a.norm() * b.norm())
 
 
 def released_forward(
@@ -196,7 +196,8 @@ def released_forward(
 ) -> dict[str, Tensor]:
     """Of frames `[B, T, D]`: logits, shares of the experts, projected vectors, both losses of the forward."""
     found: dict[str, list[Tensor]] = {"logits": [], "shares": [], "projected": [], "experts": []}
-    clips, losses = [], [[] for _ in rates]
+    clips: list[list[Tensor]] = []
+    losses: list[list[Tensor]] = [[] for _ in rates]
     for clip in frames:
         streams = []
         for e, rate in enumerate(rates):
