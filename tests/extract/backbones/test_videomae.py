@@ -132,8 +132,8 @@ class Original(torch.nn.Module):
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1) @ v
         x = x + self.attn.proj(mixed.transpose(1, 2).flatten(2))
-        x = x + self.mlp.fc2(torch.nn.functional.gelu(self.mlp.fc1(self.norm2(x))))
-        return x
+        inner: Tensor = self.mlp.fc2(torch.nn.functional.gelu(self.mlp.fc1(self.norm2(x))))
+        return x + inner
 
 
 def original(folder: Path, **changes: Any) -> tuple[Path, Any]:
@@ -145,7 +145,14 @@ def original(folder: Path, **changes: Any) -> tuple[Path, Any]:
     network.blocks = nn.ModuleList([Original(32, 2, 48) for _ in range(2)])
     network.fc_norm, network.head = nn.LayerNorm(32), nn.Linear(32, 5)
     randomise(network, 3)
-    said: dict[str, Any] = {"img_size": 32, "patch_size": 8, "num_frames": 4, "tubelet_size": 2, "embed_dim": 32, "depth": 2}
+    said: dict[str, Any] = {
+        "img_size": 32,
+        "patch_size": 8,
+        "num_frames": 4,
+        "tubelet_size": 2,
+        "embed_dim": 32,
+        "depth": 2,
+    }
     said |= {"num_heads": 2, "mlp_ratio": 1.5, "qkv_bias": True, "use_mean_pooling": True, "cos_attn": False, **changes}
     folder.mkdir()
     config = {"model_type": "VideoMAEv2_Base", "architectures": ["VideoMAEv2"], "model_config": said}
