@@ -57,6 +57,7 @@ class Size:
 
 
 SIZES: Final = {"small": Size(8, 128, 26, steps=40), "base": Size(8, 512, 400), "long": Size(32, 512, 400)}
+MARK: Final = "<!-- written by vidprism.py from here on -->\n"
 WAYS: Final = ("batched", "clip by clip", "windows")
 
 
@@ -246,7 +247,9 @@ def main() -> None:
             more += waiting(name, Path(folder))
     print("\n".join(more))
     if given.table:
-        replace_file(given.table, ("\n".join(lines + more) + "\n").encode())
+        # What stands above the mark is written by hand and kept.
+        head, _, _ = (given.table.read_text() if given.table.exists() else "").partition(MARK)
+        replace_file(given.table, (head + MARK + "\n".join(lines + more) + "\n").encode())
 
 
 if __name__ == "__main__":

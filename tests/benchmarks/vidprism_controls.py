@@ -64,6 +64,7 @@ METHODS: Final[Mapping[str, Method]] = {
     "linear probe on the mean": Method("linear-probe", linear_probe.Config(), _SMALL),
     "MLP on the mean": Method("mean-pool", mean_pool.Config(), replace(_SMALL, lr=3e-3)),
     "VidPrism, one expert (rate 2)": Method("vidprism", replace(_CHOSEN, rates=(2,)), _LARGE),
+    "VidPrism, --merge-norm kept, frames shuffled": Method("vidprism", vidprism.Config(), _LARGE, shuffled=True),
     "VidPrism, --merge-norm kept": Method("vidprism", vidprism.Config(), _LARGE),
     "VidPrism, frames shuffled": Method("vidprism", _CHOSEN, _LARGE, shuffled=True),
     "VidPrism": Method("vidprism", _CHOSEN, _LARGE),
@@ -134,7 +135,7 @@ def units(kind: str, root: Path) -> Iterator[Unit]:
         for shots in SHOTS
         for fold in folds
         for method in METHODS
-        if method != "VidPrism, --merge-norm kept"
+        if "--merge-norm kept" not in method
     )
 
 
@@ -163,12 +164,20 @@ def usage_lines(root: Path, done: Sequence[Unit]) -> list[str]:
     from vfc.heads.report import read_rows
 
     rows = [read_rows(u.folder(root) / "results.jsonl")[0]["usage"] for u in done if u.method == "VidPrism"]
-    names = list(rows[0]["all"])
+    names = list(next(iter(rows[0].values())))
     lines = ["", f"Share of each expert | {' | '.join(names)}", "|".join(["---"] * (len(names) + 1))]
     for part in rows[0]:
         cells = [np.mean([row[part][name] for row in rows if part in row]) for name in names]
         lines.append(f"{part} | " + " | ".join(f"{cell:.3f}" for cell in cells))
     return [lines[0], *(f"| {line} |" for line in lines[1:])]
+
+
+def pairs(methods: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """What is compared: VidPrism with all others, and the preset as it is with the probe and with its own control."""
+    yield from (("VidPrism", other) for other in methods if other != "VidPrism")
+    kept = "VidPrism, --merge-norm kept"
+    if kept in methods:
+        yield from ((kept, other) for other in ("linear probe on the mean", f"{kept}, frames shuffled"))
 
 
 def table(kind: str, root: Path) -> str:
@@ -188,9 +197,9 @@ def table(kind: str, root: Path) -> str:
     for k in (k for k in shots if whole[k]):
         lines += ["", f"| paired per test clip{f', K = {k}' if k else ''}, points | mean (95 %) | per seed | |"]
         lines.append("|---|---|---|---|")
-        for other in methods[:-1]:
-            apart = difference(group(root, done, "VidPrism", k), group(root, done, other, k))
-            lines.append(f"| VidPrism - {other} | {shown(apart)} |")
+        for here, there in pairs(methods):
+            apart = difference(group(root, done, here, k), group(root, done, there, k))
+            lines.append(f"| {here} - {there} | {shown(apart)} |")
     return "\n".join(lines + (usage_lines(root, done) if kind == "motion" else [])) + "\n"
 
 
