@@ -8,8 +8,8 @@ Training examples per second (forward, backward, update of the weights) of
               are computed once all clips are through (goal: batched >= 10 x as fast at batch 32);
   windows     as the released code does: batched but for RgSTA, which goes through windows and clips in loops.
 Figures are medians over interleaved rounds, in seconds of the processor (one thread by default), so that other work on
-the machine counts little. The time without the update of the weights, which all three share, is compared too. Then a short training from a store on disk (`--resident off`
-and `auto`): the share of time that it waited for data.
+the machine counts little. The time without the update of the weights, which all three share, is compared too. Then a
+short training from a store on disk (`--resident off` and `auto`): the share of time that it waited for data.
 """
 
 from __future__ import annotations

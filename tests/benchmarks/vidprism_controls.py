@@ -183,12 +183,12 @@ def pairs(methods: Sequence[str]) -> Iterator[tuple[str, str]]:
 def table(kind: str, root: Path) -> str:
     """Of each K the seeds that are done in whole."""
     every = list(units(kind, root))
-    there = {unit for unit in every if (unit.folder(root) / "results.jsonl").exists()}
+    finished = {unit for unit in every if (unit.folder(root) / "results.jsonl").exists()}
     shots = sorted({unit.shots for unit in every})
-    whole = {k: [s for s in SEEDS if all(u in there for u in every if (u.shots, u.seed) == (k, s))] for k in shots}
+    whole = {k: [s for s in SEEDS if all(u in finished for u in every if (u.shots, u.seed) == (k, s))] for k in shots}
     done = [unit for unit in every if unit.seed in whole[unit.shots]]
     heads = [f"K = {k} ({len(whole[k])} seeds)" if k else "top-1, % (per seed)" for k in shots]
-    lines = [f"{len(there)} of {len(every)} trainings are done.", ""]
+    lines = [f"{len(finished)} of {len(every)} trainings are done.", ""]
     lines += [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     methods = [method for method in METHODS if any(unit.method == method for unit in every)]
     for method in methods:
@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--videos", type=Path)
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="of the three, the first so many")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="the first so many; 0: only the table")
     parser.add_argument("--table", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
