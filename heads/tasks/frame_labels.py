@@ -12,7 +12,7 @@ import itertools
 import json
 from abc import abstractmethod
 from collections.abc import Generator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.annotations import load
 from vfc.cache_schema.errors import BadInput, RecipeMismatch
 from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.reader import open_store
@@ -30,11 +29,12 @@ from vfc.cache_schema.writer import StoreWriter
 from vfc.heads.head import Head, TrainConfig
 from vfc.heads.report import Confusion, Table, percent
 from vfc.heads.run_folder import ITEMS, weights
-from vfc.heads.serve import Resident
 
 from .anticipation.segments import Ids
-from .anticipation.sequences import Sequences, choose_sequence, class_names, stored_stride
+from .anticipation.sequences import Sequences, choose_sequence, stored_stride
+from .anticipation.settings import SequenceSettings
 from .anticipation.told import labels_folder
+from .anticipation.truth import truth_of
 
 GROUPS: Final = 5
 """Parts of the training videos; each is labelled by a classifier that has seen the others."""
@@ -45,26 +45,8 @@ TRAIN = TrainConfig(steps=1000, batch=256, lr=1e-3, clip=0.0, validate_every=250
 
 
 @dataclass(frozen=True)
-class Config:
-    """Which sequences, which split."""
-
-    cache: Path = field(default=Path("./store"), metadata={"help": "The store to read.", "panel": "Input"})
-    array: str = field(
-        default="", metadata={"help": "Features by name; default: the only ragged ones there are.", "panel": "Input"}
-    )
-    fold: int = field(default=1, metadata={"help": "Official split: reads annotations 'split<n>'.", "panel": "Input"})
-    annotations: str = field(
-        default="", metadata={"help": "Other annotations with train and test, instead of --fold.", "panel": "Input"}
-    )
-    resident: Resident = field(
-        default="auto",
-        metadata={"help": "Where features rest; auto: in memory where they fit; off: on disk.", "panel": "Performance"},
-    )
-
-    @property
-    def split_name(self) -> str:
-        """Name (or file) of the annotations."""
-        return self.annotations or f"split{self.fold}"
+class Config(SequenceSettings):
+    """Which sequences, which split: nothing else is to be chosen."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +78,10 @@ class FrameLabels:
     def __init__(self, config: Config, train: TrainConfig, settings: Any, device: torch.device) -> None:
         self._config, self._train, self._device = config, train, device
         self._reader = open_store(config.cache)
-        self._array = choose_sequence(self._reader, config.array)
-        self.class_names = class_names(self._reader)
-        rows = load(config.cache, config.split_name)
+        self._array = choose_sequence(self._reader, config.array, labelled=config.labels is None)
+        self._truth = truth_of(self._reader, config)
+        self.class_names = self._truth.class_names
+        rows = self._truth.annotations(config.split_name)
         there = {key.name for key in self._reader.keys("video") if key.view == 0}
         names = {part: [r.name for r in rows.rows if r.split == part and r.name in there] for part in ("train", "test")}
         if len(names["train"]) < GROUPS or not names["test"]:
@@ -145,7 +128,7 @@ class FrameLabels:
             self._reader,
             names,
             self._array,
-            classes=len(self.class_names),
+            self._truth,
             stride=self._stride,
             device=self._device,
             resident=self._config.resident,

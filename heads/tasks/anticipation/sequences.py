@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import numpy as np
@@ -18,41 +18,28 @@ from vfc.heads.ahead import Placement
 from vfc.heads.serve import STORED, Resident, as_float, available_memory, finite, share_of_memory
 
 from .segments import Ids
+from .truth import Truth
 
 _SLACK: Final = (25, 0.01)
 """Frames, and share, by which features and labels may differ: those of the published archives do by a few."""
 
 
-def class_names(reader: StoreReader) -> tuple[str, ...]:
-    """The ordered class list of a store, by class id.
-
-    Raises:
-        BadInput: it has none.
-    """
-    content = reader.axes("labels").get("classes")
-    if not isinstance(content, dict) or "names" not in content:
-        raise BadInput(
-            f"The store {reader.root} has no ordered list of classes, so its labels have no names.",
-            "Import the sequences with `vfc store import`, which keeps mapping.txt in axes/labels-classes.json.",
-        )
-    return tuple(cast("list[str]", content["names"]))
-
-
-def choose_sequence(reader: StoreReader, array: str = "") -> ArraySpec:
+def choose_sequence(reader: StoreReader, array: str = "", *, labelled: bool = True) -> ArraySpec:
     """The features of the steps of a video, `[None, D]`: as named, else the only ones there are.
 
     Raises:
-        UnknownName: none of this name, or none at all; no labels beside them.
+        UnknownName: none of this name, or none at all; no labels beside them, though they are to be `labelled`.
         BadInput: several could be meant.
     """
     specs = {spec.name: spec for spec in reader.kinds.get("video", ())}
     fit = {name: s for name, s in specs.items() if s.dtype in FEATURE_DTYPES and s.ragged and len(s.shape) == 2}
     if array and array not in fit:
         raise unknown_name("array of steps [None, D]", array, fit)
-    if not fit or "labels" not in specs:
+    if not fit or (labelled and "labels" not in specs):
         raise UnknownName(
             f"The store {reader.root} holds no sequences: {'labels' if fit else 'features [None, D]'} are missing.",
-            f"It holds: {', '.join(sorted(specs)) or 'nothing'}. Import sequences with `vfc store import`.",
+            f"It holds: {', '.join(sorted(specs)) or 'nothing'}. Import sequences with `vfc store import`, or give "
+            "their --labels.",
         )
     if len(fit) > 1 and not array:
         raise BadInput(f"Several arrays could be meant: {', '.join(sorted(fit))}.", "Choose one with --array NAME.")
@@ -75,8 +62,8 @@ class Sequences:
         reader: StoreReader,
         names: Sequence[str],
         array: ArraySpec,
+        truth: Truth,
         *,
-        classes: int,
         stride: int,
         device: torch.device,
         resident: Resident = "auto",
@@ -85,10 +72,8 @@ class Sequences:
         self._reader, self._array, self._device = reader, array, device
         keys = [Key("video", name) for name in names]
         self._rows = [int(row) for row in reader.locate(keys)]
-        self._every = [
-            _stored_stride(reader.metadata(row), name, stride) for row, name in zip(self._rows, names, strict=True)
-        ]
-        self.labels = [self._checked(i, classes) for i in range(len(names))]
+        self._every = [_every(reader, row) for row in self._rows]
+        self.labels = [self._checked(i, truth) for i in range(len(names))]
         steps = [-(-len(ids) // stride) for ids in self.labels]
         self._first = np.cumsum([0, *steps])
         self.placement: Placement = self._place(int(self._first[-1])) if resident == "auto" else resident
@@ -144,9 +129,14 @@ class Sequences:
         finite(values[None], torch.tensor([video]), lambda i: f"{self._array.name} of {self.names[i]!r}")
         return values
 
-    def _checked(self, video: int, classes: int) -> Ids:
+    def _checked(self, video: int, truth: Truth) -> Ids:
         row, name, every = self._rows[video], self.names[video], self._every[video]
-        ids: Ids = np.array(self._reader.view(row, "labels"), np.int64)
+        if self.stride % every:
+            raise BadInput(
+                f"{name!r} was stored with one row per {every} frames, so one in {self.stride} frames cannot be had.",
+                f"Give a --stride that {every} divides: {math.ceil(self.stride / every) * every}.",
+            )
+        ids, classes = truth.ids(name), len(truth.class_names)
         covered = self._reader.length(row, self._array.name) * every
         if abs(covered - len(ids)) >= every + max(_SLACK[0], _SLACK[1] * len(ids)):
             raise BadInput(
@@ -171,14 +161,20 @@ class Sequences:
 def stored_stride(reader: StoreReader, names: Sequence[str]) -> int:
     """The smallest stride at which all of these videos can be read: that of the stored rows."""
     rows = reader.locate([Key("video", name) for name in names])
-    return math.lcm(*{int(cast("int", reader.metadata(int(row)).get("stride", 1))) for row in rows})
+    return math.lcm(*{_every(reader, int(row)) for row in rows})
 
 
-def _stored_stride(metadata: Mapping[str, Any], name: str, stride: int) -> int:
-    every = int(metadata.get("stride", 1))
-    if stride % every:
+def _every(reader: StoreReader, row: int) -> int:
+    """Label frames per stored row: row i is of frame i times this.
+
+    Raises:
+        BadInput: windows that leave out the first and last frames of a video, so that rows and frames do not match.
+    """
+    windows: Any = reader.recipe.fields.get("windows") or {}
+    if windows.get("border") == "drop" and windows["frames"] > 1:
         raise BadInput(
-            f"{name!r} was stored with one row per {every} frames, so one in {stride} frames cannot be had.",
-            f"Give a --stride that {every} divides: {math.ceil(stride / every) * every}.",
+            f"The features of {reader.root} are of whole windows of {windows['frames']} frames only, so the first and "
+            "last frames of a video have none.",
+            "Extract with --border repeat (and --window 21, --stride 1 as published features are made).",
         )
-    return every
+    return int(cast("int", reader.metadata(row).get("stride") or windows.get("stride") or 1))

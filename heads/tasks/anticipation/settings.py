@@ -15,8 +15,8 @@ Rate = Literal["full", "subsampled"]
 
 
 @dataclass(frozen=True)
-class Config:
-    """Which sequences, which split, which windows, and how they are scored."""
+class SequenceSettings:
+    """Which sequences, and which split of them."""
 
     cache: Path = field(default=Path("./store"), metadata={"help": "The store to read.", "panel": "Input"})
     array: str = field(
@@ -26,6 +26,28 @@ class Config:
     annotations: str = field(
         default="", metadata={"help": "Other annotations with train and test, instead of --fold.", "panel": "Input"}
     )
+    labels: Path | None = field(
+        default=None,
+        metadata={
+            "help": "Where the store has none: a folder with groundTruth/, mapping.txt and splits/.",
+            "panel": "Input",
+        },
+    )
+    resident: Resident = field(
+        default="auto",
+        metadata={"help": "Where features rest; auto: in memory where they fit; off: on disk.", "panel": "Performance"},
+    )
+
+    @property
+    def split_name(self) -> str:
+        """Name (or file) of the annotations."""
+        return self.annotations or f"split{self.fold}"
+
+
+@dataclass(frozen=True)
+class Config(SequenceSettings):
+    """Which windows of the sequences are learned from and tested, and how they are scored."""
+
     told: str = field(
         default="predicted",
         metadata={
@@ -78,15 +100,6 @@ class Config:
             "panel": "Protocol",
         },
     )
-    resident: Resident = field(
-        default="auto",
-        metadata={"help": "Where features rest; auto: in memory where they fit; off: on disk.", "panel": "Performance"},
-    )
-
-    @property
-    def split_name(self) -> str:
-        """Name (or file) of the annotations."""
-        return self.annotations or f"split{self.fold}"
 
     def sampling(self, own: Sampling) -> Sampling:
         """The settings given, else those of the method."""

@@ -10,7 +10,6 @@ from typing import Any, Final, cast
 import numpy as np
 import torch
 
-from vfc.cache_schema.annotations import load
 from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.progress import Progress, Silent
 from vfc.cache_schema.reader import open_store
@@ -24,9 +23,10 @@ from .contract import AnticipationHead
 from .decoding import Decoder
 from .moc import Tally
 from .segments import Ids, runs
-from .sequences import Sequences, choose_sequence, class_names
+from .sequences import Sequences, choose_sequence
 from .settings import Config
 from .told import told_labels
+from .truth import truth_of
 from .windows import Sample, collate, cut_of, observed_steps, one_pass, windows
 
 _SHOWN: Final = 3
@@ -63,13 +63,14 @@ class Anticipation:
     ) -> None:
         self._config, self._train, self._device, self._progress = config, train, device, progress
         self._reader = open_store(config.cache)
-        self._array = choose_sequence(self._reader, config.array)
-        self.class_names = class_names(self._reader)
+        self._array = choose_sequence(self._reader, config.array, labelled=config.labels is None)
+        self._truth = truth_of(self._reader, config)
+        self.class_names = self._truth.class_names
         self._sampling = config.sampling(head.sampling(settings))
         self._full = config.rate == "full"
         self._told = head.reads_told(settings)
         self._told_digest = ""
-        self._annotations = load(config.cache, config.split_name)
+        self._annotations = self._truth.annotations(config.split_name)
         self._parts = {split: self._part(split) for split in ("train", "val", "test") if self._names(split)}
         if "train" not in self._parts or "test" not in self._parts:
             raise BadInput(
@@ -189,7 +190,7 @@ class Anticipation:
             self._reader,
             names,
             self._array,
-            classes=len(self.class_names),
+            self._truth,
             stride=self._sampling.stride,
             device=self._device,
             resident=self._config.resident,

@@ -14,11 +14,18 @@ from suites.motion_store import Told
 from suites.sequence_store import made_up, write_made_up, write_sequences
 
 from vfc.cache_schema.annotations import Annotation, Annotations, write_annotations
-from vfc.cache_schema.errors import BadInput, MissingPath, RecipeMismatch, UnknownName
+from vfc.cache_schema.errors import (
+    BadInput,
+    MissingPath,
+    MissingRecord,
+    RecipeMismatch,
+    RecordRejected,
+    UnknownName,
+)
 from vfc.cache_schema.progress import Silent
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.recipe import Recipe
-from vfc.cache_schema.record import ArraySpec, Key, Record
+from vfc.cache_schema.record import ArraySpec, Json, Key, Record
 from vfc.cache_schema.writer import StoreWriter
 from vfc.heads.compare import ReportConfig, report
 from vfc.heads.fit import train
@@ -30,6 +37,7 @@ from vfc.heads.tasks.anticipation.sequences import Sequences, choose_sequence, s
 from vfc.heads.tasks.anticipation.splits import over_runs, over_splits, per_split
 from vfc.heads.tasks.anticipation.told import disturbed, told_labels
 from vfc.heads.tasks.anticipation.trivial import repeat_last, tallied
+from vfc.heads.tasks.anticipation.truth import StoreTruth
 from vfc.heads.tasks.anticipation.windows import collate, cut_of, one_pass, windows
 
 CPU = torch.device("cpu")
@@ -56,7 +64,7 @@ def task(store: Path, head: Any = futr.Head, train: TrainConfig = TRAINING, **se
 def sequences(store: Path, names: list[str], stride: int = 4, **settings: Any) -> Sequences:
     reader = open_store(store)
     spec = choose_sequence(reader)
-    return Sequences(reader, names, spec, classes=4, stride=stride, device=CPU, **settings)
+    return Sequences(reader, names, spec, StoreTruth(reader), stride=stride, device=CPU, **settings)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16", "int8"])
@@ -345,6 +353,59 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path, how: dict[str, Any
     store = broken(tmp_path / "store", **how)
     with pytest.raises(BadInput, match=message):
         task(store, stride=stride)
+
+
+def extracted(root: Path, source: Path, border: str) -> Path:
+    """The features of a store as if they had been extracted from videos: no labels, rows told by the recipe."""
+    reader = open_store(source)
+    windows: dict[str, Json] = {"frames": 21, "stride": 2, "border": border}
+    with StoreWriter(root, Recipe({"backbone": "i3d", "windows": windows})) as writer:
+        writer.declare("video", [ArraySpec("frames", "fp16", (None, 8), "steps")])
+        for key in reader.keys("video"):
+            name = f"cam/{key.name}.avi"
+            writer.add(Record(Key("video", name), {"frames": reader.read(key, "features")[::2]}))
+    return root
+
+
+def ground_truth(folder: Path) -> Path:
+    """What MS-TCN's folders know of the made-up videos; half of them are named as Breakfast's are."""
+    for part in ("groundTruth", "splits"):
+        (folder / part).mkdir(parents=True)
+    (folder / "mapping.txt").write_text("".join(f"{i} c{i}\n" for i in range(4)))
+    named = [f"cam_{name}" if i % 2 else name for i, name in enumerate(made_up(14))]
+    for name, ids in zip(named, made_up(14).values(), strict=True):
+        (folder / "groundTruth" / f"{name}.txt").write_text("".join(f"c{i}\n" for i in ids))
+    for part, videos in {"test": named[:4], "train": named[4:]}.items():
+        (folder / "splits" / f"{part}.split1.bundle").write_text("".join(f"{name}.txt\n" for name in videos))
+    return folder
+
+
+def test_labels_beside_extracted_features_are_as_good_as_imported_ones(tmp_path: Path, store: Path) -> None:
+    bare, folder = extracted(tmp_path / "bare", store, "repeat"), ground_truth(tmp_path / "truth")
+    here, there = task(store), task(bare, labels=folder)
+    assert there.class_names == here.class_names
+    for _, a, b in zip(range(6), here.batches(0), there.batches(0), strict=False):
+        assert torch.equal(a.actions, b.actions)
+        assert torch.equal(a.visual, b.visual)
+    torch.manual_seed(0)
+    head = futr.Head(FUTR, here.specs).eval()
+    with torch.no_grad():
+        assert here.test(head, Silent())["moc"] == there.test(head, Silent())["moc"]
+    with pytest.raises(UnknownName, match=r"holds no sequences: labels are missing\.\n.*or give their --labels\."):
+        task(bare)
+    with pytest.raises(MissingPath, match=r"There is no folder .*groundTruth\.\n--labels is a folder with groundTruth"):
+        task(bare, labels=tmp_path)
+    with pytest.raises(UnknownName, match=r"There is no split in .* 'split3'\. Did you mean 'split1'\?"):
+        task(bare, labels=folder, fold=3)
+    with pytest.raises(BadInput, match=r"are of whole windows of 21 frames only.*\nExtract with --border repeat"):
+        task(extracted(tmp_path / "less", store, "drop"), labels=folder)
+    truth = folder / "groundTruth" / "v02.txt"
+    truth.write_text(truth.read_text().replace("c1", "c9"))
+    with pytest.raises(RecordRejected, match=r"v02.txt, line \d+: there is no class 'c9' in mapping\.txt\."):
+        task(bare, labels=folder)
+    truth.unlink()
+    with pytest.raises(MissingRecord, match=r"There is no .*v02\.txt for 'cam/v02\.avi'\.\nName the ground truth as"):
+        task(bare, labels=folder)
 
 
 def test_a_few_frames_of_difference_are_cut_off(tmp_path: Path) -> None:
