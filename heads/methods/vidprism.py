@@ -135,8 +135,8 @@ class Head(ClassifierHead):
             return Wants()
         return Wants(
             classes={"text": "embedding"},
-            remedy="Extract with a model that has a text tower (vfc extract --model clip --texts ...), "
-            "or leave the contrast out with --text-weight 0.",
+            remedy='Extract with a text tower: vfc extract --model clip --texts classes --template "a video of {label}". '
+            "Or leave the contrast out with --text-weight 0.",
         )
 
     def forward(self, frames: Tensor) -> Seen:
@@ -223,12 +223,12 @@ def _check(config: Config, rates: tuple[int, ...], width: int) -> None:
 
 
 def _interaction(config: Config, width: int, rates: tuple[int, ...]) -> Interaction:
-    resolved = config.resolved()
+    """DBI of resolved settings."""
     assert config.interaction != "none"
-    assert resolved.threshold_on is not None
-    assert resolved.sources is not None
+    assert config.threshold_on is not None
+    assert config.sources is not None
     exchange = Exchange(
-        config.interaction, config.pairs, config.gates, config.threshold, resolved.threshold_on, resolved.sources
+        config.interaction, config.pairs, config.gates, config.threshold, config.threshold_on, config.sources
     )
     return Interaction(width, rates, exchange)
 

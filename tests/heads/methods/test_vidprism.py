@@ -413,6 +413,7 @@ def test_defaults_and_notes() -> None:
 def test_what_the_head_wants_of_a_store() -> None:
     assert not Head.wants(Config()).classes
     assert Head.wants(Config(preset="code")).classes == {"text": "embedding"}
+    assert "--text-weight 0" in Head.wants(Config(preset="code")).remedy
     assert not Head.wants(Config(preset="code", text_weight=0.0)).classes
     with pytest.raises(UnknownName, match=r"The head 'vidprism' needs a stream 'class\.text'"):
         Head(CODE, {name: spec for name, spec in specs().items() if name != "class.text"})
