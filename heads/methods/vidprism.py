@@ -135,8 +135,8 @@ class Head(ClassifierHead):
             return Wants()
         return Wants(
             classes={"text": "embedding"},
-            remedy='Extract with a text tower: vfc extract --model clip --texts classes --template "a video of {label}". '
-            "Or leave the contrast out with --text-weight 0.",
+            remedy='With a text tower: vfc extract --model clip --texts classes --template "a video of {label}". '
+            "Or leave the contrast out: --text-weight 0.",
         )
 
     def forward(self, frames: Tensor) -> Seen:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from suites import vidprism_loops as loops
 from suites.head import ClassifierHeadSuite
+from suites.motion_store import MakeStore
 from torch import Tensor
 
 from vfc.cache_schema.errors import BadInput, UnknownName
+from vfc.cache_schema.progress import Silent
 from vfc.cache_schema.record import ArraySpec
-from vfc.heads.head import configs
+from vfc.heads.fit import train
+from vfc.heads.head import TrainConfig, configs
 from vfc.heads.methods.vidprism import PRESETS, Config, Head
+from vfc.heads.tasks import classification
 from vfc.heads.tasks.classification import Batch
 from vfc.heads.vidprism.aggregation import Grouping, Plain, RgSTA
 from vfc.heads.vidprism.losses import balance, diversity, diversity_of_clips, text_contrast
@@ -408,6 +413,19 @@ def test_defaults_and_notes() -> None:
     assert any("all slow or all fast" in note for note in made(replace(SMALL, rates=(2, 4))).notes)
     assert any("scored together" in note for note in made(CODE).notes)
     assert not made(SMALL).notes
+
+
+def test_the_report_tells_how_much_each_expert_counted(make_store: MakeStore, tmp_path: Path) -> None:
+    store = make_store(classes=3, clips=5, split=False)
+    task = classification.Config(cache=store)
+    train_config = TrainConfig(steps=2, batch=4, validate_every=2, select="last", device="cpu", out=tmp_path / "run")
+    result = train("vidprism", task, Config(), train_config, Silent())
+    usage: Any = result.row["usage"]
+    assert list(usage["class00"]) == ["rate 2", "rate 4"]
+    assert {"class00", "class01", "class02"} < usage.keys()
+    for shares in usage.values():
+        assert sum(shares.values()) == pytest.approx(1)
+    assert "rate 4" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_what_the_head_wants_of_a_store() -> None:
