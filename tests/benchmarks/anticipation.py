@@ -110,35 +110,20 @@ def _reduced(unit: Unit, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def tables(settings: Mapping[str, Any], out: Path) -> list[Table]:
-    """What is done so far, group by group; only splits and seeds that both heads have."""
+    """What is done so far, group by group: of every head the seeds that all splits have."""
     everything = list(units(settings))
     shown: list[Table] = []
     for group in dict.fromkeys(unit.group for unit in everything):
         wanted = [unit for unit in everything if unit.group == group]
-        rows = {
-            u: {**r[0], "head": u.head}
-            for u in wanted
-            if u.head != "frame-classifier" and (r := read_rows(out / u.name / "results.jsonl"))
-        }
-        whole = [
-            seed
-            for seed in settings["seeds"]
-            if {u for u in wanted if u.seed == seed and u.head in HEADS} <= rows.keys()
-        ]
-        lacking = {u.head for u in wanted if u.head in VARIANTS and u.seed in whole and u not in rows}
-        kept = [row for unit, row in rows.items() if unit.seed in whole and unit.head not in lacking]
-        told = [
-            r[0]["accuracy"]
-            for u in wanted
-            if u.head == "frame-classifier" and (r := read_rows(out / u.name / "results.jsonl"))
-        ]
+        rows = {u: {**r[0], "head": u.head} for u in wanted if (r := read_rows(out / u.name / "results.jsonl"))}
+        told = [row["accuracy"] for unit, row in rows.items() if unit.head == "frame-classifier"]
+        lacking = {(unit.head, unit.seed) for unit in wanted if unit not in rows}
+        kept = {unit: row for unit, row in rows.items() if (unit.head, unit.seed) not in lacking and "moc" in row}
         if not kept:
             continue
         right = f"frame classifier right on {100 * sum(told) / len(told):.1f} % of test frames"
-        seeds = sum(1 for unit in wanted if unit.head == HEADS[0] and unit.split == wanted[0].split)
-        for table in over_splits(kept):
-            title = f"{group}, {right}, {len(whole)} of {seeds} seeds done. {table.title}"
-            shown.append(replace(table, title=title))
+        for table in over_splits(list(kept.values())):
+            shown.append(replace(table, title=f"{group}, {right}. {table.title}"))
     return shown
 
 
