@@ -135,7 +135,8 @@ def online_loss(head: msta.Head, made: Pair, clips: Tensor, ids: Tensor, labels:
             ) -> Tensor:
                 rows = out.shape[1]
                 read = block.ln_1(given[0])[:, :rows]
-                return out + SMALL.factor * branch.up(shared(branch.down(read)), 1 if rows == 1 else None)
+                beside: Tensor = branch.up(shared(branch.down(read)), 1 if rows == 1 else None)
+                return out + SMALL.factor * beside
 
             hooks.append(network.transformer.resblocks[number - 1].register_forward_hook(added))
     text, longest = made.network.text_encoder, int(ids.argmax(dim=1).max()) + 1
