@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vfc.cache_schema.errors import BadInput, RecipeMismatch
 from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.publish import replace_file
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.recipe import Recipe, digest
 from vfc.cache_schema.record import ArraySpec, Json, Key, Record
@@ -170,7 +171,7 @@ class FrameLabels:
         return None
 
     def test(self, head: Head, progress: Progress) -> dict[str, Json]:
-        """Label every video, keep the labels as a derived store, and say how many are right."""
+        """Label every video, keep the labels (and `confusion.json`) as a derived store, and say how many are right."""
         classifier = hashlib.sha256()
         for name, value in sorted(weights(head).items()):
             classifier.update(name.encode() + value.numpy().tobytes())
@@ -192,6 +193,9 @@ class FrameLabels:
                         group = int(self._groups[i]) if part == "train" else -1
                         writer.add(Record(key, {"labels": found}, {"stride": self._stride, "group": group}))
                     progress.advance()
+        told = {part: found.tolist() for part, found in counts.items()}
+        told["classes"] = list(self.class_names)
+        replace_file(self._out / "confusion.json", json.dumps(told).encode() + b"\n")
         return {
             "task": "frame-labels",
             "labels": str(self._out),

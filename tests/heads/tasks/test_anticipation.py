@@ -26,6 +26,7 @@ from vfc.cache_schema.progress import Silent
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.recipe import Recipe
 from vfc.cache_schema.record import ArraySpec, Json, Key, Record
+from vfc.cache_schema.upkeep import inspect, verify
 from vfc.cache_schema.writer import StoreWriter
 from vfc.heads.compare import ReportConfig, report
 from vfc.heads.fit import train
@@ -245,6 +246,10 @@ def test_labels_of_the_frame_classifier_are_what_heads_are_told(tmp_path: Path) 
     assert row["accuracy"] == pytest.approx(np.concatenate(right).mean())
     assert 0.6 < row["accuracy"] < 1.0
     assert np.array(row["confusion"]).sum() == row["frames"]["test"]
+    kept = json.loads((labels.root / "confusion.json").read_text())
+    assert kept["test"] == row["confusion"]
+    assert verify(labels.root, Silent()).ok
+    assert inspect(store, Silent()).derived
     heard = task(store, Hearing)
     batch = next(heard.batches(0))
     assert batch.told.shape == batch.past.shape
