@@ -193,7 +193,7 @@ class FrameLabels:
                         group = int(self._groups[i]) if part == "train" else -1
                         writer.add(Record(key, {"labels": found}, {"stride": self._stride, "group": group}))
                     progress.advance()
-        told = {part: found.tolist() for part, found in counts.items()}
+        told: dict[str, Any] = {part: found.tolist() for part, found in counts.items()}
         told["classes"] = list(self.class_names)
         replace_file(self._out / "confusion.json", json.dumps(told).encode() + b"\n")
         return {

@@ -17,11 +17,12 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -29,14 +30,21 @@ from suites.sequence_store import write_real
 
 from vfc.cache_schema.progress import Silent
 from vfc.cache_schema.publish import replace_file
+from vfc.cache_schema.reader import open_store
+from vfc.cache_schema.record import Key
 from vfc.heads.fit import train
 from vfc.heads.head import find
 from vfc.heads.report import Table, read_rows
 from vfc.heads.tasks import anticipation, frame_labels
+from vfc.heads.tasks.anticipation.moc import Tally
+from vfc.heads.tasks.anticipation.segments import Ids
 from vfc.heads.tasks.anticipation.splits import over_splits
 
 CONFIG: Final = Path(__file__).with_suffix(".json")
 HEADS: Final = ("futr", "actionllm")
+DRAWS: Final = 2000
+
+Counts: TypeAlias = "tuple[Any, Any]"
 VARIANTS: Final = {"actionllm-text": "actionllm"}
 """Settings of a head that get a row of their own, in the first group: the LLM shown class names alone."""
 
@@ -122,9 +130,62 @@ def tables(settings: Mapping[str, Any], out: Path) -> list[Table]:
         if not kept:
             continue
         right = f"frame classifier right on {100 * sum(told) / len(told):.1f} % of test frames"
-        for table in over_splits(list(kept.values())):
+        for table in (*over_splits(list(kept.values())), over_videos(list(kept), out)):
             shown.append(replace(table, title=f"{group}, {right}. {table.title}"))
     return shown
+
+
+def over_videos(kept: Sequence[Unit], out: Path) -> Table:
+    """Each head less the trivial predictors: MoC over videos drawn anew within every split, seeds averaged."""
+    splits: dict[str, dict[int, dict[str, list[Counts]]]] = {}
+    for unit in kept:
+        reader = open_store(out / "stores" / unit.group)
+        classes = len(reader.axes("labels")["classes"]["names"])  # type: ignore[index, call-overload]
+        row, *_ = read_rows(out / unit.name / "results.jsonl")
+        found: dict[str, dict[float, Ids]] = {}
+        for item in read_rows(out / unit.name / "predictions.jsonl"):
+            name, _, ratio = item["item"].rpartition(" after ")
+            found.setdefault(name, {})[float(ratio)] = np.repeat(item["actions"], item["frames"])
+        truths = {name: np.array(reader.view(Key("video", name), "labels")) for name in sorted(found)}
+        counts = _counts(row, classes, [(ids, found[name].__getitem__) for name, ids in truths.items()])
+        splits.setdefault(unit.head, {}).setdefault(unit.split, {}).setdefault("head", []).append(counts)
+        same = [(ids, _repeated(ids)) for ids in truths.values()]
+        splits[unit.head][unit.split]["last"] = [_counts(row, classes, same)]
+    rows = []
+    for head, parts in splits.items():
+        draw, apart = np.random.default_rng(0), np.zeros(DRAWS + 1)
+        for kinds in parts.values():
+            videos = len(kinds["last"][0][0])
+            # The first draw is every video once: the figure itself.
+            weights = np.vstack([np.ones(videos), draw.multinomial(videos, np.full(videos, 1 / videos), DRAWS)])
+            for sign, name in ((1, "head"), (-1, "last")):
+                apart += sign * np.mean([_moc(weights, *each) for each in kinds[name]], axis=0) / len(parts)
+        low, high = np.quantile(100 * apart[1:], (0.025, 0.975))
+        rows.append((f"{head} - repeat last label", f"{100 * apart[0]:+.2f} [{low:+.2f}, {high:+.2f}]"))
+    return Table("The same, 95 % bootstrap over the test videos within every split", ("", "points"), tuple(rows))
+
+
+def _repeated(ids: Ids) -> Callable[[float], Ids]:
+    return lambda ratio: np.full(int(0.5 * len(ids)), ids[int(ratio * len(ids)) - 1])
+
+
+def _counts(row: Mapping[str, Any], classes: int, videos: Sequence[tuple[Ids, Callable[[float], Ids]]]) -> Counts:
+    """Frames right and in all, `[V, A * P, K]`, of every video by itself."""
+    tallies = []
+    for ids, predicted in videos:
+        tally = Tally(classes, row["observe"], row["predict"])
+        for place, ratio in enumerate(row["observe"]):
+            tally.add(place, ids, predicted(ratio))
+        tallies.append(tally)
+    shape = (len(videos), -1, classes)
+    return np.array([t.right for t in tallies]).reshape(shape), np.array([t.frames for t in tallies]).reshape(shape)
+
+
+def _moc(weights: Any, right: Any, frames: Any) -> Any:
+    """Mean over the columns, one figure per row of `weights [R, V]`."""
+    right, frames = (np.einsum("rv,vck->rck", weights, counts) for counts in (right, frames))
+    there = frames > 0
+    return (np.divide(right, frames, out=np.zeros(frames.shape), where=there).sum(-1) / there.sum(-1)).mean(-1)
 
 
 def markdown(table: Table) -> str:
