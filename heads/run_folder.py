@@ -17,7 +17,7 @@ from vfc.cache_schema.recipe import Recipe
 
 from .head import Task, TrainConfig
 
-_CIRCUMSTANCES: Final = {"task": ("cache", "resident"), "train": ("out", "device")}
+_CIRCUMSTANCES: Final = {"task": ("cache", "labels", "resident"), "train": ("out", "device")}
 """Settings that say where a run lies and where it runs; two runs that differ in these alone are one run."""
 
 

@@ -35,7 +35,7 @@ from .anticipation.segments import Ids
 from .anticipation.sequences import Sequences, choose_sequence, stored_stride
 from .anticipation.settings import SequenceSettings
 from .anticipation.told import labels_folder
-from .anticipation.truth import truth_of
+from .anticipation.truth import digest_of, truth_of
 
 GROUPS: Final = 5
 """Parts of the training videos; each is labelled by a classifier that has seen the others."""
@@ -110,6 +110,7 @@ class FrameLabels:
             "annotations_digest": rows.digest,
             "array": self._array.name,
             "split": Path(config.split_name).stem,
+            **({} if config.labels is None else {"labels_digest": self._labels_digest()}),
         }
         self.recipe: Mapping[str, Json] = self._reader.recipe.fields
         self._out = labels_folder(config.cache, config.split_name)
@@ -138,6 +139,11 @@ class FrameLabels:
     def _labels(self, part: str) -> list[Ids]:
         """The true class of every row."""
         return [ids[:: self._stride] for ids in self._videos[part].labels]
+
+    def _labels_digest(self) -> str:
+        return digest_of(
+            (name, ids) for v in self._videos.values() for name, ids in zip(v.names, v.labels, strict=True)
+        )
 
     def _refuse_others(self) -> None:
         """Labels that are there and were made in another way are found now, not after the training."""

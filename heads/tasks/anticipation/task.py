@@ -26,7 +26,7 @@ from .segments import Ids, runs
 from .sequences import Sequences, choose_sequence
 from .settings import Config
 from .told import told_labels
-from .truth import truth_of
+from .truth import digest_of, truth_of
 from .windows import Sample, collate, cut_of, observed_steps, one_pass, windows
 
 _SHOWN: Final = 3
@@ -97,6 +97,7 @@ class Anticipation:
             "stride": self._sampling.stride,
             "train_ratios": list(self._sampling.ratios),
             "offsets": self._sampling.offsets,
+            **({} if config.labels is None else {"labels_digest": self._labels_digest()}),
             **({"told_digest": self._told_digest} if self._told else {}),
         }
         self.recipe: Mapping[str, Json] = self._reader.recipe.fields
@@ -178,6 +179,10 @@ class Anticipation:
     def _names(self, split: str) -> list[str]:
         there = {key.name for key in self._reader.keys("video") if key.view == 0}
         return [row.name for row in self._annotations.rows if row.split == split and row.name in there]
+
+    def _labels_digest(self) -> str:
+        parts = (self._parts[split].videos for split in sorted(self._parts))
+        return digest_of((name, ids) for part in parts for name, ids in zip(part.names, part.labels, strict=True))
 
     def _missing(self, split: str) -> int:
         return sum(row.split == split for row in self._annotations.rows) - len(self._names(split))

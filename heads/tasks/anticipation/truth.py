@@ -6,7 +6,9 @@ beside them: a folder with `groundTruth/<video>.txt`, `mapping.txt` and `splits/
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Protocol, cast
 
@@ -96,6 +98,14 @@ class FolderTruth:
             raise unknown_name(f"split in {self._folder / 'splits'}", split, found)
         rows = (Annotation(self._store_names.get(row.name, row.name), split=row.split) for row in found[split])
         return Annotations(tuple(rows))
+
+
+def digest_of(videos: Iterable[tuple[str, Ids]]) -> str:
+    """SHA-256 over names and class ids; what labels beside a store are known by in a result."""
+    found = hashlib.sha256()
+    for name, ids in videos:
+        found.update(name.encode() + b"\0" + ids.tobytes())
+    return found.hexdigest()
 
 
 def truth_of(reader: StoreReader, settings: SequenceSettings) -> Truth:

@@ -396,6 +396,8 @@ def test_labels_beside_extracted_features_are_as_good_as_imported_ones(tmp_path:
     head = futr.Head(FUTR, here.specs).eval()
     with torch.no_grad():
         assert here.test(head, Silent())["moc"] == there.test(head, Silent())["moc"]
+    assert "labels_digest" not in here.identity
+    assert len(there.identity["labels_digest"]) == 64
     with pytest.raises(UnknownName, match=r"holds no sequences: labels are missing\.\n.*or give their --labels\."):
         task(bare)
     with pytest.raises(MissingPath, match=r"There is no folder .*groundTruth\.\n--labels is a folder with groundTruth"):
