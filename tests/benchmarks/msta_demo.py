@@ -4,10 +4,11 @@
         [--table FILE.md]
 
 The 12 classes of the demo's val and test splits, 16 clips each to train on and 25 to test. There is no trained ViCLIP
-to be had here, so it is made: 4 blocks of width 48 on 8 frames of 24 x 24 pixels, trained contrastively by this script
-on clips and names of the other 14 classes, their colours drawn anew each time (`--updates`; 0 leaves it random). It has
-never read the 12 classes' names, and the zero-shot row says what that is worth. Everything else goes through `vfc`: extraction with taps and tail,
-`train-head` for each row, the same 300 test clips, differences paired clip by clip. What is done is not done again.
+to be had here, so it is made: 4 blocks of width 48 on 8 frames of 24 x 24 pixels, trained contrastively by this
+script on clips and names of the other 14 classes, their colours drawn anew each time (`--updates`; 0 leaves it
+random). It has never read the 12 classes' names, and the zero-shot row says what that is worth. Everything else goes
+through `vfc`: extraction with taps and tail, `train-head` for each row, the same 300 test clips, differences paired
+clip by clip. What is done is not done again.
 """
 
 from __future__ import annotations
