@@ -45,8 +45,8 @@ HEADS: Final = ("futr", "actionllm")
 DRAWS: Final = 2000
 
 Counts: TypeAlias = "tuple[Any, Any]"
-VARIANTS: Final = {"actionllm-text": "actionllm"}
-"""Settings of a head that get a row of their own, in the first group: the LLM shown class names alone."""
+VARIANTS: Final = {"actionllm-both": "actionllm"}
+"""Settings of a head that get a row of their own, in the first group: the LLM shown class names and features."""
 
 
 @dataclass(frozen=True)
