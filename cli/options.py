@@ -260,9 +260,11 @@ def _from_file(known: Sequence[Flag], file: Path) -> Iterator[tuple[tuple[str, .
 def to_json(config: Any) -> dict[str, Any]:
     """A config dataclass as plain JSON, by flag name; `build` with this in a file gives the same dataclass back."""
 
-    def plain(value: Any) -> Any:
+    def plain(value: Any, scalar: type) -> Any:
         if isinstance(value, tuple):
-            return [plain(item) for item in value]
+            return [plain(item, scalar) for item in value]
+        if scalar is float and isinstance(value, int):
+            return float(value)  # as it is read back
         return str(value) if isinstance(value, Path) else value
 
     def value_at(path: tuple[str, ...]) -> Any:
@@ -271,7 +273,7 @@ def to_json(config: Any) -> dict[str, Any]:
             value = getattr(value, name)
         return value
 
-    return {flag.name: plain(value_at(flag.path)) for flag in flags(type(config))}
+    return {flag.name: plain(value_at(flag.path), flag.scalar) for flag in flags(type(config))}
 
 
 def _help(flag: Flag) -> str:
