@@ -111,9 +111,7 @@ def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
     if mode == "deterministic" and config.plan in ("packed", "batched"):
         raise not_deterministic(config.plan)
     counted = fixed_count(config.frames)
-    looks = views(
-        config.views, seed=config.seed, flip=config.flip, counted=counted, pipeline=config.pipeline
-    )
+    looks = views(config.views, seed=config.seed, flip=config.flip, counted=counted, pipeline=config.pipeline)
     options = backbone_options(config, device, mode)
     backbone = open_backbone(config.model, options)
     specs = backbone.specs()

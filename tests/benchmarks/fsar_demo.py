@@ -28,7 +28,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import suites.language as language
+from suites.language import video_llava_checkpoint
 
 from vfc.cache_schema.progress import Silent
 from vfc.extract.config import ExtractConfig
@@ -97,8 +97,7 @@ def made(folder: Path) -> Path:
     table = render_collection(videos, clips_per_class=CLIPS)
     if not checkpoint.exists():
         torch.manual_seed(0)
-        language.randomise = weights
-        language.video_llava_checkpoint(checkpoint, vision=VISION, **TEXT)
+        video_llava_checkpoint(checkpoint, vision=VISION, draw=weights, **TEXT)
     asked = ExtractConfig(
         videos=table, model="video-llava", checkpoint=str(checkpoint), layer=(LAYER,), prompt=("unknown",)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 import transformers
 from suites.checkpoints import randomise, save
 from tokenizers import models, pre_tokenizers, trainers
+from torch import nn
 
 CORPUS = (
     "USER: What's the action of the video? ASSISTANT: Please describe if the 'AC' action is present in the video.",
@@ -91,9 +92,13 @@ def video_llava_checkpoint(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     vision: Mapping[str, Any] | None = None,
+    draw: Callable[[nn.Module, int], nn.Module] = randomise,
     **text: Any,
 ) -> Path:
-    """A tiny Video-LLaVA: frames of 28 pixels, 2x2 patches and a class token each; `vision`, `text` change its size."""
+    """A tiny Video-LLaVA: frames of 28 pixels, 2x2 patches and a class token each; `vision`, `text` change its size.
+
+    `draw` gives it its random weights.
+    """
     tokenizer = llama_tokenizer()
     ids = {name: tokenizer.convert_tokens_to_ids(f"<{name}>") for name in ("image", "video", "pad")}
     tower = {
@@ -115,7 +120,7 @@ def video_llava_checkpoint(
         image_seq_length=4,
         video_seq_length=8 * 5,
     )
-    _save(transformers.VideoLlavaForConditionalGeneration(config), folder, tokenizer, dtype, seed)
+    _save(transformers.VideoLlavaForConditionalGeneration(config), folder, tokenizer, dtype, seed, draw)
     _write(folder / "processor_config.json", {"video_processor": {"size": {"shortest_edge": edge}, "crop_size": edge}})
     return folder
 
@@ -183,8 +188,15 @@ def _ids(tokenizer: Any) -> dict[str, int]:
     return {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
 
 
-def _save(model: Any, folder: Path, tokenizer: Any, dtype: torch.dtype, seed: int) -> None:
-    randomise(model, seed)
+def _save(
+    model: Any,
+    folder: Path,
+    tokenizer: Any,
+    dtype: torch.dtype,
+    seed: int,
+    draw: Callable[[nn.Module, int], nn.Module] = randomise,
+) -> None:
+    draw(model, seed)
     save(model.to(dtype), folder)
     tokenizer.save_pretrained(folder)
 
