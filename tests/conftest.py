@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,9 @@ sys.path.insert(0, str(TESTS))
 # Read when torch is first imported, here and in the processes that tests start: on networks this small, threads that
 # wait for each other take most of the time. What a run fixes for its numbers, it still fixes itself.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that starts the tests in the background ignores Ctrl-C for them and for all they start, which some tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure; what a test may take is bounded by pytest-timeout.
 hypothesis.settings.register_profile("house", deadline=None)
