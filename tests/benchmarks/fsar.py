@@ -281,6 +281,8 @@ def main() -> None:
         lines += compare(name, given.rounds)
         print(lines[-1], flush=True)
     lines += ["", "| training from a store | --resident | s per task | waited for data |", "|---|---|---|---|"]
+    if given.folder:
+        given.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         for name in given.size:
             lines += waiting(name, Path(folder), device)
