@@ -8,7 +8,7 @@ after the block (final norms, features added between layers).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar, cast
@@ -203,15 +203,25 @@ def load(
             local_files_only=True,
             output_loading_info=True,
         )
-    lacking = sorted(key for key in info["missing_keys"] if not key.startswith(tuple(may_lack)))
-    if lacking:
-        shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
-        raise BadInput(
-            f"The checkpoint {checkpoint.id} lacks weights that {cls.__name__} needs: {shown}.",
-            f"Its config.json names the architecture {checkpoint.model_type}; give a checkpoint of that architecture.",
-        )
+    refuse_lacking(
+        checkpoint,
+        cls,
+        info["missing_keys"],
+        may_lack,
+        f"Its config.json names the architecture {checkpoint.model_type}; give a checkpoint of that architecture.",
+    )
     # Parameters keep requires_grad: without it torch's attention module takes another kernel, and other last bits.
     return model.eval().to(device)
+
+
+def refuse_lacking(
+    checkpoint: Checkpoint, cls: Any, missing: Iterable[str], may_lack: Sequence[str], remedy: str
+) -> None:
+    """Raises BadInput where weights are `missing` other than those whose names begin as in `may_lack`."""
+    lacking = sorted(name for name in missing if not name.startswith(tuple(may_lack)))
+    if lacking:
+        shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+        raise BadInput(f"The checkpoint {checkpoint.id} lacks weights that {cls.__name__} needs: {shown}.", remedy)
 
 
 def require_device(device: str) -> None:

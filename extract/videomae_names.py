@@ -17,7 +17,7 @@ from torch import Tensor
 from vfc.cache_schema.errors import BadInput
 
 from .checkpoint import Checkpoint
-from .taps import COMPUTE, require_device
+from .taps import COMPUTE, refuse_lacking, require_device
 
 _PARTS: Final = {
     "norm1": "layernorm_before",
@@ -87,13 +87,8 @@ def load_original(
     model = cls._from_config(copy.deepcopy(config), attn_implementation=attention)
     state = library_names(_read(checkpoint), checkpoint.id)
     found = model.load_state_dict(state, strict=False)
-    lacking = sorted(name for name in found.missing_keys if not name.startswith(tuple(may_lack)))
-    if lacking:
-        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-        raise BadInput(
-            f"The checkpoint {checkpoint.id} lacks weights that {cls.__name__} needs: {', '.join(lacking[:3])}{more}.",
-            "Its config.json and its weights do not belong together; fetch both again.",
-        )
+    remedy = "Its config.json and its weights do not belong together; fetch both again."
+    refuse_lacking(checkpoint, cls, found.missing_keys, may_lack, remedy)
     return model.eval().to(device, COMPUTE[dtype])
 
 

@@ -8,7 +8,7 @@ in the text tower `final_layer_norm`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.record import ArraySpec, Dtype, Json
-from vfc.extract.backbone import BackboneOptions, Chunking, Frames, Prepared, chosen_layers, kept_streams, versions
+from vfc.extract.backbone import BackboneOptions, Prepared, chosen_layers, kept_streams, versions
 from vfc.extract.checkpoint import Checkpoint, locate
 from vfc.extract.clip_tokens import ClipTokens
+from vfc.extract.framewise import Framewise
 from vfc.extract.pixels import read_pixel_rule
 from vfc.extract.taps import (
-    FRAMES_PER_FORWARD,
     Tap,
     array_name,
     attention_of,
@@ -30,7 +30,6 @@ from vfc.extract.taps import (
     compute_dtype,
     load,
     on_meta,
-    over_frames,
     shortened,
     transferred,
 )
@@ -88,7 +87,7 @@ class Tower:
         return Tap(f"{self.blocks}.{last - 1}")
 
 
-class ClipBackbone:
+class ClipBackbone(Framewise):
     """CLIP over the frames of a clip, and over texts; see `backbone.TextBackbone`."""
 
     def __init__(self, options: BackboneOptions) -> None:
@@ -173,24 +172,6 @@ class ClipBackbone:
         """See `Backbone.load`."""
         for tower in (self._visual, self._text) if self.options.texts else (self._visual,):
             tower.load(self.checkpoint, dtype=self._dtype, device=self.options.device)
-
-    def pixels(self, clip: Frames) -> Prepared:
-        """See `Backbone.pixels`: `pixels` float32 `[T, 3, h, w]`."""
-        return Prepared({"pixels": self.rule(clip.frames)}, {})
-
-    def encode_videos(self, batch: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
-        """See `Backbone.encode_videos`."""
-        return over_frames(batch, self._forward, device=self.options.device, dtype=self._dtype)
-
-    @property
-    def chunking(self) -> Chunking:
-        """See `StreamingBackbone`: as many frames as go through together anyway."""
-        return Chunking(FRAMES_PER_FORWARD)
-
-    def encode_stream(self, chunks: Iterable[Mapping[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-        """See `StreamingBackbone`."""
-        for chunk in chunks:
-            yield self.encode_videos([chunk])[0]
 
     def tokens(self, text: str) -> Prepared:
         """See `TextBackbone.tokens`, and `clip_tokens.ClipTokens`."""

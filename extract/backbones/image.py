@@ -6,7 +6,7 @@ vision towers of CLIP and SigLIP). Layers mean what `output_hidden_states=True` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Final
 
@@ -16,17 +16,16 @@ from torch import Tensor
 from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.record import ArraySpec, Dtype, Json
 from vfc.extract.anatomy import SHUFFLED, anatomy, token_grid
-from vfc.extract.backbone import BackboneOptions, Chunking, Frames, Prepared, chosen_layers, kept_streams, versions
+from vfc.extract.backbone import BackboneOptions, chosen_layers, kept_streams, versions
 from vfc.extract.checkpoint import Checkpoint, locate
+from vfc.extract.framewise import Framewise
 from vfc.extract.pixels import read_pixel_rule
 from vfc.extract.taps import (
-    FRAMES_PER_FORWARD,
     attention_of,
     caught,
     compute_dtype,
     load,
     on_meta,
-    over_frames,
     shortened,
     transferred,
 )
@@ -35,7 +34,7 @@ DEFAULT_CHECKPOINT: str | None = None
 STREAMS: Final = {"video": ("frames", "visual")}
 
 
-class ImageBackbone:
+class ImageBackbone(Framewise):
     """An image encoder over the frames of a clip; see `backbone.Backbone`."""
 
     def __init__(self, options: BackboneOptions) -> None:
@@ -110,24 +109,6 @@ class ImageBackbone:
             device=self.options.device,
             may_lack=("pooler.",) if self._pooling != "pooler_output" else (),
         )
-
-    def pixels(self, clip: Frames) -> Prepared:
-        """See `Backbone.pixels`: `pixels` float32 `[T, 3, h, w]`."""
-        return Prepared({"pixels": self.rule(clip.frames)}, {})
-
-    def encode_videos(self, batch: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
-        """See `Backbone.encode_videos`."""
-        return over_frames(batch, self._forward, device=self.options.device, dtype=self._dtype)
-
-    @property
-    def chunking(self) -> Chunking:
-        """See `StreamingBackbone`: as many frames as go through together anyway."""
-        return Chunking(FRAMES_PER_FORWARD)
-
-    def encode_stream(self, chunks: Iterable[Mapping[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-        """See `StreamingBackbone`."""
-        for chunk in chunks:
-            yield self.encode_videos([chunk])[0]
 
     @torch.inference_mode()
     def _forward(self, pixels: Tensor) -> dict[str, Tensor]:

@@ -11,13 +11,12 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.record import Json
 
 from .clip import Clip, Job
 from .frames import Damage, Doubt, decode_at, deliver
 from .packets import PacketIndex, packet_index
-from .read import READABLE, Times, choose, opened, times_of, upright
+from .read import Times, choose, chosen_of, delivered, opened, times_of, upright
 
 
 def read_pieces(job: Job, threads: int = 0) -> Iterator[Clip | None]:
@@ -53,16 +52,9 @@ def _everything(job: Job) -> Iterator[Clip]:
     damage = Damage()
     with opened(job) as (container, video):
         stamps = [frame.pts for frame in deliver(container, video, damage)]
-        if not stamps:
-            raise BadInput(f"No frame of {job.path} can be decoded{damage.words(': ')}.", READABLE)
-        times = times_of(video, stamps)
-    indices, notes = choose(job, times)
-    if damage:
-        notes["damage"] = damage.words()
+        times, indices, notes = chosen_of(job, video, stamps, damage)
     with opened(job) as (container, video):
-        chosen = set(indices.tolist())
-        frames = (f for i, f in enumerate(deliver(container, video, Damage())) if i in chosen)
-        yield from _pieces(job, video, times, indices, notes, frames)
+        yield from _pieces(job, video, times, indices, notes, delivered(container, video, indices))
 
 
 def _pieces(

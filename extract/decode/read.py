@@ -161,19 +161,33 @@ def _read_everything(job: Job) -> Clip:
                 held.append(frame)
             else:
                 held.clear()
-        if not stamps:
-            raise BadInput(f"No frame of {job.path} can be decoded{damage.words(': ')}.", READABLE)
-        times = times_of(video, stamps)
-        indices, notes = choose(job, times)
-        if damage:
-            notes["damage"] = damage.words()
-        wanted = np.unique(indices).tolist()
+        times, indices, notes = chosen_of(job, video, stamps, damage)
         if held:
-            return _assemble(job, video, times, indices, notes, (held[i] for i in wanted))
+            return _assemble(job, video, times, indices, notes, (held[i] for i in np.unique(indices).tolist()))
     with opened(job) as (container, video):
-        chosen = set(wanted)
-        frames = (f for i, f in enumerate(deliver(container, video, Damage())) if i in chosen)
-        return _assemble(job, video, times, indices, notes, frames)
+        return _assemble(job, video, times, indices, notes, delivered(container, video, indices))
+
+
+def chosen_of(
+    job: Job, video: VideoStream, stamps: Sequence[int | None], damage: Damage
+) -> tuple[Times, npt.NDArray[np.int64], dict[str, Json]]:
+    """Of a video that was decoded whole: its times, and what `choose` takes of it; `stamps` of all that was delivered.
+
+    Raises BadInput where nothing was.
+    """
+    if not stamps:
+        raise BadInput(f"No frame of {job.path} can be decoded{damage.words(': ')}.", READABLE)
+    times = times_of(video, stamps)
+    indices, notes = choose(job, times)
+    if damage:
+        notes["damage"] = damage.words()
+    return times, indices, notes
+
+
+def delivered(container: InputContainer, video: VideoStream, indices: npt.NDArray[np.int64]) -> Iterator[VideoFrame]:
+    """The frames of these numbers, each once and in order, of a video that is decoded from its start."""
+    chosen = set(indices.tolist())
+    return (frame for i, frame in enumerate(deliver(container, video, Damage())) if i in chosen)
 
 
 def times_of(video: VideoStream, stamps: Sequence[int | None]) -> Times:

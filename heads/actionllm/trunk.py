@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from vfc.cache_schema.errors import BadInput
+from vfc.heads.gradients import gradient_times
 
-from .tuning import ActionTuning, TunedNorm, check_width, gradient_times
+from .tuning import ActionTuning, TunedNorm, check_width
 
 FP16_BOOST = 1024.0
 """Gradients of fp16 layers are multiplied by this on their way through: below 6e-8 fp16 knows only 0."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from vfc.cache_schema.errors import BadInput
+from vfc.heads.gradients import gradient_times
 
 
 class Halves(nn.Module):
@@ -63,22 +62,6 @@ class TunedNorm(nn.Module):
         """`[B, L, E]` to the same."""
         tuned: Tensor = self.tuning(self.norm(x))
         return tuned
-
-
-class _Times(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * ctx.factor, None
-
-
-def gradient_times(x: Tensor, factor: float) -> Tensor:
-    """`x` itself; its gradient is multiplied by `factor` on the way back."""
-    return x if factor == 1.0 else cast("Tensor", _Times.apply(x, factor))  # type: ignore[no-untyped-call]
 
 
 def check_width(hidden: int, width: int) -> None:

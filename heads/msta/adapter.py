@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from vfc.cache_schema.errors import BadInput
+from vfc.heads.gradients import gradient_times
 
 from .blocks import Block
 
 Reads = Literal["ln_1", "raw"]
 ClassToken = Literal["spatial", "none"]
-
-
-class _Scaled(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by a number."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0] * ctx.factor, None
-
-
-def gradient_scaled(x: Tensor, factor: float) -> Tensor:
-    """`x` itself; its gradient is multiplied by `factor` on the way back."""
-    scaled: Tensor = _Scaled.apply(x, factor)  # type: ignore[no-untyped-call]
-    return scaled
 
 
 class Down(nn.Sequential):
@@ -129,10 +111,10 @@ class Branch(nn.Module):
         if rows is not None:
             read = read[:, :rows]
         if self._scales:
-            read = gradient_scaled(read, self._strength)
+            read = gradient_times(read, self._strength)
         added = self.up(shared(self.down(read)), rows)
         if self._scales:
-            added = gradient_scaled(added, 1 / self._strength)
+            added = gradient_times(added, 1 / self._strength)
         adapted: Tensor = own + self._strength * added
         return adapted
 

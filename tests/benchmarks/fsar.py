@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,8 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
 import torch
+from suites.page_cache import forget
 from torch import Tensor
 from torch.nn import functional
 
@@ -208,24 +212,12 @@ def made_store(root: Path, size: Size) -> Path:
     return root
 
 
-def forget(root: Path) -> None:
-    """Ask the system to drop a store's pages from its cache, so that reading means the disk."""
-    for path in root.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            finally:
-                os.close(descriptor)
-
-
 def waiting(name: str, folder: Path, device: str) -> list[str]:
     size = SIZES[name]
     store = made_store(folder / f"store-{name}", size)
     lines = []
     for resident in ("off", "auto"):
-        forget(store)
+        forget(store.rglob("*"))
         task = fewshot.Config(
             store,
             way=size.way,

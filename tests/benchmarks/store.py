@@ -31,8 +31,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
 import zarr
+from suites.page_cache import forget
 
 from vfc.cache_schema import ArraySpec, Key, Recipe, Record, StoreReader, StoreWriter, open_store
 
@@ -309,15 +312,6 @@ def measure_reads(bench: Bench) -> None:
         size.raw.unlink()
 
 
-def evict(paths: Sequence[Path]) -> None:
-    """Drop files from the page cache; nothing may have them mapped."""
-    for path in paths:
-        fd = os.open(path, os.O_RDONLY)
-        os.fsync(fd)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(fd)
-
-
 class Sequences:
     """Long sequences of 4 KB rows in a store and in one raw file; every eighth row of the first part is wanted."""
 
@@ -380,7 +374,7 @@ class Sequences:
         return time.perf_counter() - start
 
     def evict(self) -> None:
-        evict([self.raw, *(path for part in self.parts for path in part.glob("steps/c.*"))])
+        forget([self.raw, *(path for part in self.parts for path in part.glob("steps/c.*"))])
 
     def cold_raw(self) -> float:
         self.evict()

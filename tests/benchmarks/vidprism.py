@@ -18,6 +18,7 @@ import argparse
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -25,8 +26,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
 import torch
+from suites.page_cache import forget
 from torch import Tensor
 from torch.nn import functional
 
@@ -185,24 +189,12 @@ def made_store(root: Path, size: Size) -> Path:
     return root
 
 
-def forget(root: Path) -> None:
-    """Ask the system to drop a store's pages from its cache, so that reading means the disk."""
-    for path in root.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            finally:
-                os.close(descriptor)
-
-
 def waiting(name: str, folder: Path) -> list[str]:
     size = SIZES[name]
     store = made_store(folder / f"store-{name}", size)
     lines = []
     for resident in ("off", "auto"):
-        forget(store)
+        forget(store.rglob("*"))
         task = classification.Config(cache=store, resident=resident)  # type: ignore[arg-type]
         config = replace(
             vidprism.TRAIN, epochs=0, warmup_epochs=0, least_steps=0, steps=size.steps, batch=size.batch,

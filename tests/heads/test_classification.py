@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from suites.killed import Killed, KilledAt
 from suites.motion_store import FRAMES, MakeStore, Told
 
 from vfc.cache_schema.annotations import Annotation, Annotations, load, write_annotations
@@ -438,7 +439,7 @@ def test_one_vector_per_clip_has_no_order_to_shuffle(make_store: MakeStore) -> N
 # --- class texts ---
 
 
-class Told3(ClassifierHead):
+class Told3(linear_probe.Head):
     """Takes everything that a store knows of its classes."""
 
     open_classes = True
@@ -553,26 +554,6 @@ def test_it_learns_tests_and_writes_the_run(tmp_path: Path) -> None:
     assert "linear-probe" in (tmp_path / "run" / "report.html").read_text()
     assert [table.title for table in result.tables()][1:] == ["Per class", "Training"]
     assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["task"]["shots"] == 0
-
-
-class Killed(Exception):
-    """Stands for a kill."""
-
-
-class KilledAt(Silent):
-    """Dies when the n-th update is reported."""
-
-    def __init__(self, update: int) -> None:
-        self.left = update
-        self.training = False
-
-    def begin(self, label: str, total: int | None, unit: str = "records") -> None:
-        self.training = label == "Train"
-
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        self.left -= amount if self.training else 0
-        if self.training and self.left <= 0:
-            raise Killed
 
 
 def test_killed_and_resumed_served_from_disk_equals_uninterrupted_from_memory(store: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from suites.killed import Killed, KilledAt
 from suites.motion_store import MakeStore, Told
 
 from vfc.cache_schema.annotations import load, write_annotations
@@ -36,26 +37,6 @@ QUICK = TrainConfig(steps=30, batch=4, validate_every=10, device="cpu")
 @pytest.fixture
 def task(make_store: MakeStore) -> fewshot.Config:
     return fewshot.Config(make_store(noise=0.3), way=3, train_queries=2, val_tasks=50, tasks=200)
-
-
-class Killed(Exception):
-    """Stands for a kill."""
-
-
-class KilledAt(Silent):
-    """Dies when the n-th update is reported."""
-
-    def __init__(self, update: int) -> None:
-        self.left = update
-        self.training = False
-
-    def begin(self, label: str, total: int | None, unit: str = "records") -> None:
-        self.training = label == "Train"
-
-    def advance(self, amount: int = 1, note: str = "") -> None:
-        self.left -= amount if self.training else 0
-        if self.training and self.left <= 0:
-            raise Killed
 
 
 def strip(row: dict[str, Any]) -> dict[str, Any]:

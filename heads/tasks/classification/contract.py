@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -57,9 +58,9 @@ class ClassifierHead(Head):
         """What the head reads, with these settings of its own."""
         return Wants()
 
+    @abstractmethod
     def scores(self, batch: Batch) -> Tensor:
         """Logits `[B, C]`."""
-        raise NotImplementedError
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy over the classes."""

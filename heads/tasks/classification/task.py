@@ -58,7 +58,6 @@ class Classification:
         self._texts = ClassTexts(self._reader, self._arrays.classes, config.template)
         self.store, self.class_names, self.train_names = config.cache, self.lists.class_names, self.lists.train.names
         self.class_list = self.class_names if config.class_list is not None else ()
-        self.class_list = self.class_names if config.class_list is not None else ()
         self.per_pass = max(1, len(self.lists.train.rows) // train.batch)
         served = {role: as_served(spec, pool_tokens=self._pool) for role, spec in self._arrays.clips.items()}
         self.specs: Mapping[str, ArraySpec] = {

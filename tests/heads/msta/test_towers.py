@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from vfc.cache_schema.errors import BadInput, MissingPath
 from vfc.extract.viclip.tiny import write_tiny_viclip
-from vfc.heads.msta.adapter import Branch, VideoUp, consistency, gradient_scaled, initialise, shared_layer
+from vfc.heads.gradients import gradient_times
+from vfc.heads.msta.adapter import Branch, VideoUp, consistency, initialise, shared_layer
 from vfc.heads.msta.blocks import Block, Tail, Tower, read_tail
 from vfc.heads.msta.cost import Sizes, told
 from vfc.heads.msta.settings import PRESETS, Config
@@ -144,7 +145,7 @@ def test_only_below_the_last_block_does_the_convolution_over_time_count(tmp_path
 
 def test_gradient_scaling_is_the_identity_and_learns_as_if_lambda_were_1() -> None:
     x = torch.randn(3, 5, requires_grad=True)
-    scaled = gradient_scaled(x, 0.25)
+    scaled = gradient_times(x, 0.25)
     assert torch.equal(scaled, x)
     scaled.sum().backward()
     assert torch.equal(x.grad, torch.full((3, 5), 0.25))
