@@ -167,7 +167,7 @@ class FrameLabels:
             places = draw.integers(self._ends[-1], size=self._train.batch)
             video = np.searchsorted(self._ends, places, "right")
             yield Batch(
-                videos.single(video.tolist(), (places - firsts[video]).tolist()),
+                videos.single(video.tolist(), (places - firsts[video]) * self._stride),
                 torch.from_numpy(labels[places]).to(self._device),
                 torch.from_numpy(self._groups[video]).to(self._device),
             )
@@ -223,7 +223,8 @@ class FrameLabels:
         group = int(self._groups[video]) if part == "train" else -1
         found = []
         for start in range(0, len(truth), _AT_ONCE):
-            frames = self._videos[part].steps(video, start, min(_AT_ONCE, len(truth) - start))
+            rows = np.arange(start, min(start + _AT_ONCE, len(truth)))
+            frames = self._videos[part].steps(video, rows * self._stride)
             empty = torch.zeros(len(frames), dtype=torch.int64, device=frames.device)
             found.append(head.scores(Batch(frames, empty, empty + group)).argmax(dim=-1).cpu().numpy())
         return np.concatenate(found)

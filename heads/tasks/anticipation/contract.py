@@ -49,12 +49,14 @@ class Sampling:
     """What a method reads of a video by itself; each can be set in the task's settings.
 
     `stride`: one label frame in so many is a step. `ratios`: shares of a video observed in training. `offsets`: so many
-    training windows per ratio, each a step later than the one before.
+    training windows per ratio, each a step later than the one before. `phases`: in so many places within a stride the
+    steps of a training window may lie; where there are several, every window of every pass draws its own.
     """
 
     stride: int = 8
     ratios: tuple[float, ...] = (0.2, 0.3, 0.5)
     offsets: int = 1
+    phases: int = 1
 
 
 class AnticipationHead(Head):

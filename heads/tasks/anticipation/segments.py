@@ -5,7 +5,7 @@ Sizes are cut as in the codes of the field: `int(ratio * n)` in floating point.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -19,21 +19,34 @@ FUTURE: Final = 0.5
 
 @dataclass(frozen=True)
 class Window:
-    """`observed` label frames from `start` on, then `future` frames to predict; all counted in `unit` frames each."""
+    """`observed` label frames from `start` on, then `future` frames to predict; all counted in `unit` frames each.
+
+    All of it lies `phase` frames later than these say.
+    """
 
     start: int
     observed: int
     future: int
     unit: int = 1
+    phase: int = 0
 
     def seen(self, stride: int) -> Ids:
         """The label frames of the observed steps, one in `stride`."""
-        return np.arange(self.start, self.start + self.observed, stride // self.unit) * self.unit
+        return np.arange(self.start, self.start + self.observed, stride // self.unit) * self.unit + self.phase
 
     def to_come(self, stride: int) -> Ids:
         """The label frames of the steps to predict, one in `stride`, from the first frame that is not observed."""
         first = self.start + self.observed
-        return np.arange(first, first + self.future, stride // self.unit) * self.unit
+        return np.arange(first, first + self.future, stride // self.unit) * self.unit + self.phase
+
+    def room(self, frames: int) -> int:
+        """By how many of a video's `frames` the window can lie later, and more, without anything left to predict."""
+        return frames - (self.start + self.observed) * self.unit
+
+    def later(self, phase: int, frames: int) -> Window:
+        """The same `phase` frames later in a video of `frames`; what would lie behind its end is not predicted."""
+        left = -(-(self.room(frames) - phase) // self.unit)
+        return replace(self, phase=phase, future=min(self.future, left))
 
 
 def window(frames: int, ratio: float, *, stride: int, full: bool = True, offset: int = 0) -> Window:

@@ -1,4 +1,4 @@
-"""The videos of a store as sequences: class ids of every frame, and features of one frame in `stride`."""
+"""The videos of a store as sequences: class ids of every frame, and features of one frame in so many."""
 
 from __future__ import annotations
 
@@ -50,10 +50,11 @@ class Sequences:
     """Labels and features of the videos `names`, in this order.
 
     `labels[i]` are the class ids `[n]` of every label frame of video i; n is cut to what labels and features share.
+    Steps are `stride` label frames apart and begin in one of `phases` places: rows of one frame in `every` are read.
 
     Raises:
-        BadInput: labels and features of a video do not belong together; a class id outside the list; a stride that
-            the stored one does not divide; values that are no numbers.
+        BadInput: labels and features of a video do not belong together; a class id outside the list; a stride or
+            phases that the stored rows do not allow; values that are no numbers.
         MissingRecord: a video without a record.
     """
 
@@ -67,22 +68,28 @@ class Sequences:
         stride: int,
         device: torch.device,
         resident: Resident = "auto",
+        phases: int = 1,
     ) -> None:
-        self.names, self.stride = tuple(names), stride
+        if phases < 1 or stride % phases:
+            raise BadInput(
+                f"Steps of {stride} frames cannot begin in {phases} places at equal distances.",
+                f"Give --phases as a divisor of {stride}.",
+            )
+        self.names, self.stride, self.every = tuple(names), stride, stride // phases
         self._reader, self._array, self._device = reader, array, device
         keys = [Key("video", name) for name in names]
         self._rows = [int(row) for row in reader.locate(keys)]
-        self._every = [_every(reader, row) for row in self._rows]
+        self._stored = [_every(reader, row) for row in self._rows]
         self.labels = [self._checked(i, truth) for i in range(len(names))]
-        steps = [-(-len(ids) // stride) for ids in self.labels]
-        self._first = np.cumsum([0, *steps])
+        rows = [-(-len(ids) // self.every) for ids in self.labels]
+        self._first = np.cumsum([0, *rows])
         self.placement: Placement = self._place(int(self._first[-1])) if resident == "auto" else resident
         self._values: Tensor | None = None
         if self.placement != "off":
             on = torch.device("cpu") if self.placement == "ram" else device
             self._values = torch.empty((int(self._first[-1]), self.width), dtype=STORED[array.dtype], device=on)
-            for i, count in enumerate(steps):
-                self._values[self._first[i] : self._first[i + 1]] = self._read(i, 0, count)
+            for i, count in enumerate(rows):
+                self._values[self._first[i] : self._first[i + 1]] = self._read(i, np.arange(count) * self.every)
         self._scales = (
             [torch.from_numpy(np.array(reader.scale(row, array.name))) for row in self._rows]
             if array.dtype == "int8"
@@ -94,35 +101,32 @@ class Sequences:
         """D."""
         return cast("int", self._array.shape[-1])
 
-    def steps(self, video: int, first: int, count: int) -> Tensor:
-        """Features of `count` steps from step `first` on, float32 `[count, D]` on the device."""
+    def steps(self, video: int, frames: Ids) -> Tensor:
+        """Features at label frames `[S]`, evenly spaced multiples of `every`: float32 `[S, D]` on the device."""
         if self._values is None:
-            found = self._read(video, first, count)
+            found = self._read(video, frames)
         else:
-            found = self._values[self._first[video] + first : self._first[video] + first + count]
+            start, stop, step = _span(frames, self.every)
+            found = self._values[self._first[video] + start : self._first[video] + stop : step]
         scale = None if self._scales is None else self._scales[video][None]
         return as_float(found.to(self._device, non_blocking=True)[None], scale)[0]
 
-    def single(self, videos: Sequence[int], steps: Sequence[int]) -> Tensor:
-        """Features of one step each of several videos, float32 `[M, D]` on the device."""
+    def single(self, videos: Sequence[int], frames: Ids) -> Tensor:
+        """Features at one label frame each of several videos, float32 `[M, D]` on the device."""
         if self._values is None or self._scales is not None:
-            return torch.cat([self.steps(video, step, 1) for video, step in zip(videos, steps, strict=True)])
-        rows = torch.from_numpy(self._first[np.asarray(videos)] + np.asarray(steps)).to(self._values.device)
+            return torch.cat([self.steps(video, frames[i : i + 1]) for i, video in enumerate(videos)])
+        rows = torch.from_numpy(self._first[np.asarray(videos)] + frames // self.every).to(self._values.device)
         return self._values[rows].to(self._device, non_blocking=True).float()
 
-    def prefetch(self, video: int, first: int, count: int) -> None:
+    def prefetch(self, video: int, frames: Ids) -> None:
         """Say that these steps will be asked for soon."""
         if self._values is None:
-            start, stop, step = self._window(video, first, count)
-            self._reader.prefetch(np.array([self._rows[video]]), self._array.name, start, stop, step)
+            span = _span(frames, self._stored[video])
+            self._reader.prefetch(np.array([self._rows[video]]), self._array.name, *span)
 
-    def _window(self, video: int, first: int, count: int) -> tuple[int, int, int]:
-        step = self.stride // self._every[video]
-        return first * step, (first + count - 1) * step + 1, step
-
-    def _read(self, video: int, first: int, count: int) -> Tensor:
-        stored: Any = np.empty((count, self.width), stored_dtype(self._array.dtype))
-        self._reader.window(self._rows[video], self._array.name, *self._window(video, first, count), out=stored)
+    def _read(self, video: int, frames: Ids) -> Tensor:
+        stored: Any = np.empty((len(frames), self.width), stored_dtype(self._array.dtype))
+        self._reader.window(self._rows[video], self._array.name, *_span(frames, self._stored[video]), out=stored)
         if self._array.dtype == "bf16":
             stored = stored.view(np.int16)
         values = torch.from_numpy(stored).view(STORED[self._array.dtype])
@@ -130,11 +134,17 @@ class Sequences:
         return values
 
     def _checked(self, video: int, truth: Truth) -> Ids:
-        row, name, every = self._rows[video], self.names[video], self._every[video]
+        row, name, every = self._rows[video], self.names[video], self._stored[video]
         if self.stride % every:
             raise BadInput(
                 f"{name!r} was stored with one row per {every} frames, so one in {self.stride} frames cannot be had.",
                 f"Give a --stride that {every} divides: {math.ceil(self.stride / every) * every}.",
+            )
+        if self.every % every:
+            raise BadInput(
+                f"{name!r} was stored with one row per {every} frames: steps of {self.stride} frames begin in "
+                f"{self.stride // every} places, not in {self.stride // self.every}.",
+                f"Give --phases {self.stride // every}, or a divisor of it.",
             )
         ids, classes = truth.ids(name), len(truth.class_names)
         covered = self._reader.length(row, self._array.name) * every
@@ -156,6 +166,12 @@ class Sequences:
         if self._device.type == "cuda" and wanted <= share_of_memory() * torch.cuda.mem_get_info(self._device)[0]:
             return "device"
         return "ram" if wanted <= share_of_memory() * available_memory() else "off"
+
+
+def _span(frames: Ids, every: int) -> tuple[int, int, int]:
+    """Start, stop and step of the rows, one per `every` label frames, that lie at evenly spaced `frames`."""
+    step = int(frames[1] - frames[0]) // every if len(frames) > 1 else 1
+    return int(frames[0]) // every, int(frames[-1]) // every + 1, step
 
 
 def stored_stride(reader: StoreReader, names: Sequence[str]) -> int:

@@ -72,6 +72,13 @@ class Config(SequenceSettings):
             "panel": "Protocol",
         },
     )
+    phases: int = field(
+        default=0,
+        metadata={
+            "help": "Training windows draw where in a stride their steps lie, out of so many places; 0: the method's.",
+            "panel": "Protocol",
+        },
+    )
     observe: tuple[float, ...] = field(
         default=(0.2, 0.3), metadata={"help": "Shares of a video observed at test.", "panel": "Protocol"}
     )
@@ -104,5 +111,8 @@ class Config(SequenceSettings):
     def sampling(self, own: Sampling) -> Sampling:
         """The settings given, else those of the method."""
         return Sampling(
-            self.stride or own.stride, tuple(self.train_ratios) or tuple(own.ratios), self.offsets or own.offsets
+            self.stride or own.stride,
+            tuple(self.train_ratios) or tuple(own.ratios),
+            self.offsets or own.offsets,
+            self.phases or own.phases,
         )

@@ -27,7 +27,7 @@ from .sequences import Sequences, choose_sequence
 from .settings import Config
 from .told import told_labels
 from .truth import digest_of, truth_of
-from .windows import Sample, collate, cut_of, observed_steps, one_pass, windows
+from .windows import Sample, collate, cut_of, moved, observed_steps, one_pass, windows
 
 _SHOWN: Final = 3
 """Test videos of which the report has a picture."""
@@ -97,6 +97,7 @@ class Anticipation:
             "stride": self._sampling.stride,
             "train_ratios": list(self._sampling.ratios),
             "offsets": self._sampling.offsets,
+            **({"phases": self._sampling.phases} if self._sampling.phases > 1 else {}),
             **({} if config.labels is None else {"labels_digest": self._labels_digest()}),
             **({"told_digest": self._told_digest} if self._told else {}),
         }
@@ -114,20 +115,25 @@ class Anticipation:
             order = one_pass(lengths, self._train.batch, np.random.default_rng([self._train.seed, number]))
             first = start - number * self.per_pass if number == start // self.per_pass else 0
             for i in range(first, self.per_pass):
-                for place in order[i + 1] if i + 1 < self.per_pass else ():
-                    sample = self._samples[place]
-                    at = sample.cut.start * sample.cut.unit // stride
-                    part.videos.prefetch(sample.video, at, lengths[place])
+                for sample in self._drawn(order, number, i + 1)[0]:
+                    part.videos.prefetch(sample.video, sample.cut.seen(stride))
+                samples, draw = self._drawn(order, number, i)
                 yield collate(
                     part.videos,
-                    [self._samples[place] for place in order[i]],
+                    samples,
                     part.told,
                     device=self._device,
                     learning=True,
                     noise=self._config.told_noise,
                     classes=len(self.class_names),
-                    draw=np.random.default_rng([self._train.seed, number, i]),
+                    draw=draw,
                 )
+
+    def _drawn(self, order: list[list[int]], number: int, i: int) -> tuple[list[Sample], np.random.Generator]:
+        """The windows of batch `i` of a pass, none behind its end, and what is drawn for the batch after them."""
+        draw = np.random.default_rng([self._train.seed, number, i])
+        samples = [self._samples[place] for places in order[i : i + 1] for place in places]
+        return moved(self._parts["train"].videos, samples, draw), draw
 
     def validate(self, head: Head) -> float | None:
         """Mean MoC of the val videos; None where there are none."""
@@ -199,6 +205,7 @@ class Anticipation:
             stride=self._sampling.stride,
             device=self._device,
             resident=self._config.resident,
+            phases=self._sampling.phases if split == "train" else 1,
         )
         if not self._told:
             return _Part(videos, None)

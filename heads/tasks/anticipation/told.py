@@ -22,7 +22,7 @@ def labels_folder(root: Path, split: str) -> Path:
 
 
 def told_labels(reader: StoreReader, source: str, split: str, videos: Sequences) -> tuple[list[Ids], str]:
-    """Class ids of every step of every video, and the digest of where they come from.
+    """Class ids of one frame in `videos.every` of every video, and the digest of where they come from.
 
     `source`: `truth`, `predicted` (by the frame classifier, for this split), or the folder of a store of labels.
 
@@ -33,7 +33,7 @@ def told_labels(reader: StoreReader, source: str, split: str, videos: Sequences)
         BadInput: labels that do not fit the features.
     """
     if source == "truth":
-        return [ids[:: videos.stride] for ids in videos.labels], "truth"
+        return [ids[:: videos.every] for ids in videos.labels], "truth"
     folder = labels_folder(reader.root, split) if source == "predicted" else Path(source)
     if not folder.exists():
         raise MissingPath(
@@ -61,13 +61,13 @@ def _require(labels: StoreReader, reader: StoreReader, split: str) -> None:
 
 
 def _steps(labels: StoreReader, row: int, video: int, videos: Sequences) -> Ids:
-    """The labels of one video at the steps that are read; stored rows are as dense as those of the features."""
+    """The labels of one video at the rows that are read; stored rows are as dense as those of the features."""
     every = int(labels.metadata(row).get("stride") or 1)  # type: ignore[arg-type]
-    ids: Ids = np.array(labels.view(row, "labels"), np.int64)[:: max(1, videos.stride // every)]
-    count = -(-len(videos.labels[video]) // videos.stride)
-    if len(ids) < count or videos.stride % every:
+    ids: Ids = np.array(labels.view(row, "labels"), np.int64)[:: max(1, videos.every // every)]
+    count = -(-len(videos.labels[video]) // videos.every)
+    if len(ids) < count or videos.every % every:
         raise BadInput(
-            f"{videos.names[video]!r} has {len(ids)} predicted labels in {labels.root} for {count} steps.",
+            f"{videos.names[video]!r} has {len(ids)} predicted labels in {labels.root} for {count} rows.",
             "Train frame-classifier again: the sequences have changed since.",
         )
     return ids[:count]

@@ -62,6 +62,19 @@ def cut_of(videos: Sequences, video: int, ratio: float, *, full: bool, offset: i
     return cut
 
 
+def moved(videos: Sequences, samples: Sequence[Sample], draw: np.random.Generator) -> list[Sample]:
+    """Training windows with their steps at places drawn within a stride; as they are where there is but one place."""
+    if videos.every == videos.stride:
+        return list(samples)
+    found = []
+    for sample in samples:
+        frames = len(videos.labels[sample.video])
+        places = -(-min(videos.stride, sample.cut.room(frames)) // videos.every)
+        phase = int(draw.integers(places)) * videos.every
+        found.append(Sample(sample.video, sample.cut.later(phase, frames)))
+    return found
+
+
 def one_pass(lengths: Sequence[int], batch: int, generator: np.random.Generator) -> list[list[int]]:
     """The places of all windows in batches of `batch`, the last one smaller; `lengths` are their observed steps."""
     order = generator.permutation(len(lengths)).tolist()
@@ -93,13 +106,13 @@ def collate(
     `noise`: share of the segments of `told` that are changed, by `draw`.
     """
     stride = videos.stride
-    seen = [sample.cut.seen(stride) // stride for sample in samples]
-    features = [videos.steps(s.video, int(at[0]), len(at)) for s, at in zip(samples, seen, strict=True)]
-    lengths = torch.tensor([len(at) for at in seen])
+    seen = [sample.cut.seen(stride) for sample in samples]
+    features = [videos.steps(s.video, frames) for s, frames in zip(samples, seen, strict=True)]
+    lengths = torch.tensor([len(frames) for frames in seen])
     past, actions, durations = [], [], []
-    for sample in samples:
+    for sample, frames in zip(samples, seen, strict=True):
         ids = videos.labels[sample.video]
-        past.append(ids[sample.cut.seen(stride)])
+        past.append(ids[frames])
         future, counts = runs(ids[sample.cut.to_come(stride)])
         actions.append(future)
         durations.append(counts / counts.sum())
@@ -108,7 +121,7 @@ def collate(
         actions, durations = [future[:0] for future in actions], [shares[:0] for shares in durations]
     words = None
     if told is not None:
-        spoken = [told[s.video][at] for s, at in zip(samples, seen, strict=True)]
+        spoken = [told[s.video][frames // videos.every] for s, frames in zip(samples, seen, strict=True)]
         if noise and draw is not None:
             spoken = [disturbed(ids, noise, classes, draw) for ids in spoken]
         words = _tensor(stacked(spoken, -1), device)

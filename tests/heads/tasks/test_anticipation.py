@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -34,12 +35,13 @@ from vfc.heads.head import TrainConfig
 from vfc.heads.methods import frame_classifier, futr
 from vfc.heads.report import read_rows
 from vfc.heads.tasks import anticipation, frame_labels
+from vfc.heads.tasks.anticipation.segments import Window
 from vfc.heads.tasks.anticipation.sequences import Sequences, choose_sequence, stored_stride
 from vfc.heads.tasks.anticipation.splits import over_runs, over_splits, per_split
 from vfc.heads.tasks.anticipation.told import disturbed, told_labels
 from vfc.heads.tasks.anticipation.trivial import repeat_last, tallied
 from vfc.heads.tasks.anticipation.truth import StoreTruth
-from vfc.heads.tasks.anticipation.windows import collate, cut_of, one_pass, windows
+from vfc.heads.tasks.anticipation.windows import Sample, collate, cut_of, moved, one_pass, windows
 
 CPU = torch.device("cpu")
 FUTR = futr.Config(width=16, decoder_layers=1, queries=6, positions=48, attention_heads=2)
@@ -73,13 +75,14 @@ def test_steps_are_the_stored_rows_in_memory_and_on_disk(tmp_path: Path, dtype: 
     store = write_made_up(tmp_path / "store", dtype=dtype, stride=2)
     kept, on_disk = (sequences(store, ["v01", "v05"], resident=where) for where in ("ram", "off"))
     whole = open_store(store).read(Key("video", "v05"), "features")
-    found = kept.steps(1, 3, 7)
+    frames = np.arange(12, 40, 4)
+    found = kept.steps(1, frames)
     np.testing.assert_array_equal(found.numpy(), whole[6:20:2])
-    assert torch.equal(on_disk.steps(1, 3, 7), found)
-    on_disk.prefetch(1, 3, 7)
-    singles = kept.single([1, 0, 1], [4, 2, 3])
+    assert torch.equal(on_disk.steps(1, frames), found)
+    on_disk.prefetch(1, frames)
+    singles = kept.single([1, 0, 1], np.array([16, 8, 12]))
     assert torch.equal(singles[[2, 0]], found[:2])
-    assert torch.equal(on_disk.single([1, 0, 1], [4, 2, 3]), singles)
+    assert torch.equal(on_disk.single([1, 0, 1], np.array([16, 8, 12])), singles)
     assert stored_stride(open_store(store), ["v01", "v05"]) == 2
 
 
@@ -107,6 +110,70 @@ def test_a_batch_equals_a_loop_over_frames(store: Path) -> None:
         lengths = (batch.durations[row, :count] * len(later)).round().int()
         found = np.repeat(batch.actions[row, :count].numpy(), lengths.numpy())
         assert found.tolist() == [labels[i] for i in later]
+
+
+@pytest.mark.parametrize("resident", ["ram", "off"])
+@pytest.mark.parametrize("full", [True, False])
+def test_phases_are_the_same_windows_some_frames_later(tmp_path: Path, resident: str, full: bool) -> None:
+    store = write_made_up(tmp_path / "store", stride=2)
+    videos = sequences(store, ["v00", "v03"], stride=8, phases=4, resident=resident)
+    told, _ = told_labels(open_store(store), "truth", "split1", videos)
+    samples = windows(videos, anticipation.Sampling(8, (0.2, 0.5), 40), full=full)
+    whole = [open_store(store).read(Key("video", name), "features") for name in ("v00", "v03")]
+    chosen = set()
+    for trial in range(12):
+        later = moved(videos, samples, np.random.default_rng(trial))
+        batch = collate(videos, later, told, device=CPU, learning=True)
+        assert torch.equal(batch.told.clamp(min=0)[batch.valid], batch.past[batch.valid])
+        for row, (before, after) in enumerate(zip(samples, later, strict=True)):
+            n, phase = len(videos.labels[before.video]), after.cut.phase
+            chosen.add(phase)
+            seen = [i + phase for i in before.cut.seen(8).tolist()]
+            assert after.cut.seen(8).tolist() == seen
+            np.testing.assert_array_equal(batch.visual[row, : len(seen)], whole[before.video][[i // 2 for i in seen]])
+            to_come = [i + phase for i in before.cut.to_come(8).tolist()]
+            assert after.cut.to_come(8).tolist() == [i for i in to_come if i < n]
+            assert after.cut.future > 0
+    assert chosen == {0, 2, 4, 6}
+
+
+def test_a_window_at_the_end_moves_no_further_than_something_is_left(store: Path) -> None:
+    videos = sequences(store, ["v00"], stride=8, phases=8)
+    n = len(videos.labels[0])
+    cut = Window(n - 23, 20, 3)
+    phases = {moved(videos, [Sample(0, cut)], np.random.default_rng(i))[0].cut.phase for i in range(60)}
+    assert phases == {0, 1, 2}
+    assert cut.later(2, n).to_come(8).tolist() == [n - 1]
+
+
+def test_only_training_draws_phases(store: Path) -> None:
+    plain, drawn = task(store), task(store, phases=4)
+    assert "phases" not in plain.identity
+    assert drawn.identity["phases"] == 4
+    assert drawn.per_pass == plain.per_pass
+    pairs = list(zip(itertools.islice(plain.batches(0), 6), itertools.islice(drawn.batches(0), 6), strict=True))
+    assert all(a.visual.shape == b.visual.shape for a, b in pairs)
+    assert not any(torch.equal(a.visual, b.visual) for a, b in pairs)
+    head = futr.Head(FUTR, plain.specs)
+    head.meet(plain)
+    head.eval()
+    with torch.no_grad():
+        assert plain.test(head, Silent())["moc"] == drawn.test(head, Silent())["moc"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem", "remedy"),
+    [
+        ({"stride": 4, "phases": 3}, "Steps of 4 frames cannot begin in 3 places", "a divisor of 4"),
+        ({"stride": 4, "phases": -1}, "cannot begin in -1 places", "a divisor of 4"),
+        ({"stride": 4, "phases": 4}, "one row per 2 frames: steps of 4 frames begin in 2 places, not in 4", "phases 2"),
+    ],
+)
+def test_phases_that_cannot_be_had(tmp_path: Path, settings: Any, problem: str, remedy: str) -> None:
+    store = write_made_up(tmp_path / "store", stride=2)
+    with pytest.raises(BadInput, match=problem) as caught:
+        task(store, **settings)
+    assert remedy in caught.value.remedy
 
 
 def test_at_test_nothing_of_the_future_is_in_a_batch(store: Path) -> None:
