@@ -5,7 +5,7 @@
 
 LABELS holds `50salads/` and `breakfast/` (label files, mapping, splits), STORIES260K is a small real LLaMA. The labels
 are real; the features are x_i = mean[label_i] + sigma * noise with one drawn mean per class (each coordinate of
-variance 1), new noise at every step, nothing of a video's own and no look-ahead. ActionLLM's past classes are those of
+variance 1), new noise in every row, nothing of a video's own and no look-ahead. ActionLLM's past classes are those of
 `frame-classifier` on the same features, trained per split. All settings come from the .json beside this script, fixed
 before any test video was scored. What is done is not done again; several processes may share the work. The table is
 written from whatever is done, and says how much that is.
@@ -41,12 +41,16 @@ from vfc.heads.tasks.anticipation.segments import Ids
 from vfc.heads.tasks.anticipation.splits import over_splits
 
 CONFIG: Final = Path(__file__).with_suffix(".json")
-HEADS: Final = ("futr", "actionllm")
+HEADS: Final = {
+    "futr": "futr",
+    "actionllm": "actionllm",
+    "actionllm-text": "actionllm, class names alone",
+    "actionllm-first": "actionllm, always the first row of a stride",
+}
+"""Rows of the tables; what comes after a hyphen are other settings of the same method."""
 DRAWS: Final = 2000
 
 Counts: TypeAlias = "tuple[Any, Any]"
-VARIANTS: Final = {"actionllm-both": "actionllm"}
-"""Settings of a head that get a row of their own, in the first group: the LLM shown class names and features."""
 
 
 @dataclass(frozen=True)
@@ -78,43 +82,39 @@ def units(settings: Mapping[str, Any]) -> Iterator[Unit]:
         ("breakfast", settings["sigma"], settings["seeds"]),
     ):
         yield from (Unit(data, sigma, split, "frame-classifier", 0) for split in settings[data]["splits"])
-        main = data == "50salads" and sigma == settings["sigma"]
+        # The sweep is of the two methods alone.
+        main = sigma == settings["sigma"]
         for seed in seeds:
-            for head in (*HEADS, *(VARIANTS if main else ())):
+            for head in (head for head in HEADS if head in settings[data] and (main or "-" not in head)):
                 yield from (Unit(data, sigma, split, head, seed) for split in settings[data]["splits"])
 
 
 def run(unit: Unit, settings: Mapping[str, Any], args: argparse.Namespace) -> None:
     """Do one training, unless it is done."""
-    own = settings[unit.data]
+    own, rows = settings[unit.data], settings[unit.data].get(unit.head, {})
     cache = args.out / "stores" / unit.group
     if not (cache / "annotations").exists():
         made = {"width": settings["width"], "sigma": unit.sigma, "seed": settings["feature_seed"]}
-        write_real(cache, args.labels / unit.data, stride=48, **made)
-    method, folder = find(VARIANTS.get(unit.head, unit.head)), args.out / unit.name
+        write_real(cache, args.labels / unit.data, stride=settings["stored_stride"], **made)
+    name = unit.head if unit.head not in HEADS else unit.head.partition("-")[0]
+    method, folder = find(name), args.out / unit.name
     shared = {"seed": unit.seed, "device": "cpu", "out": folder, "validate_every": 100_000}
     if unit.head == "frame-classifier":
         task: Any = frame_labels.Config(cache=cache, fold=unit.split)
         head: Any = method.Config()
         training = replace(frame_labels.TRAIN, **settings["classifier"], **shared)
     else:
-        given = {**own["task"], **own.get(f"{unit.head}_task", {})}
-        given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in rows["task"].items()}
         task = anticipation.Config(cache=cache, fold=unit.split, **given)
-        head = method.Config(**{"queries": own["queries"], **_reduced(unit, args), **own.get(f"{unit.head}_head", {})})
-        training = replace(method.TRAIN, **own[unit.head], **shared)  # type: ignore[attr-defined]
+        reads = {"preset": unit.data} if name == "futr" else {"llm": str(args.llm)}
+        head = method.Config(queries=own["queries"], **reads, **rows["head"])
+        training = replace(method.TRAIN, **rows["train"], **shared)  # type: ignore[attr-defined]
     started = time.process_time()
     done = (folder / "results.jsonl").exists()
-    row = train(VARIANTS.get(unit.head, unit.head), task, head, training, Silent()).row
+    row = train(name, task, head, training, Silent()).row
     if not done:
         figure = row["mean_moc"] if "mean_moc" in row else row["accuracy"]
         print(f"{unit.name}: {100 * figure:.2f} %, {time.process_time() - started:.0f} s of CPU", flush=True)
-
-
-def _reduced(unit: Unit, args: argparse.Namespace) -> dict[str, Any]:
-    if unit.head == "futr":
-        return {"preset": unit.data}
-    return {"llm": str(args.llm)}
 
 
 def tables(settings: Mapping[str, Any], out: Path) -> list[Table]:
@@ -123,7 +123,11 @@ def tables(settings: Mapping[str, Any], out: Path) -> list[Table]:
     shown: list[Table] = []
     for group in dict.fromkeys(unit.group for unit in everything):
         wanted = [unit for unit in everything if unit.group == group]
-        rows = {u: {**r[0], "head": u.head} for u in wanted if (r := read_rows(out / u.name / "results.jsonl"))}
+        rows = {
+            u: {**r[0], "head": HEADS.get(u.head, u.head)}
+            for u in wanted
+            if (r := read_rows(out / u.name / "results.jsonl"))
+        }
         told = [row["accuracy"] for unit, row in rows.items() if unit.head == "frame-classifier"]
         lacking = {(unit.head, unit.seed) for unit in wanted if unit not in rows}
         kept = {unit: row for unit, row in rows.items() if (unit.head, unit.seed) not in lacking and "moc" in row}
@@ -161,7 +165,7 @@ def over_videos(kept: Sequence[Unit], out: Path) -> Table:
             for sign, name in ((1, "head"), (-1, "last")):
                 apart += sign * np.mean([_moc(weights, *each) for each in kinds[name]], axis=0) / len(parts)
         low, high = np.quantile(100 * apart[1:], (0.025, 0.975))
-        rows.append((f"{head} - repeat last label", f"{100 * apart[0]:+.2f} [{low:+.2f}, {high:+.2f}]"))
+        rows.append((f"{HEADS[head]} - repeat last label", f"{100 * apart[0]:+.2f} [{low:+.2f}, {high:+.2f}]"))
     return Table("The same, 95 % bootstrap over the test videos within every split", ("", "points"), tuple(rows))
 
 
