@@ -32,7 +32,10 @@ class ExtractConfig:
         metadata=_shown("Input", "Folder (class per subfolder), CSV, JSONL or published list of videos"),
     )
     root: Path | None = field(
-        default=None, metadata=_shown("Input", "Folder that the paths of a list start from; default: the list's own")
+        default=None,
+        metadata=_shown(
+            "Input", "Folder that names, and the paths of a list, start from; default: that of the videos or the list"
+        ),
     )
     include: tuple[str, ...] = field(default=(), metadata=_shown("Input", "Only these classes", metavar="CLASS,..."))
     exclude: tuple[str, ...] = field(default=(), metadata=_shown("Input", "All classes but these", metavar="CLASS,..."))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import glob
 import itertools
-import posixpath
+import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -47,10 +47,11 @@ def collect(
     """Read a collection.
 
     Args:
-        source: a folder of videos (class = immediate parent folder, none at the root), one video, a CSV or JSONL
-            (`path,label,split,start_seconds,end_seconds`), a published list file, or a folder or a pattern
-            (`lists/*list01.txt`) of those, whose names tell the split.
-        root: folder that listed paths start from (default: that of the list); names are relative to it.
+        source: a folder of videos (class = immediate parent folder, none at the root), one video or a pattern of them,
+            a CSV or JSONL (`path,label,split,start_seconds,end_seconds`), a published list file, or a folder or a
+            pattern (`lists/*list01.txt`) of those, whose names tell the split.
+        root: folder that names are relative to and listed paths start from (default: that of the videos or of the
+            list; of a pattern the folder before its first wildcard).
         include: keep these classes only.
         exclude: leave these classes out.
         classes: name of a built-in class list: its splits are given to its classes, others are left out.
@@ -78,12 +79,12 @@ def _read(source: Path, root: Path | None) -> Collection:
         return _from_tree(source, root, lists)
     if source.exists():
         if is_video(source.name):
-            name = name_of(source.name)
-            return Collection((Video(name, source),))
+            return Collection(_named([source], root or source.parent))
         return _from_lists([source], root or source.parent)
     matching = sorted(map(Path, glob.glob(str(source)))) if glob.has_magic(str(source)) else []
     if matching and all(is_video(path.name) for path in matching):
-        return Collection(tuple(Video(name_of(path.name), path) for path in matching))
+        plain = next(folder for folder in source.parents if not glob.has_magic(str(folder)))
+        return Collection(_named(matching, root or plain))
     if not matching:
         near = suggestion(source.name, [p.name for p in source.parent.iterdir()]) if source.parent.is_dir() else ""
         raise MissingPath(
@@ -104,28 +105,39 @@ def _list_files(folder: Path) -> list[Path]:
 
 
 def _from_tree(folder: Path, root: Path | None, lists: list[Path]) -> Collection:
+    if root is not None and not folder.absolute().is_relative_to(root.absolute()):
+        raise _outside(folder, root)
     tree = walk(folder)
-    above = "."
-    if root is not None:
-        if not folder.absolute().is_relative_to(root.absolute()):
-            raise BadInput(f"The folder {folder} does not lie in the --root {root}.", "Leave --root out for a folder.")
-        above = folder.absolute().relative_to(root.absolute()).as_posix()
     if not tree.videos:
         raise _no_video(folder, tree.skipped, lists)
+    videos = _named([folder / relative for relative in tree.videos], root or folder)
+    notes = []
+    if tree.doubles:
+        notes.append(f"{len(tree.doubles)} links to videos found anyway are left out: {some(list(tree.doubles))}.")
+    return Collection(videos, dict(tree.skipped), (), tuple(notes))
+
+
+def _named(files: Iterable[Path], root: Path) -> tuple[Video, ...]:
+    """Videos by their places below `root`, sorted by name; their classes are the folders they lie in."""
+    above = os.path.join(os.path.abspath(root), "")
     videos = []
-    for relative in tree.videos:
-        name = name_of(posixpath.normpath(f"{above}/{relative}"))
-        videos.append(Video(name, folder / relative, folder_label(name)))
+    for file in files:
+        place = os.path.abspath(file)
+        if not place.startswith(above):
+            raise _outside(file, root)
+        name = name_of(place.removeprefix(above).replace(os.sep, "/"))
+        videos.append(Video(name, file, folder_label(name)))
     videos.sort(key=lambda video: video.name)
     for one, other in itertools.pairwise(videos):
         if one.name == other.name:
             raise BadInput(
                 f"Two files have the name {one.name!r}, spelled with different Unicode.", "Rename one of them."
             )
-    notes = []
-    if tree.doubles:
-        notes.append(f"{len(tree.doubles)} links to videos found anyway are left out: {some(list(tree.doubles))}.")
-    return Collection(tuple(videos), dict(tree.skipped), (), tuple(notes))
+    return tuple(videos)
+
+
+def _outside(path: Path, root: Path) -> BadInput:
+    return BadInput(f"{path} does not lie in the --root {root}.", "Leave --root out, or give a folder above.")
 
 
 def _no_video(folder: Path, skipped: Counter[str], lists: list[Path]) -> BadInput:

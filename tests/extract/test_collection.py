@@ -97,7 +97,17 @@ def test_a_root_above_the_folder_names_from_there(tmp_path: Path) -> None:
 def test_one_video(tmp_path: Path) -> None:
     make(tmp_path, "a.mp4", "b.mp4")
     assert names(collect(tmp_path / "a.mp4")) == ["a.mp4"]
-    assert names(collect(tmp_path / "*.mp4")) == ["a.mp4", "b.mp4"]
+    assert told(collect(tmp_path / "*.mp4")) == {"a.mp4": ("", ""), "b.mp4": ("", "")}
+
+
+def test_videos_by_a_pattern_are_named_as_in_their_folder(tmp_path: Path) -> None:
+    make(tmp_path, "walk/0.mp4", "run/0.mp4", "run/1.mp4")
+    whole = told(collect(tmp_path))
+    assert told(collect(tmp_path / "*/0.mp4")) == {name: whole[name] for name in ("run/0.mp4", "walk/0.mp4")}
+    assert told(collect(tmp_path / "run/*.mp4", root=tmp_path)) == {n: whole[n] for n in ("run/0.mp4", "run/1.mp4")}
+    assert told(collect(tmp_path / "run/1.mp4", root=tmp_path)) == {"run/1.mp4": ("run", "")}
+    with pytest.raises(BadInput, match=r"run/1\.mp4 does not lie in the --root .*walk\.\nLeave --root out"):
+        collect(tmp_path / "run/1.mp4", root=tmp_path / "walk")
 
 
 def test_equal_stems_never_collide(tmp_path: Path) -> None:
