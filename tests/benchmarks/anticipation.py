@@ -91,12 +91,12 @@ def units(settings: Mapping[str, Any]) -> Iterator[Unit]:
 
 def run(unit: Unit, settings: Mapping[str, Any], args: argparse.Namespace) -> None:
     """Do one training, unless it is done."""
-    own, rows = settings[unit.data], settings[unit.data].get(unit.head, {})
+    own = settings[unit.data]
     cache = args.out / "stores" / unit.group
     if not (cache / "annotations").exists():
         made = {"width": settings["width"], "sigma": unit.sigma, "seed": settings["feature_seed"]}
         write_real(cache, args.labels / unit.data, stride=settings["stored_stride"], **made)
-    name = unit.head if unit.head not in HEADS else unit.head.partition("-")[0]
+    name = unit.head.partition("-")[0] if unit.head in HEADS else unit.head
     method, folder = find(name), args.out / unit.name
     shared = {"seed": unit.seed, "device": "cpu", "out": folder, "validate_every": 100_000}
     if unit.head == "frame-classifier":
@@ -104,11 +104,13 @@ def run(unit: Unit, settings: Mapping[str, Any], args: argparse.Namespace) -> No
         head: Any = method.Config()
         training = replace(frame_labels.TRAIN, **settings["classifier"], **shared)
     else:
-        given = {key: tuple(value) if isinstance(value, list) else value for key, value in rows["task"].items()}
+        # A row of other settings says only what is other.
+        its = {part: {**values, **own[unit.head].get(part, {})} for part, values in own[name].items()}
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in its["task"].items()}
         task = anticipation.Config(cache=cache, fold=unit.split, **given)
         reads = {"preset": unit.data} if name == "futr" else {"llm": str(args.llm)}
-        head = method.Config(queries=own["queries"], **reads, **rows["head"])
-        training = replace(method.TRAIN, **rows["train"], **shared)  # type: ignore[attr-defined]
+        head = method.Config(queries=own["queries"], **reads, **its["head"])
+        training = replace(method.TRAIN, **its["train"], **shared)  # type: ignore[attr-defined]
     started = time.process_time()
     done = (folder / "results.jsonl").exists()
     row = train(name, task, head, training, Silent()).row
@@ -123,11 +125,8 @@ def tables(settings: Mapping[str, Any], out: Path) -> list[Table]:
     shown: list[Table] = []
     for group in dict.fromkeys(unit.group for unit in everything):
         wanted = [unit for unit in everything if unit.group == group]
-        rows = {
-            u: {**r[0], "head": HEADS.get(u.head, u.head)}
-            for u in wanted
-            if (r := read_rows(out / u.name / "results.jsonl"))
-        }
+        found = {unit: read_rows(out / unit.name / "results.jsonl") for unit in wanted}
+        rows = {unit: {**row[0], "head": HEADS.get(unit.head, "")} for unit, row in found.items() if row}
         told = [row["accuracy"] for unit, row in rows.items() if unit.head == "frame-classifier"]
         lacking = {(unit.head, unit.seed) for unit in wanted if unit not in rows}
         kept = {unit: row for unit, row in rows.items() if (unit.head, unit.seed) not in lacking and "moc" in row}
