@@ -234,6 +234,8 @@ class ExtractConfig:
             "fit_records": 1,
             "max_pixels": 1,
             "tail": 1,
+            "seed": 0,
+            "stream": 0,
         }
         above = ("part_mb", "part_seconds", "seconds_per_video")
         for name, lowest in least.items():

@@ -7,6 +7,8 @@ In deterministic mode they are the same bits, whoever makes them.
 from __future__ import annotations
 
 import platform
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from importlib.metadata import version
@@ -91,7 +93,7 @@ class _Run:
                     self._declare(writer)
                     _add_tail(config, self.work, self.progress)
                     _annotate(config.out, self.whole.annotations, self.progress)
-                    idle = max(config.part_seconds, 0.1)
+                    idle = min(max(config.part_seconds, 0.1), threading.TIMEOUT_MAX)
                     smaller = ShrinkingWriter(writer, self.work.shrinking)
                     behind = Behind(smaller, failures, proven=bool(self.whole.there), idle_seconds=idle)
                     self._make(behind, smaller)
@@ -130,7 +132,7 @@ class _Run:
             config.out,
             self.work.recipe,
             worker=self.worker,
-            part_bytes=int(config.part_mb * 1e6),
+            part_bytes=int(min(config.part_mb * 1e6, sys.maxsize)),
             part_seconds=config.part_seconds,
             circumstances=circumstances(self.work),
         )

@@ -16,7 +16,7 @@ from vfc.cache_schema.dtypes import decode
 from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.pooling import PATCH_MAJOR, RAGGED_GRID
 from vfc.cache_schema.projection import Projection
-from vfc.cache_schema.record import FEATURE_DTYPES, ArraySpec, Json, Key, Record
+from vfc.cache_schema.record import FEATURE_DTYPES, ArraySpec, Dtype, Json, Key, Record
 from vfc.cache_schema.shrink import Shrink, shrink_record, shrunk_spec
 
 from .behind import Writer
@@ -26,6 +26,8 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 SHRUNK = ("video", "prompted")
 """Kinds of records that are pooled and projected."""
+FEW_ROWS: Mapping[str, Dtype] = {"prompted": "bf16", "text": "fp16"}
+"""Kinds of records that are kept in another dtype where int8 was asked for."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Shrinking:
     def stored(self) -> Specs:
         """Kind -> arrays as they are stored.
 
-        int8 keeps a scale per channel, which the few rows of a prompt are not worth: those stay bf16.
+        int8 keeps a scale per channel, which the few rows of a prompt or a text are not worth: those of prompts stay
+        bf16, those of texts fp16.
 
         Raises:
             BadInput: an array that cannot be shrunk as asked, by name.
@@ -113,8 +116,8 @@ class Shrinking:
     def _stored(self, kind: str, spec: ArraySpec) -> ArraySpec:
         if spec.dtype not in FEATURE_DTYPES:
             return spec
-        if kind == "prompted" and spec.dtype == "int8":
-            spec = replace(spec, dtype="bf16")
+        if spec.dtype == "int8" and kind in FEW_ROWS:
+            spec = replace(spec, dtype=FEW_ROWS[kind])
         shrink = self.shrink if kind in SHRUNK else Shrink()
         return shrunk_spec(spec, shrink if self._pooled(spec) else replace(shrink, pool=""))
 

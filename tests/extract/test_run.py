@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -183,12 +184,20 @@ def test_ranks_together_make_what_one_makes(run: Run, tmp_path: Path, world: int
     assert finished == [0] * world
 
 
-@pytest.mark.parametrize("settings", [{"part_mb": 1e-6}, {"part_seconds": 1e-9}, {"worker": "me"}])
+@pytest.mark.parametrize(
+    ("settings", "commits"),
+    [
+        ({"part_mb": 1e-6}, 8),
+        ({"part_seconds": 1e-9}, 8),
+        ({"part_mb": inf, "part_seconds": inf}, 1),
+        ({"worker": "me"}, 1),
+    ],
+)
 def test_the_digest_does_not_depend_on_how_records_are_committed(
-    run: Run, tmp_path: Path, settings: Mapping[str, Any]
+    run: Run, tmp_path: Path, settings: Mapping[str, Any], commits: int
 ) -> None:
     assert run(out=tmp_path / "a").digest == run(out=tmp_path / "b", **settings).digest
-    assert len(parts(tmp_path / "b")) == (8 if "worker" not in settings else 1)
+    assert len(parts(tmp_path / "b")) == commits
 
 
 def test_batches_of_fast_mode_keep_every_record(run: Run, tmp_path: Path) -> None:
@@ -515,6 +524,8 @@ def test_unknown_models_and_rules_get_a_suggestion(clips: Path, run: Run) -> Non
     [
         ({"num_frames": 0}, r"--num-frames is 0.\n--num-frames takes 1 or more"),
         ({"part_seconds": 0.0}, r"--part-seconds is 0.0.\n--part-seconds takes more than 0"),
+        ({"seed": -1}, r"--seed is -1.\n--seed takes 0 or more"),
+        ({"stream": -1}, r"--stream is -1.\n--stream takes 0 or more"),
         ({"batch": 4, "mode": "deterministic"}, r"--batch 4 contradicts --mode deterministic"),
         ({"batch": 4}, r"--batch 4 contradicts deterministic mode \(the default on a CPU\)"),
         ({"template": ("{label}",)}, r"--template is given without --texts"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from suites.checkpoints import clip_checkpoint
 from suites.language import qwen2_checkpoint, video_llava_checkpoint
 from suites.toy import write_clips
 
@@ -158,6 +159,28 @@ def test_int8_is_for_tokens_and_text_stays_bf16(run: Run, tmp_path: Path) -> Non
         (key, *_) = whole.keys("video")
         largest = np.abs(whole.read(key, "layer2.visual")).reshape(-1, 32).max(axis=0)
         np.testing.assert_allclose(here.scale(key, "layer2.visual"), largest / 127, rtol=1e-6)
+
+
+def test_texts_beside_int8_stay_fp16(run: Run, tmp_path: Path) -> None:
+    given = {
+        "model": "clip",
+        "checkpoint": str(clip_checkpoint(tmp_path / "tiny-clip")),
+        "keep": ("visual", "embedding", "text"),
+        "texts": "classes",
+        "text_layer": ("2",),
+    }
+    run(**given, dtype="fp32", out=tmp_path / "whole")
+    assert run(**given, dtype="int8").failed == ()
+    with open_store(tmp_path / "whole") as whole, open_store(tmp_path / "store") as here:
+        assert {spec.dtype for spec in here.kinds["video"]} == {"int8"}
+        assert {spec.name: spec.dtype for spec in here.kinds["text"] if spec.dtype != "int64"} == {
+            "embedding": "fp16",
+            "layer2.text": "fp16",
+        }
+        for key in whole.keys("text"):
+            for name in ("embedding", "layer2.text"):
+                one = whole.read(key, name)
+                assert np.array_equal(here.read(key, name), one.astype(np.float16).astype(np.float32))
 
 
 @pytest.mark.parametrize(
