@@ -54,6 +54,11 @@ class View:
     meaning: Mapping[str, Json] = field(default_factory=dict)
     change: Change = field(default=lambda clip, name: clip, compare=False)
 
+    @property
+    def whole(self) -> bool:
+        """Whether the picture is left as it is."""
+        return not {"crop", "copy"} & self.meaning.keys()
+
 
 def views(
     asked: Sequence[str], *, seed: int = 0, flip: bool = True, counted: bool = True, pipeline: Pipeline = "plain"

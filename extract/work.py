@@ -25,6 +25,7 @@ from .behind import Lost
 from .collection import Collection, Video, collect
 from .config import ExtractConfig, not_deterministic
 from .failures import Failed, KnownFailures, read_failures
+from .i3d.flow import METHODS
 from .launch import Place
 from .numerics import THREADS, Mode, chosen_device, chosen_mode
 from .questions import Questions, read_questions, text_kept
@@ -114,6 +115,11 @@ def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
     looks = views(config.views, seed=config.seed, flip=config.flip, counted=counted, pipeline=config.pipeline)
     options = backbone_options(config, device, mode)
     backbone = open_backbone(config.model, options)
+    if config.flow is not None and config.flow not in METHODS and not all(look.whole for look in looks):
+        raise BadInput(
+            f"--views {','.join(config.views)} changes pictures; the flow in {config.flow} is of whole ones.",
+            f"Leave these views out, or give --flow {' or '.join(METHODS)}, which is made of what each view shows.",
+        )
     specs = backbone.specs()
     if config.tail is not None:
         with_tail(backbone, config.model, config.tail)

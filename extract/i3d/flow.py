@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vfc.cache_schema.annotations import source as file_of
 from vfc.cache_schema.errors import MissingExtra, MissingPath, RecordRejected
 from vfc.cache_schema.record import Json
 from vfc.extract.pixels import PixelRule, centre_crop, resized
@@ -110,9 +111,9 @@ class Computed:
 class Read:
     """Flow made before: `<folder>/<video>.npy` or images `<folder>/<video>/flow_x_00001.jpg`, `flow_y_00001.jpg` ...
 
-    `<video>` is the video's name in the collection, with or without its suffix. Entry i belongs to frame i of the
-    video; where the last frame has none, that of the frame before is taken. Arrays are `[n, H, W, 2]` or
-    `[n, 2, H, W]`: float in pixels per frame, or uint8 in grey levels as in images.
+    `<video>` is the video's name in the collection, with or without its suffix; segments take theirs from that of
+    their file. Entry i belongs to frame i of the file; where the last frame has none, that of the frame before is
+    taken. Arrays are `[n, H, W, 2]` or `[n, 2, H, W]`: float in pixels per frame, or uint8 in grey levels as in images.
     """
 
     folder: Path
@@ -127,6 +128,7 @@ class Read:
 
         Raises RecordRejected where there is none for this video, or not enough.
         """
+        name = file_of(name)
         array = next((p for p in (self.folder / f"{name}.npy", self.folder / _bare(name)) if p.is_file()), None)
         if array is not None:
             return _entries(np.load(array, mmap_mode="r", allow_pickle=False), indices, array)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from suites.i3d import i3d_checkpoint
 from suites.toy import WIDTH, toy_family, write_clips
 
 from vfc.cache_schema.errors import AxisMismatch, BadInput
@@ -106,3 +107,20 @@ def test_pipelines_live_side_by_side(clips: Path, tmp_path: Path, jobs: list[Any
 def test_published_views_need_a_number_of_frames(clips: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"--views test:4x3 needs a frame rule that takes a number of frames"):
         run(clips, tmp_path / "s", views=("test:4x3",), frames="stride:2")
+
+
+@pytest.mark.parametrize("view", ["three-crops", "augment:1", "test:1x3"])
+@pytest.mark.usefixtures("jobs")
+def test_flow_of_whole_pictures_is_not_taken_for_that_of_their_parts(clips: Path, tmp_path: Path, view: str) -> None:
+    weights = str(i3d_checkpoint(tmp_path / "tiny-i3d"))
+    given: dict[str, Any] = {"videos": clips, "out": tmp_path / "s", "threads": 1, "num_frames": 9}
+    given |= {"model": "i3d", "checkpoint": weights, "window": 9, "keep": ("flow",), "flow": str(tmp_path / "flow")}
+    for film in clips.rglob("*.mp4"):
+        array = tmp_path / "flow" / film.relative_to(clips).with_suffix(".npy")
+        array.parent.mkdir(parents=True, exist_ok=True)
+        np.save(array, np.zeros((10, 2, 24, 32), np.float32))
+    message = rf"--views {view} changes pictures; the flow in .*flow is of whole ones\.\nLeave these views"
+    with pytest.raises(BadInput, match=message):
+        extract(ExtractConfig(**given, views=(view,)))
+    assert not (tmp_path / "s").exists()
+    assert extract(ExtractConfig(**given, views=("clips:2",))).failed == ()

@@ -116,6 +116,19 @@ def test_flow_made_before_is_read_in_every_form(tmp_path: Path, form: str) -> No
     assert flow.recipe() == {"source": "files"}
 
 
+@pytest.mark.parametrize("form", ["array", "images"])
+def test_segments_read_the_flow_of_their_file(tmp_path: Path, form: str) -> None:
+    if form == "images":
+        images(tmp_path, "cook/one")
+    else:
+        (tmp_path / "cook").mkdir()
+        np.save(tmp_path / "cook/one.npy", FIELDS)
+    flow = source(str(tmp_path))
+    for name in ("cook/one.mp4#t=0.04-0.12", "cook/one.mp4#t=0.04-", "cook/one.mp4#t=1-2"):
+        fields = flow(np.empty((2, 1, 1, 3), np.uint8), name, [1, 2])
+        assert np.abs(fields - FIELDS[[1, 2]]).max() < 0.1
+
+
 def test_flow_that_is_not_there_costs_its_video(tmp_path: Path) -> None:
     flow = source(str(tmp_path))
     frames = np.empty((1, 1, 1, 3), np.uint8)
