@@ -13,7 +13,7 @@ the clocks say, so a tombstone hides what its author could see, and a record add
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any, Final, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from .errors import MissingPath, VfcError
+from .errors import Damaged, MissingPath, VfcError
 from .layout import checksum, pack, unpack
 from .mapping import map_file
 from .part import Part, PartInfo, file_checksum
@@ -113,6 +113,10 @@ class Catalog:
         """Numbers of the records that count, ascending."""
         return np.sort(self.sorted_rows)
 
+    def live_among(self, names: Set[str]) -> Rows:
+        """Numbers of the records that would count if these were all parts."""
+        return _winners(self.parts, self.hashes, frozenset(part.name for part in self.parts) - names)[1]
+
     def to_bytes(self) -> bytes:
         """The content of the file, its crc32c at the end."""
         parts = json.dumps([astuple(part) for part in self.parts]).encode()
@@ -157,9 +161,12 @@ def current(root: Path, known: Catalog | None = None) -> Catalog:
         known: A snapshot whose numbering must be kept: its parts stay in place, also those that are gone.
 
     Raises:
-        Damaged: A part that no catalog knows, and whose own table is hit.
+        Damaged: A part that no catalog knows, and whose own table is hit; or no parts at all.
     """
-    names = {entry.name for entry in (root / "parts").iterdir() if entry.is_dir()}
+    try:
+        names = {entry.name for entry in (root / "parts").iterdir() if entry.is_dir()}
+    except FileNotFoundError as error:
+        raise Damaged(f"{root / 'parts'} is missing.", "Restore that folder, which holds all records.") from error
     saved = load(root) if known is None else known
     if saved is not None and names == {part.name for part in saved.parts} - saved.gone:
         return saved

@@ -112,8 +112,10 @@ class NewFile:
             self._begun = stop
 
     def _cut(self, position: int) -> None:
-        os.ftruncate(self._fd, position)
         os.lseek(self._fd, position, os.SEEK_SET)
+        # A disk that has just failed may fail here too: the rest is then written over, or cut off by `finish`.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, position)
 
     @property
     def position(self) -> int:
@@ -123,8 +125,7 @@ class NewFile:
     def rollback(self, position: int) -> None:
         """Forget the bytes after a position that was passed before."""
         if self._on_disk > position:
-            with writing(self.path):
-                self._cut(position)
+            self._cut(position)
             self._on_disk = position
         self._waiting = position - self._on_disk
 
@@ -133,6 +134,7 @@ class NewFile:
         if self._fd >= 0:
             self.flush()
             with writing(self.path):
+                os.ftruncate(self._fd, self._on_disk)
                 os.fsync(self._fd)
             self.close()
 
@@ -194,14 +196,17 @@ class Claim:
     """
 
     def __init__(self, tmp: Path, worker: str) -> None:
+        self._lock: int | None = None
         while True:
             self.path = tmp / f"{worker}+{host()}+{os.getpid()}+{uuid.uuid4().hex}"
             with writing(self.path):
                 os.mkdir(self.path)
-            self._lock = _lock(self.path)
-            if self.path.is_dir():  # else a clean-up came between the two calls
-                return
-            self.release()
+            # Else a clean-up came between the two calls: it has removed the folder, or holds it and is about to.
+            with contextlib.suppress(BlockingIOError):
+                self._lock = _lock(self.path)
+                if self.path.is_dir():
+                    return
+                self.release()
 
     def release(self) -> None:
         """Give the lock back; twice is once."""
@@ -222,24 +227,32 @@ def clear_stale(tmp: Path, worker: str | None = None) -> int:
                     remove(path)
                     cleared += 1
         elif owner[1] == host() and worker in (None, owner[0]):
-            lock = _lock(path)
-            if lock is not None:
-                remove(path)
-                os.close(lock)
-                cleared += 1
+            with contextlib.suppress(BlockingIOError):
+                lock = _lock(path)
+                if lock is not None:
+                    remove(path)
+                    os.close(lock)
+                    cleared += 1
     return cleared
 
 
 def _lock(path: Path) -> int | None:
-    """A descriptor that holds the folder's lock, or None where another holds it or the system has none."""
+    """A descriptor that holds the folder's lock, or None where the system has none.
+
+    Raises:
+        BlockingIOError: another holds it.
+    """
     if fcntl is None:
         return None
-    with contextlib.suppress(OSError):
+    try:
         fd = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
-        else:
-            return fd
-    return None
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return fd

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .dtypes import StoredArray
-from .errors import Damaged, Refused
+from .errors import Damaged, MissingPath, Refused, VfcError
 from .layout import Shard
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -71,6 +71,7 @@ def map_rows(files: Sequence[ShardFile], array: StoredArray) -> Rows:
 
     Raises:
         Damaged: A file that is missing, has not its size, or whose index is not the one that was written.
+        MissingPath: The whole part is gone.
         Refused: The system maps no more files.
     """
     if stitchable(files, array):
@@ -163,7 +164,7 @@ def with_checked(file: ShardFile, use: Callable[[int, int], Any]) -> Any:
     try:
         fd = os.open(file.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except FileNotFoundError as error:
-        raise Damaged(f"{file.path} is missing.", _REMEDY) from error
+        raise missing(file.path, file.path.parent.parent) from error
     try:
         size, wanted = os.fstat(fd).st_size, file.shard.size
         if size != wanted:
@@ -176,6 +177,15 @@ def with_checked(file: ShardFile, use: Callable[[int, int], Any]) -> Any:
         return use(fd, file.shard.rows * file.shard.row_bytes)
     finally:
         os.close(fd)
+
+
+def missing(path: Path, part: Path) -> VfcError:
+    """The error for a file that is not there: of a part that is damaged, or of one that is no longer in the store."""
+    if part.exists():
+        return Damaged(f"{path} is missing.", _REMEDY)
+    return MissingPath(
+        f"The part {part.name} is gone: the store was compacted or repaired meanwhile.", "Open the store again."
+    )
 
 
 def _read(fd: int, size: int) -> bytes:

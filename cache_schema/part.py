@@ -22,9 +22,9 @@ from typing import Any, cast
 import numpy as np
 
 from .dtypes import Array, StoredArray
-from .errors import Damaged, MissingPath
+from .errors import Damaged
 from .layout import METADATA, TABLE, Shard, checksum, chunk_name, group_json, unpack
-from .mapping import ShardFile, map_file
+from .mapping import ShardFile, map_file, missing
 from .recipe import canonical
 from .record import Json, Key
 
@@ -52,6 +52,7 @@ class Part:
 
     Raises:
         Damaged: From any property whose file is not the one that was committed.
+        MissingPath: From any property, where the part is no longer in the store.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -65,11 +66,7 @@ class Part:
         try:
             data = path.read_bytes()
         except FileNotFoundError as error:
-            if self.folder.exists():
-                raise Damaged(f"{path} is missing.", _REMEDY) from error
-            raise MissingPath(
-                f"The part {self.name} is gone: the store was compacted or repaired meanwhile.", "Open the store again."
-            ) from error
+            raise missing(path, self.folder) from error
         try:
             attributes = json.loads(data)["attributes"]
             if group_json(attributes) == data and attributes.pop("crc32c") == checksum(canonical(attributes)):
@@ -94,7 +91,7 @@ class Part:
                 size = file.seek(0, 2)
                 data = map_file(file.fileno(), size) if size == wanted["size"] else np.empty(0, np.uint8)
         except FileNotFoundError as error:
-            raise Damaged(f"{path} is missing.", _REMEDY) from error
+            raise missing(path, self.folder) from error
         if checksum(data) != wanted["crc32c"] or not len(data):
             raise Damaged(f"{path} is not what was committed.", _REMEDY)
         return unpack(data)
@@ -168,12 +165,15 @@ def _rows_hit(part: Part, path: Path) -> tuple[int, ...] | None:
     try:
         if name == TABLE or path.name == METADATA:
             return None
+        described = (path.parent / METADATA).read_bytes()
+        if checksum(described) != part.attributes["files"][f"{name}/{METADATA}"]["crc32c"]:
+            return None
         data, crcs = np.fromfile(path, np.uint8), part.crcs(name)
-        metadata = json.loads((path.parent / METADATA).read_bytes())
-        logical, shape = metadata["attributes"]["vfc"], metadata["shape"][1:]
-        array = StoredArray(name, logical["dtype"], ((None, *shape) if logical["ragged"] else tuple(shape)))
-    except (Damaged, OSError, ValueError, LookupError):
+    except (Damaged, OSError):
         return None
+    metadata = json.loads(described)
+    logical, shape = metadata["attributes"]["vfc"], metadata["shape"][1:]
+    array = StoredArray(name, logical["dtype"], ((None, *shape) if logical["ragged"] else tuple(shape)))
     offsets = part.offsets(name) if array.ragged else np.arange(len(crcs) + 1)
     bounds = (offsets * array.row_bytes).tolist()
     hit = tuple(i for i, crc in enumerate(crcs.tolist()) if checksum(data[bounds[i] : bounds[i + 1]]) != crc)

@@ -20,10 +20,10 @@ import numpy.typing as npt
 from . import catalog
 from .column import Column, Verify
 from .dtypes import Array, decode, stored_arrays
-from .errors import BadInput, Damaged, MissingRecord, unknown_name
+from .errors import BadInput, MissingRecord, unknown_name
 from .part import Part
 from .record import ArraySpec, Json, Key
-from .root import read_axis, read_kinds, read_root
+from .root import declared, read_axis, read_kinds, read_root
 
 Records: TypeAlias = "Sequence[Key] | npt.NDArray[np.int64]"
 """Keys, or the numbers that `locate` gave for them: a hot loop locates once."""
@@ -66,14 +66,8 @@ class StoreReader:
         self._take_in(catalog.current(root))
 
     def _take_in(self, found: catalog.Catalog) -> None:
-        self.kinds = read_kinds(self.root)
+        self.kinds = declared(self.root, {info.kind for info in found.parts})
         self._stored = {kind: {a.name: a for a in stored_arrays(specs)} for kind, specs in self.kinds.items()}
-        unknown = {info.kind for info in found.parts} - self.kinds.keys()
-        if unknown:
-            raise Damaged(
-                f"{self.root} holds records of kind {min(unknown)!r}, but kinds/{min(unknown)}.json is missing.",
-                "Restore this one file from a copy; every part says in its zarr.json files what arrays it has.",
-            )
         self._catalog = found
         known: list[Part] = getattr(self, "_parts", [])
         self._parts: list[Part] = [
@@ -166,7 +160,7 @@ class StoreReader:
     def metadata(self, place: Place) -> dict[str, Json]:
         """The metadata of a record."""
         record = self._number(place)
-        part = bisect_right(self._first, record) - 1
+        part = self._part_of(record)
         return self._parts[part].metadata(record - self._first[part])
 
     def spec(self, kind: str, array: str) -> ArraySpec:
@@ -278,9 +272,22 @@ class StoreReader:
             return records
         return self.locate(records)
 
+    def _part_of(self, record: int) -> int:
+        """Which part a record is in.
+
+        Raises:
+            BadInput: No record has this number.
+        """
+        if not 0 <= record < self._first[-1]:
+            raise BadInput(
+                f"There is no record number {record}: the parts of {self.root} hold {self._first[-1]}, from 0.",
+                "Give a key, or a number that locate() of this reader gave.",
+            )
+        return bisect_right(self._first, record) - 1
+
     def _column(self, record: int, array: str) -> Column:
         """The array of the kind that a record is of, mapped when first asked for."""
-        kind = self._part_kinds[bisect_right(self._first, record) - 1]
+        kind = self._part_kinds[self._part_of(record)]
         column = self._columns.get((kind, array))
         if column is None:
             if array not in self._stored[kind]:

@@ -6,9 +6,10 @@ and compares.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,7 +39,7 @@ def create_root(root: Path, recipe: Recipe) -> None:
         ReadOnlyTarget: It takes no writes.
     """
     if not (root / METADATA).exists():
-        _require_free(root)
+        require_free(root)
         fresh = not root.exists()
         for name in FOLDERS:
             make_folder(root / name)
@@ -50,8 +51,12 @@ def create_root(root: Path, recipe: Recipe) -> None:
     read_root(root).require_equal(recipe, str(root))
 
 
-def _require_free(root: Path) -> None:
-    """Refuse a folder that is neither empty nor a store being made."""
+def require_free(root: Path) -> None:
+    """Refuse a folder that is neither empty nor a store being made.
+
+    Raises:
+        NotAStore: It is one.
+    """
     if root.exists() and not root.is_dir():
         raise NotAStore(f"{root} is a file, not a store.", "Give a folder.")
     present = {path.name for path in root.iterdir() if not path.name.startswith(".")} if root.exists() else set()
@@ -89,12 +94,13 @@ def read_root(root: Path) -> Recipe:
             f"The store {root} has format {found}; this version of vfc reads format {FORMAT}.",
             "Upgrade vfc: pip install --upgrade vfc.",
         )
-    recipe = Recipe(described["recipe"])
-    if recipe.digest != described["recipe_digest"]:
-        raise Damaged(
-            f"The recipe in {root / METADATA} is not the one that was written.", "Restore this one file from a copy."
-        )
-    return recipe
+    with contextlib.suppress(LookupError, TypeError, ValueError):
+        recipe = Recipe(described["recipe"])
+        if recipe.digest == described["recipe_digest"]:
+            return recipe
+    raise Damaged(
+        f"The recipe in {root / METADATA} is not the one that was written.", "Restore this one file from a copy."
+    )
 
 
 def bind_kind(root: Path, kind: str, specs: Sequence[ArraySpec]) -> tuple[ArraySpec, ...]:
@@ -146,8 +152,24 @@ def read_kinds(root: Path) -> dict[str, tuple[ArraySpec, ...]]:
         content = _read(path)
         try:
             kinds[path.stem] = tuple(ArraySpec.from_json(array) for array in content["arrays"])
-        except (LookupError, TypeError) as error:
+        except (LookupError, TypeError, ValueError) as error:
             raise _damaged(path) from error
+    return kinds
+
+
+def declared(root: Path, held: Set[str]) -> dict[str, tuple[ArraySpec, ...]]:
+    """The arrays of every kind that is declared, those among them of which the store holds records.
+
+    Raises:
+        Damaged: A file that cannot be read as what was written, or that is missing.
+    """
+    kinds = read_kinds(root)
+    unknown = held - kinds.keys()
+    if unknown:
+        raise Damaged(
+            f"{root} holds records of kind {min(unknown)!r}, but kinds/{min(unknown)}.json is missing.",
+            "Restore this one file from a copy; every part says in its zarr.json files what arrays it has.",
+        )
     return kinds
 
 
@@ -164,19 +186,28 @@ def bind_axis(root: Path, axis: str, name: str, content: Json) -> None:
     found = _bind(root / "axes" / f"{axis}-{name}.json", wanted)
     if found != json.loads(canonical(wanted)):
         raise AxisMismatch(
-            f"{axis} {name!r} of {root} means {canonical(found['content']).decode()}; "
+            f"{axis} {name!r} of {root} means {canonical(read_axis(root, axis)[name]).decode()}; "
             f"asked: {canonical(content).decode()}.",
             "An id keeps its meaning for the life of a store: use a new id.",
         )
 
 
 def read_axis(root: Path, axis: str) -> dict[str, Json]:
-    """What every id of an axis means."""
-    return {
-        content["id"]: content["content"]
-        for content in (_read(path) for path in sorted((root / "axes").glob(f"{axis}-*.json")))
-        if content["axis"] == axis
-    }
+    """What every id of an axis means.
+
+    Raises:
+        Damaged: A file that cannot be read as what was written.
+    """
+    found = {}
+    for path in sorted((root / "axes").glob(f"{axis}-*.json")):
+        bound = _read(path)
+        try:
+            if path.stem != f"{bound['axis']}-{bound['id']}":
+                raise _damaged(path)
+            found[bound["id"]] = bound["content"]
+        except (LookupError, TypeError) as error:
+            raise _damaged(path) from error
+    return found
 
 
 def _bind(path: Path, content: Json) -> Any:

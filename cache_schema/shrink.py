@@ -51,6 +51,11 @@ class Shrink:
         parse_grid(self.grid, "--grid")
         if self.project:
             parse_projection(self.project)
+            if self.fit_records < 1 or self.seed < 0:
+                raise BadInput(
+                    f"A projection cannot be fitted on {self.fit_records} records with the seed {self.seed}.",
+                    "Give --fit-records from 1 up, and --seed from 0 up.",
+                )
 
     def to_json(self) -> dict[str, Json]:
         """As kept in a recipe: what is done, with what; what is not done is left out."""

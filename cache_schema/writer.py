@@ -42,6 +42,7 @@ class StoreWriter:
     Raises:
         NotAStore: The folder holds something else, or a store of a newer format.
         RecipeMismatch: It is a store of another recipe.
+        BadInput: A name that no worker can have, or circumstances that are no JSON.
         Refused: The disk is full.
         ReadOnlyTarget: It takes no writes.
     """
@@ -66,6 +67,12 @@ class StoreWriter:
         self.root, self.recipe, self.worker = Path(root), recipe, worker
         self._part_bytes, self._part_seconds = part_bytes, part_seconds
         self._circumstances = dict(circumstances or {})
+        try:
+            canonical(self._circumstances)
+        except (TypeError, ValueError) as error:
+            raise BadInput(
+                f"The circumstances are no JSON: {error}.", "Use finite numbers, strings, lists, dicts."
+            ) from error
         self.committed = self.bytes_written = 0
         create_root(self.root, recipe)
         disk.make_folder(self.root / "tmp")
@@ -114,7 +121,8 @@ class StoreWriter:
 
         Raises:
             RecordRejected: It cannot be stored; no byte of it was.
-            Refused: The disk is full. Records added before stay, and are committed if there is room for that.
+            Refused: The disk is full. Records added before stay, and are committed if there is room for that; where
+                it was their commit that failed, they are lost and no longer in this writer.
             ReadOnlyTarget: It takes no writes.
             UnknownName: Its kind was not declared.
         """

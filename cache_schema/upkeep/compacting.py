@@ -11,16 +11,17 @@ from typing import cast
 from vfc.cache_schema import catalog, disk
 from vfc.cache_schema.annotations import Annotation, Annotations, read_annotations, write_annotations
 from vfc.cache_schema.dtypes import StoredArray, stored_arrays
-from vfc.cache_schema.errors import BadInput
+from vfc.cache_schema.errors import BadInput, RecipeMismatch
 from vfc.cache_schema.part import Part, PartInfo
 from vfc.cache_schema.part_writer import PartWriter
 from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.projection import load_projection
 from vfc.cache_schema.publish import create_file, replace_file
 from vfc.cache_schema.recipe import canonical
 from vfc.cache_schema.record import Json
-from vfc.cache_schema.root import bind_axis, bind_kind, create_root, read_axis, read_kinds, read_root
+from vfc.cache_schema.root import bind_axis, bind_kind, create_root, declared, read_axis, read_kinds, read_root
 
-from .inspecting import names_in, open_failures
+from .inspecting import failed_record, names_in, open_failures
 from .stored import StoredPart, alone, drop_parts, live_rows
 
 PART_BYTES = 128 << 20
@@ -66,10 +67,10 @@ def compact(root: Path, progress: Progress, *, part_bytes: int = PART_BYTES) -> 
         ReadOnlyTarget: the store takes no writes.
     """
     read_root(root)
-    kinds = {kind: stored_arrays(specs) for kind, specs in read_kinds(root).items()}
     with alone(root):
         disk.clear_stale(root / "tmp", "compact")
         before = catalog.current(root)
+        kinds = _kinds(root, before)
         sources = [_Source(info, rows, _part_bytes(root, info)) for info, rows in live_rows(before)]
         groups = list(_groups(sources, part_bytes))
         progress.begin("compact", sum(len(source.rows) for group in groups for source in group), "records")
@@ -89,6 +90,11 @@ def compact(root: Path, progress: Progress, *, part_bytes: int = PART_BYTES) -> 
         bytes_before=sum(source.bytes for source in sources),
         bytes_after=sum(_part_bytes(root, info) for info in after.parts),
     )
+
+
+def _kinds(root: Path, found: catalog.Catalog) -> dict[str, tuple[StoredArray, ...]]:
+    """The arrays on disk of every kind, those that are held among them."""
+    return {k: stored_arrays(specs) for k, specs in declared(root, {info.kind for info in found.parts}).items()}
 
 
 def _part_bytes(root: Path, info: PartInfo) -> int:
@@ -176,7 +182,8 @@ def merge(sources: Sequence[Path], out: Path, progress: Progress, *, part_bytes:
     the name is reported. Derived stores are not copied; `materialize` makes them anew.
 
     Raises:
-        RecipeMismatch: a store was made in another way; the difference is in the message. Nothing was written.
+        RecipeMismatch: a store was made in another way, or its records went through another projection; the
+            difference is in the message. Nothing was written.
         AxisMismatch: a kind, prompt, view or text id means different things in two of them.
         Damaged: bytes of a record are not what was committed; `repair` that store first.
         Refused, ReadOnlyTarget: the target is full or takes no writes.
@@ -186,6 +193,7 @@ def merge(sources: Sequence[Path], out: Path, progress: Progress, *, part_bytes:
     recipe = read_root(sources[0])
     for source in sources[1:]:
         read_root(source).require_equal(recipe, str(source))
+    _require_same_projections([*sources, out])
     create_root(out, recipe)
     for source in sources:
         for kind, specs in read_kinds(source).items():
@@ -209,8 +217,8 @@ def merge(sources: Sequence[Path], out: Path, progress: Progress, *, part_bytes:
 
 def _take_over(source: Path, out: Path, progress: Progress, part_bytes: int) -> tuple[int, int]:
     """Copy what `out` does not hold yet; records taken, records there already."""
-    kinds = {kind: stored_arrays(specs) for kind, specs in read_kinds(source).items()}
     there = catalog.current(source)
+    kinds = _kinds(source, there)
     target = catalog.current(out)
     stamp, taken, present = target.latest, 0, 0
     open_parts: dict[str, PartWriter] = {}
@@ -249,6 +257,22 @@ def _take_over(source: Path, out: Path, progress: Progress, part_bytes: int) -> 
     return taken, present
 
 
+def _require_same_projections(stores: Sequence[Path]) -> None:
+    """Refuse records that went through different projections: the recipe says how one is fitted, not on what."""
+    first: dict[str, tuple[str, Path]] = {}
+    for store in stores:
+        for array in names_in(store / "projection", "*.safetensors"):
+            found = load_projection(store, array)
+            assert found is not None
+            digest, where = first.setdefault(array, (found.digest, store))
+            if digest != found.digest:
+                raise RecipeMismatch(
+                    f"{array!r} went through one projection in {where} and through another in {store}: "
+                    f"projection/{array}.safetensors, {digest[:12]} and {found.digest[:12]}.",
+                    "Their numbers do not mix: extract into one store, or with one projection/ folder copied first.",
+                )
+
+
 def _copy_missing(source: Path, out: Path, folders: Sequence[str]) -> None:
     for folder in folders:
         for path in sorted((source / folder).glob("*")):
@@ -274,12 +298,12 @@ def _join_annotations(sources: Sequence[Path], out: Path) -> list[str]:
 def _join_failures(sources: Sequence[Path], out: Path) -> None:
     """List in `out` what failed in a source and is not committed in `out`."""
     committed = catalog.current(out)
-    known = {(row["kind"], row["name"]) for row in open_failures(out, committed)}
+    known = {failed_record(row) for row in open_failures(out, committed)}
     lines = []
     for source in sources:
         for row in open_failures(source, committed):
-            if (row["kind"], row["name"]) not in known:
-                known.add((row["kind"], row["name"]))
+            if failed_record(row) not in known:
+                known.add(failed_record(row))
                 lines.append(canonical(row) + b"\n")
     if lines:
         path = out / "failures" / "merge.jsonl"

@@ -18,13 +18,14 @@ from vfc.cache_schema import catalog
 from vfc.cache_schema.annotations import read_annotations, write_annotations
 from vfc.cache_schema.dtypes import StoredArray, decode, stored_arrays
 from vfc.cache_schema.errors import BadInput, RecordRejected, unknown_name
+from vfc.cache_schema.layout import METADATA
 from vfc.cache_schema.part import Part
 from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.projection import Projection, fit_projection, load_projection, publish_projection
 from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.recipe import Recipe
 from vfc.cache_schema.record import FEATURE_DTYPES, ArraySpec, Dtype, Json, Key, Record
-from vfc.cache_schema.root import read_axis
+from vfc.cache_schema.root import read_axis, read_root, require_free
 from vfc.cache_schema.shrink import Shrink, shrink_record, shrunk_spec
 from vfc.cache_schema.writer import StoreWriter
 
@@ -143,13 +144,14 @@ def _chosen(reader: StoreReader, arrays: Sequence[str]) -> set[str]:
 
 
 def _derive(reader: StoreReader, target: Path, plan: _Plan, progress: Progress) -> Derivation:
-    projections = _projections(reader, target, plan, progress) if plan.shrink.project else {}
     fields: dict[str, Json] = {
         "parent": {"digest": reader.recipe.digest, "recipe": dict(reader.recipe.fields)},
         "function": plan.function,
         "parameters": {**plan.shrink.to_json(), "arrays": [*sorted(plan.arrays)] or "all"},
     }
-    if projections:
+    projections: dict[str, Projection] = {}
+    if plan.shrink.project:
+        projections = _projections(reader, target, plan, Recipe(fields), progress)
         fields["projection"] = {name: found.digest for name, found in projections.items()}
     # Parts end where those of the parent end.
     writer = StoreWriter(target, Recipe(fields), worker=plan.function, part_bytes=1 << 62, part_seconds=float("inf"))
@@ -205,23 +207,21 @@ def _fill(
         specs = plan.reads[info.kind]
         stored = StoredPart(root / "parts" / info.name, stored_arrays(specs))
         todo = _todo(stored.part, rows, stored_arrays(specs), writer, there)
-        stale = [stored.part.key(row) for row, _ in todo if stored.part.key(row) in writer]
-        if stale:
-            writer.delete(stale)
+        stale = {stored.part.key(row) for row, _ in todo if stored.part.key(row) in writer}
+        writer.delete(sorted(stale))
         counts.present += len(rows) - len(todo)
-        counts.replaced += len(stale)
         progress.advance(len(rows) - len(todo))
         for row, made_from in todo:
             record = stored.record(row)
             try:
                 arrays = shrink_record(_decoded(record, specs), specs, plan.shrink, projections)
                 writer.add(Record(record.key, arrays, {**json.loads(record.metadata), _SOURCE: made_from}))
-                counts.added += 1
+                counts.replaced += record.key in stale
+                counts.added += record.key not in stale
             except RecordRejected as error:
                 counts.rejected.append((record.key.name, error.problem))
             progress.advance()
         writer.commit()
-    counts.added -= counts.replaced
 
 
 def _todo(
@@ -246,8 +246,13 @@ def _decoded(record: StoredRecord, specs: Sequence[ArraySpec]) -> dict[str, npt.
     }
 
 
-def _projections(reader: StoreReader, target: Path, plan: _Plan, progress: Progress) -> dict[str, Projection]:
-    """The projection of every feature array that changes: the published one, or fitted and published now."""
+def _projections(
+    reader: StoreReader, target: Path, plan: _Plan, recipe: Recipe, progress: Progress
+) -> dict[str, Projection]:
+    """The projection of every feature array that changes: the published one, or fitted and published now.
+
+    `recipe` is that of the target but for its projections.
+    """
     found = {}
     pooling = dataclasses.replace(plan.shrink, project="", dtype=None)
     for kind, specs in plan.reads.items():
@@ -259,6 +264,7 @@ def _projections(reader: StoreReader, target: Path, plan: _Plan, progress: Progr
             if spec.name not in found:
                 there = load_projection(target, spec.name)
                 if there is None:
+                    _require_own(target, recipe)
                     progress.say(f"Fitting {plan.shrink.project} of {spec.name}.")
                     sample = _sample(reader, kind, spec, specs, pooling, plan.shrink.fit_records)
                     fitted = fit_projection(plan.shrink.project, sample, wide, seed=plan.shrink.seed)
@@ -271,6 +277,15 @@ def _projections(reader: StoreReader, target: Path, plan: _Plan, progress: Progr
                     "Give another --name or --out, or the --project of that store.",
                 )
     return found
+
+
+def _require_own(target: Path, recipe: Recipe) -> None:
+    """Refuse to publish a projection into a folder, or a store, that the derived records will not go into."""
+    if not (target / METADATA).exists():
+        require_free(target)
+        return
+    held = {name: value for name, value in read_root(target).fields.items() if name != "projection"}
+    Recipe(held).require_equal(recipe, str(target))
 
 
 def _sample(

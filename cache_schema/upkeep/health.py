@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -16,7 +17,7 @@ from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.projection import load_projection
 from vfc.cache_schema.publish import sync_folder
 from vfc.cache_schema.record import ArraySpec, Json, Key
-from vfc.cache_schema.root import read_axis, read_kinds, read_root
+from vfc.cache_schema.root import declared, read_axis, read_kinds, read_root
 from vfc.cache_schema.tail import check_tail
 
 from .inspecting import names_in
@@ -72,7 +73,7 @@ def verify(root: Path, progress: Progress) -> Verification:
     """
     read_root(root)
     saved = catalog.load(root)
-    hit, records, size = [], 0, 0
+    hit, records, size, held = [], 0, 0, set()
     folders = _folders(root)
     progress.begin("verify", len(folders), "parts")
     for folder in folders:
@@ -80,13 +81,15 @@ def verify(root: Path, progress: Progress) -> Verification:
         if faults:
             hit.append(remains(folder, faults, _kinds(root), saved))
             records += len(hit[-1].intact)
+            held.add(hit[-1].info.kind)
         else:
             attributes = Part(folder).attributes
+            held.add(attributes["kind"])
             records += 0 if attributes["tombstone"] else attributes["records"]
             size += sum(file["size"] for file in attributes["files"].values())
         progress.advance(note=folder.name if faults else "")
     damaged = [_told(found) for found in hit] + _vanished(root, saved, {folder.name for folder in folders})
-    return Verification(str(root), len(folders), records, size, tuple(damaged), tuple(_other_faults(root)))
+    return Verification(str(root), len(folders), records, size, tuple(damaged), tuple(_other_faults(root, held)))
 
 
 def _folders(root: Path) -> list[Path]:
@@ -112,13 +115,12 @@ def _vanished(root: Path, saved: catalog.Catalog | None, present: set[str]) -> l
     """
     if saved is None or all(info.name in present for info in saved.parts):
         return []
-    elsewhere: set[bytes] = set()
-    for name in present:
-        try:
+    elsewhere = set(saved.key_bytes(saved.live_among(present).tolist()))
+    # Of parts that the catalog does not know: joined from those that are gone, or what was deleted since.
+    for name in present - {info.name for info in saved.parts}:
+        with contextlib.suppress(Damaged):
             part = Part(root / "parts" / name)
             elsewhere.update(part.key(row).encode() for row in range(part.info.records))
-        except Damaged:
-            elsewhere.update(saved.keys_of(name) or ())
     lost = []
     for info, rows in live_rows(saved):
         names = [] if info.name in present else saved.keys_of(info.name) or []
@@ -128,9 +130,9 @@ def _vanished(root: Path, saved: catalog.Catalog | None, present: set[str]) -> l
     return lost
 
 
-def _other_faults(root: Path) -> list[str]:
-    """What is wrong with the small files beside the parts."""
-    checks: list[Callable[[], object]] = [lambda: read_kinds(root)]
+def _other_faults(root: Path, held: Set[str]) -> list[str]:
+    """What is wrong with the small files beside the parts, which hold records of these kinds."""
+    checks: list[Callable[[], object]] = [lambda: declared(root, held - {""})]
     for axis in names_in(root / "axes", "*.json", "-"):
         checks.append(lambda axis=axis: read_axis(root, axis))  # type: ignore[misc]
     for path in sorted((root / "annotations").glob("*.jsonl")):
@@ -185,14 +187,19 @@ def repair(root: Path, progress: Progress, *, drop: bool = False) -> Repair:
         folders = _folders(root)
         vanished = _vanished(root, saved, {folder.name for folder in folders})
         progress.begin("repair", len(folders), "parts")
-        hit, kept = [], 0
+        hit, kept, held = [], 0, set()
         for folder in folders:
             faults = check(folder)
             if faults:
                 found = remains(folder, faults, kinds, saved)
+                held.add(found.info.kind)
+                # What is whole cannot be told without knowing the arrays.
+                declared(root, held - {""})
                 kept += _rewritten(root, found)
                 _take_out(root, folder, drop)
                 hit.append(found)
+            else:
+                held.add(Part(folder).info.kind)
             progress.advance(note=folder.name if faults else "")
         after = catalog.current(root)
     lost = [(key, found.info.order) for found in hit if not found.info.tombstone for key in found.lost]
@@ -203,7 +210,7 @@ def repair(root: Path, progress: Progress, *, drop: bool = False) -> Repair:
         redo=tuple(sorted({*_still_missing(after, lost), *(key for part in vanished for key in part.keys)})),
         unnamed=tuple(_unnamed(found) for found in hit if found.unnamed or not found.info.records),
         quarantine="" if drop or not hit else str(root / "quarantine"),
-        other=tuple(_other_faults(root)),
+        other=tuple(_other_faults(root, held)),
     )
 
 

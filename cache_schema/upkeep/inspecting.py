@@ -133,17 +133,29 @@ def _annotations(path: Path) -> AnnotationSummary:
 
 
 def open_failures(root: Path, committed: catalog.Catalog) -> list[dict[str, Json]]:
-    """The rows that extraction listed as failed (kind, name, reason ...), not committed; the last of each."""
-    failed: dict[tuple[str, str], dict[str, Json]] = {}
+    """The rows that were listed as failed (kind, name, reason ...), of records not committed; the last of each."""
+    failed: dict[tuple[str, str, int, str], dict[str, Json]] = {}
     for path in sorted((root / "failures").glob("*.jsonl")):
         for line in path.read_text("utf-8", errors="replace").split("\n"):
             try:
                 row = json.loads(line)
-                failed[str(row["kind"]), str(row["name"])] = row
-            except (ValueError, LookupError, TypeError):
+                failed[failed_record(row)] = row
+            except (ValueError, LookupError, TypeError, AttributeError):
                 continue  # cut short by a kill
     if failed:
         # Only now: naming a million keys takes seconds.
         for key in map(Key.decode, committed.key_bytes(committed.live().tolist())):
-            failed.pop((key.kind, key.name), None)
+            # Where a prompt could not be filled in, the template's id stands for it.
+            for prompt in {key.prompt, key.prompt.partition("@")[0]}:
+                failed.pop((key.kind, key.name, key.view, prompt), None)
     return [failed[name] for name in sorted(failed)]
+
+
+def failed_record(row: Mapping[str, Json]) -> tuple[str, str, int, str]:
+    """Which record a row of a list of failures is about: kind, name, view, prompt.
+
+    Raises:
+        LookupError, TypeError, ValueError, AttributeError: it is no such row.
+    """
+    view = row.get("view", 0)
+    return str(row["kind"]), str(row["name"]), int(cast("int", view)), str(row.get("prompt", ""))

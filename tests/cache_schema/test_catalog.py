@@ -191,3 +191,32 @@ def test_names_of_any_script_come_back(tmp_path_factory: pytest.TempPathFactory,
         reader = open_store(root)
         assert [key.name for key in reader.keys()] == sorted(seen)  # noqa: SIM118
         assert all(Key("video", name) in reader for name in seen)
+
+
+def test_a_table_that_vanishes_while_it_is_read_belongs_to_a_part_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "s"
+    committed(root, ["a"], worker="v")
+    committed(root, ["b"], worker="w")
+    (root / "catalog.bin").unlink()
+    info = Part.info.fget
+    assert info is not None
+
+    def compacted_after(part: Part) -> PartInfo:
+        found: PartInfo = info(part)
+        if part.name.startswith("v-") and part.folder.exists():
+            part.folder.rename(tmp_path / "away")
+        return found
+
+    monkeypatch.setattr(Part, "info", property(compacted_after))
+    assert [key.name for key in open_store(root).keys()] == ["b"]  # noqa: SIM118
+
+
+def test_a_store_without_its_parts_is_damaged(tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    committed(root, ["a"])
+    (root / "parts").rename(tmp_path / "away")
+    for use in (lambda: open_store(root), lambda: StoreWriter(root, RECIPE)):
+        with pytest.raises(Damaged, match=r"parts is missing\.\nRestore that folder"):
+            use()

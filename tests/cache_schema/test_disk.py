@@ -126,3 +126,49 @@ def test_folders_and_names(tmp_path: Path) -> None:
     disk.remove(tmp_path / "c")
     disk.remove(tmp_path / "c")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_failing_disk_did_not_cut_off_does_not_stay_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, cut, failing = os.write, os.ftruncate, [True]
+
+    def half(fd: int, data: Any) -> int:
+        if failing[0] and len(data) < 1000:
+            raise OSError(errno.EIO, "broken")
+        return write(fd, data[: len(data) // 2] if failing[0] else data)
+
+    def not_now(fd: int, length: int) -> None:
+        if failing[0]:
+            raise OSError(errno.EIO, "broken")
+        cut(fd, length)
+
+    monkeypatch.setattr(disk.os, "write", half)
+    monkeypatch.setattr(disk.os, "ftruncate", not_now)
+    for kept in (300, 0):  # what follows is shorter than what is to be cut off
+        failing[0] = True
+        file = NewFile(tmp_path / f"{kept}")
+        file.write(np.full(kept, 1, np.uint8))
+        with pytest.raises(OSError, match="broken"):
+            file.write(np.full(UNIT + 5000, 2, np.uint8))
+        file.rollback(kept)
+        failing[0] = False
+        file.write(np.full(100, 3, np.uint8))
+        file.finish()
+        assert (tmp_path / f"{kept}").read_bytes() == b"\1" * kept + b"\3" * 100
+
+
+def test_a_claim_that_a_clean_up_holds_already_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mkdir, held = os.mkdir, list[int]()
+
+    def met_by_a_clean_up(path: Path) -> None:
+        mkdir(path)
+        if not held:
+            held.append(disk._lock(Path(path)) or -1)
+
+    monkeypatch.setattr(disk.os, "mkdir", met_by_a_clean_up)
+    claim = Claim(tmp_path, "w")
+    os.close(held[0])  # the clean-up removes what it held, and that alone
+    assert clear_stale(tmp_path, "w") == 1
+    assert [path.name for path in tmp_path.iterdir()] == [claim.path.name]
+    claim.release()

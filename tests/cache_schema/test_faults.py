@@ -35,6 +35,9 @@ from vfc.cache_schema import (
 )
 from vfc.cache_schema.layout import group_json
 from vfc.cache_schema.part import check
+from vfc.cache_schema.progress import Silent
+from vfc.cache_schema.root import bind_axis, bind_kind, create_root
+from vfc.cache_schema.upkeep import Verification, verify
 
 OPERATIONS = ("mkdir", "open", "write", "fsync", "rename", "link", "replace")
 
@@ -370,3 +373,35 @@ def test_a_small_full_disk(tmp_path: Path) -> None:
         assert list((mount / "s" / "tmp").iterdir()) == []
     finally:
         subprocess.run(["umount", str(mount)], check=True)
+
+
+@pytest.mark.parametrize("name", ["kinds/video.json", "axes/prompt-what.json", "zarr.json"])
+def test_a_flip_in_a_shared_file_is_an_error_of_two_lines_or_none(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "s"
+    work(root)
+    path = root / name
+    data = path.read_bytes()
+
+    def errors(*uses: Callable[[], object]) -> list[VfcError]:
+        found = []
+        for use in uses:
+            try:
+                use()
+            except VfcError as error:
+                found.append(error)
+        return found
+
+    noticed = 0
+    for at in range(0, len(data), 3):
+        path.write_bytes(data[:at] + bytes([data[at] ^ (1 << at % 7)]) + data[at + 1 :])
+        found: list[Verification] = []
+        read = errors(lambda: found.append(verify(root, Silent())), lambda: open_store(root).axes("prompt"))  # noqa: B023
+        bound = errors(
+            lambda: create_root(root, RECIPE),
+            lambda: bind_kind(root, "video", VIDEO),
+            lambda: bind_axis(root, "prompt", "what", "What?"),
+        )
+        assert all(len(str(error).splitlines()) == 2 for error in read + bound)
+        assert not (read and found and found[0].ok)
+        noticed += bool(bound)
+    assert noticed > len(range(0, len(data), 3)) * 0.8

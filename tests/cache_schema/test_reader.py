@@ -13,9 +13,21 @@ import numpy as np
 import pytest
 from suites.store import RECIPE, VIDEO, StoreSuite, made, record
 
-from vfc.cache_schema import ArraySpec, BadInput, Damaged, Key, Record, StoreWriter, UnknownName, open_store
+from vfc.cache_schema import (
+    ArraySpec,
+    BadInput,
+    Damaged,
+    Key,
+    MissingPath,
+    Record,
+    StoreWriter,
+    UnknownName,
+    open_store,
+)
 from vfc.cache_schema import mapping as mapping_module
 from vfc.cache_schema.dtypes import encode
+from vfc.cache_schema.progress import Silent
+from vfc.cache_schema.upkeep import compact
 
 
 class TestStore(StoreSuite):
@@ -208,3 +220,35 @@ def test_the_front_door_names_everything_it_lists() -> None:
     assert all(getattr(door, name) is not None for name in door.__all__)
     with pytest.raises(AttributeError, match=r"has no attribute 'StoreWirter'"):
         _ = door.StoreWirter
+
+
+def test_numbers_that_no_record_has_are_refused(tmp_path: Path) -> None:
+    filled(tmp_path / "s", range(2))
+    reader = open_store(tmp_path / "s")
+    for number in (-1, 2, 10**9):
+        for read in (
+            lambda n: reader.view(n, "single"),
+            lambda n: reader.read(n, "wide"),
+            lambda n: reader.window(n, "long"),
+            lambda n: reader.length(n, "long"),
+            lambda n: reader.take(np.array([n]), "single", np.empty(1, np.float32)),
+            lambda n: reader.prefetch(np.array([n]), "single"),
+            reader.metadata,
+        ):
+            with pytest.raises(BadInput, match=rf"no record number {number}: the parts of .* hold 2, from 0\.\nGive a"):
+                read(number)
+
+
+def test_a_part_that_was_joined_with_others_meanwhile_is_not_called_damaged(tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    filled(root, range(2), worker="a")
+    filled(root, range(2, 4), worker="b")
+    reader = open_store(root)
+    reader.metadata(record(0).key)
+    reader.metadata(record(2).key)
+    compact(root, Silent())
+    for array in ("single", "long"):
+        with pytest.raises(MissingPath, match=r"is gone: the store was compacted or repaired .*\nOpen the store again"):
+            reader.view(record(0).key, array)
+    reader.refresh()
+    np.testing.assert_array_equal(reader.read(record(0).key, "single"), made(0)["single"])

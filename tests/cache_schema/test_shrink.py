@@ -234,3 +234,9 @@ def test_a_layout_that_states_its_grid_is_read_and_rewritten() -> None:
     assert np.array_equal(got[:, 0], values[:, 0])
     assert np.array_equal(got[:, 1:], (values[:, 1:4] + values[:, 4:]) / 2)
     assert pooled_spec(spec, "mean").layout == "frame-major, cls first in frame"
+
+
+def test_projections_fitted_on_nothing_or_with_no_seed_are_refused() -> None:
+    for wrong in ({"fit_records": 0}, {"fit_records": -1}, {"seed": -1}):
+        with pytest.raises(BadInput, match=r"on -?\d+ records with the seed -?\d+\.\nGive --fit-records"):
+            Shrink(project="random:2", **wrong)  # type: ignore[arg-type]

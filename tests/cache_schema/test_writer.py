@@ -231,16 +231,16 @@ def test_files_on_their_way_are_cleared_when_they_are_old(tmp_path: Path) -> Non
 
 
 def test_a_store_made_and_filled_between_two_looks_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    look = root_module._require_free
+    look = root_module.require_free
 
     def after_another(root: Path) -> None:
-        monkeypatch.setattr(root_module, "_require_free", look)
+        monkeypatch.setattr(root_module, "require_free", look)
         with StoreWriter(root, RECIPE, worker="first") as writer:
             writer.declare("video", [SPEC])
             writer.add(tiny(1))
         look(root)
 
-    monkeypatch.setattr(root_module, "_require_free", after_another)
+    monkeypatch.setattr(root_module, "require_free", after_another)
     with StoreWriter(tmp_path / "s", RECIPE, worker="second") as writer:
         assert tiny(1).key in writer
 
@@ -274,3 +274,10 @@ def test_stored_values_go_in_as_they_are_and_must_fit(tmp_path: Path) -> None:
         with pytest.raises(RecordRejected, match="already holds"):
             writer.add_stored(key, arrays, {})
     assert open_store(tmp_path / "b").digest == source.digest
+
+
+def test_circumstances_that_are_no_json_are_found_before_a_record_is_taken(tmp_path: Path) -> None:
+    for circumstances in ({"loss": float("nan")}, {"host": "\udcff"}, {"device": object()}):
+        with pytest.raises(BadInput, match=r"The circumstances are no JSON: .*\nUse finite numbers"):
+            StoreWriter(tmp_path / "s", RECIPE, circumstances=circumstances)  # type: ignore[arg-type]
+    assert not (tmp_path / "s").exists()

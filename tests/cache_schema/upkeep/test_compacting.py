@@ -354,3 +354,16 @@ def test_values_are_right_after_all_that(store: Path, tmp_path: Path) -> None:
     for i in (0, 1, 2, 5, 6):
         for spec in VIDEO:
             np.testing.assert_array_equal(reader.read(record(i).key, spec.name), as_stored(made(i)[spec.name], spec))
+
+
+def test_records_that_went_through_different_projections_are_not_mixed(tmp_path: Path) -> None:
+    sample = [np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)]
+    roots = [fill(tmp_path / name, (i,)) for i, name in enumerate(("one", "two", "three"))]
+    for root, seed in zip(roots, (0, 0, 1), strict=True):
+        publish_projection(root, "single", fit_projection("random:2", sample[: 1 + seed], 4, seed=seed))
+    assert merge(roots[:2], tmp_path / "both", QUIET).records == 2
+    for stores, out in (([roots[0], roots[2]], tmp_path / "all"), ([roots[2]], tmp_path / "both")):
+        with pytest.raises(RecipeMismatch, match=r"'single' went through one projection in .* and through another in"):
+            merge(stores, out, QUIET)
+    assert not (tmp_path / "all").exists()
+    assert len(open_store(tmp_path / "both")) == 2

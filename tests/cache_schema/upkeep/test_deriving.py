@@ -18,6 +18,7 @@ from vfc.cache_schema import (
     BadInput,
     Damaged,
     Key,
+    NotAStore,
     RecipeMismatch,
     Record,
     StoreWriter,
@@ -327,3 +328,29 @@ def test_made_arrays_are_those_of_the_record(tmp_path: Path) -> None:
         reader.read(record(3).key, "layer3.text"), as_stored(made(3)["layer3.text"], VIDEO[1])
     )
     assert json.loads(json.dumps(done.to_json()))["kinds"]["video"][0]["name"] == "layer3.text"
+
+
+def test_no_projection_is_left_where_the_records_may_not_go(tmp_path: Path) -> None:
+    root, other = fill(tmp_path / "s", (0, 1)), fill(tmp_path / "other", (2,))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    for out, error in ((other, RecipeMismatch), (tmp_path / "photos", NotAStore)):
+        before = sorted(out.rglob("*"))
+        with pytest.raises(error):
+            materialize(root, Shrink(project="random:2"), QUIET, out=out, arrays=["frames"])
+        assert sorted(out.rglob("*")) == before
+
+
+def test_a_replaced_record_that_cannot_be_made_is_rejected_and_counted_as_nothing_else(tmp_path: Path) -> None:
+    def add(value: float) -> None:
+        with StoreWriter(tmp_path / "s", RECIPE) as writer:
+            writer.declare("text", TEXT)
+            writer.delete([key for key in [Key("text", "a")] if key in writer])
+            writer.add(Record(Key("text", "a"), {"embedding": np.full(7, value, np.float32)}))
+
+    counts = []
+    for value in (1.0, 2.0, 1e6, 3.0):
+        add(value)
+        done = convert(tmp_path / "s", tmp_path / "out", "fp16", QUIET)
+        counts.append((done.added, done.replaced, done.present, len(done.rejected)))
+    assert counts == [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, 1), (1, 0, 0, 0)]

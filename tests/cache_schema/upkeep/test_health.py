@@ -17,7 +17,7 @@ from vfc.cache_schema import Damaged, Key, NotAStore, Record, Refused, StoreWrit
 from vfc.cache_schema.annotations import Annotation, Annotations, write_annotations
 from vfc.cache_schema.progress import Silent
 from vfc.cache_schema.projection import fit_projection, publish_projection
-from vfc.cache_schema.upkeep import repair, verify
+from vfc.cache_schema.upkeep import compact, repair, verify
 from vfc.cache_schema.upkeep.stored import alone
 
 QUIET = Silent()
@@ -329,3 +329,31 @@ def test_reports_are_plain_json(store: Path) -> None:
     told = json.loads(json.dumps(repair(store, QUIET).to_json()))
     assert told["redo"] == [asdict(record(0).key)]
     assert told["damaged"][0]["faults"][0]["file"] == "layer3.visual/c.0.0.0.0"
+
+
+def test_a_record_that_was_made_anew_and_vanished_is_named(store: Path) -> None:
+    with StoreWriter(store, RECIPE, worker="late") as writer:
+        writer.add(record(1))  # its first version is deleted, and still on disk
+    for path in (store / "parts").glob("late-*"):
+        shutil.rmtree(path)
+    (hit,) = verify(store, QUIET).damaged
+    assert hit.keys == (record(1).key,)
+    assert repair(store, QUIET).redo == (record(1).key,)
+
+
+@pytest.mark.parametrize("hit", [False, True])
+def test_a_store_that_does_not_say_what_arrays_it_has(store: Path, hit: bool) -> None:
+    (store / "kinds" / "video.json").rename(store / "away")
+    if hit:
+        flip(part_of(store, 0) / "wide" / "c.0.0.0.0", 5)
+    before = sorted(path.name for path in (store / "parts").iterdir())
+    found = verify(store, QUIET)
+    assert found.other == (f"{store} holds records of kind 'video', but kinds/video.json is missing.",)
+    if hit:
+        with pytest.raises(Damaged, match=r"kinds/video\.json is missing\.\nRestore this one file"):
+            repair(store, QUIET, drop=True)
+    with pytest.raises(Damaged, match=r"kinds/video\.json is missing"):
+        compact(store, QUIET)
+    assert sorted(path.name for path in (store / "parts").iterdir()) == before
+    (store / "away").rename(store / "kinds" / "video.json")
+    assert len(repair(store, QUIET).redo) == hit

@@ -74,3 +74,19 @@ def test_an_empty_store(tmp_path: Path) -> None:
         writer.declare("video", VIDEO)
     found = inspect(tmp_path / "s", QUIET)
     assert (found.records, found.bytes, found.kinds[0].records) == (0, 0, 0)
+
+
+def test_a_failure_is_of_one_view_under_one_prompt(tmp_path: Path) -> None:
+    with StoreWriter(tmp_path / "s", RECIPE) as writer:
+        for kind, prompt in (("video", ""), ("prompted", "what"), ("prompted", "who@12ab")):
+            writer.declare(kind, TEXT)
+            writer.add(Record(Key(kind, "a.mp4", 0, prompt), {"embedding": np.zeros(7, np.float32)}))
+    failed = [
+        {"kind": kind, "name": "a.mp4", "reason": "overflow", "view": view, "prompt": prompt}
+        for kind, prompt in (("prompted", "what"), ("prompted", "who"), ("prompted", "why"), ("video", ""))
+        for view in (0, 1)
+    ]
+    (tmp_path / "s" / "failures").mkdir()
+    (tmp_path / "s" / "failures" / "w0.jsonl").write_text("[]\n" + "\n".join(map(json.dumps, failed)))
+    # View 0 of three of them is there; `who` is the template that was filled in later.
+    assert inspect(tmp_path / "s", QUIET).failures == tuple(failed[i] for i in (4, 1, 3, 5, 7))
