@@ -56,15 +56,17 @@ class Clips:
         episodes: Sequence[Episode] = (),
     ) -> None:
         self._at = {name: i for i, name in enumerate(names)}
-        self._keys, self._views = _keys(reader, names, view)
+        self._keys = clip_keys(reader, names, view)
+        places = torch.tensor([self._at[key.name] for key in self._keys], dtype=torch.int64)
+        self._views = torch.bincount(places, minlength=len(names))
         self._first = self._views.cumsum(0) - self._views
         self._wording = wording
         self.visual = Features(reader, self._keys, array, device=device, pool_tokens=pool_tokens, resident=resident)
         self.sources: dict[str, Source] = {"visual": Served(self.visual)}
         self.texts: Texts | None = None
         if wording is not None:
-            self._text_at = self._numbered(wording, episodes)
-            keys = [Key("prompted", name, view_, prompt) for name, view_, prompt in self._text_at]
+            keys = text_keys(wording, self._keys, episodes)
+            self._text_at = {(key.name, key.view, key.prompt): i for i, key in enumerate(keys)}
             self.texts = Texts(reader, keys, wording.spec, device=device, resident=resident)
             self.sources["text"] = self.texts
 
@@ -103,17 +105,6 @@ class Clips:
             tasks, support=entry[:split].view(tasks.support.shape), query=entry[split:].view(tasks.query.shape)
         )
         return Plan(placed, needed, of)
-
-    def _numbered(self, wording: Wording, episodes: Sequence[Episode]) -> dict[tuple[str, int, str], int]:
-        """(name, view, prompt) -> place among the texts."""
-        if not wording.known:
-            return {(key.name, key.view, wording.prompt): i for i, key in enumerate(self._keys)}
-        found: dict[tuple[str, int, str], int] = {}
-        for name, prompt in (pair for episode in episodes for pair in _prompts(wording, episode)):
-            start = int(self._first[self._at[name]])
-            for key in self._keys[start : start + int(self._views[self._at[name]])]:
-                found.setdefault((name, key.view, prompt), len(found))
-        return found
 
     def _texts_of(self, episodes: Sequence[Episode], rows: Tensor) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """The text of every place of the episodes, supports of all first; `rows` are the clips drawn for the places."""
@@ -156,12 +147,23 @@ def _prompts(wording: Wording, episode: Episode) -> list[tuple[str, str]]:
     return told + [(name, asked) for names in episode.query for name in names]
 
 
-def _keys(reader: StoreReader, names: Sequence[str], view: int | None) -> tuple[list[Key], Tensor]:
-    """The keys of all clips, in order of the names, and how many each name has."""
+def clip_keys(reader: StoreReader, names: Sequence[str], view: int | None) -> list[Key]:
+    """The records of clips, in order of the names: of one view, or (None) of all that each has."""
     if view is not None:
-        return [Key("video", name, view) for name in names], torch.ones(len(names), dtype=torch.int64)
+        return [Key("video", name, view) for name in names]
     views: dict[str, list[Key]] = {name: [] for name in names}
     for key in reader.keys("video"):
         if key.name in views:
             views[key.name].append(key)
-    return [key for name in names for key in views[name]], torch.tensor([len(views[name]) for name in names])
+    return [key for name in names for key in views[name]]
+
+
+def text_keys(wording: Wording, clips: Sequence[Key], episodes: Sequence[Episode]) -> list[Key]:
+    """The text records of clips, each once: under the one prompt, or as the clips' places in `episodes` say."""
+    if not wording.known:
+        return [Key("prompted", key.name, key.view, wording.prompt) for key in clips]
+    views: dict[str, list[int]] = {}
+    for key in clips:
+        views.setdefault(key.name, []).append(key.view)
+    pairs = dict.fromkeys(pair for episode in episodes for pair in _prompts(wording, episode))
+    return [Key("prompted", name, view, prompt) for name, prompt in pairs for view in views[name]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -35,5 +36,7 @@ def shared_width(specs: Mapping[str, ArraySpec], head: str) -> tuple[int, int]:
 
 
 def cosine_logits(clips: Tensor, texts: Tensor) -> Tensor:
-    """Cosines of clips `[B, D]` and texts `[C, D]` at CLIP's scale: logits `[B, C]`."""
-    return CLIP_SCALE * functional.normalize(clips, dim=-1) @ functional.normalize(texts, dim=-1).mT
+    """Cosines of clips `[B, D]` and texts `[C, D]` at CLIP's scale: logits `[B, C]`, in float32 under autocast too."""
+    with torch.autocast(clips.device.type, enabled=False):  # bf16 goes in steps of a half at the top of this scale
+        clips, texts = (functional.normalize(rows.float(), dim=-1) for rows in (clips, texts))
+        return CLIP_SCALE * clips @ texts.mT

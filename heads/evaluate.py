@@ -17,6 +17,7 @@ from vfc.cache_schema.protocol import Episode, EpisodeList, EpisodeSpec
 from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.record import Json
 
+from .bounds import COUNT, POSITIVE, within
 from .clips import Clips
 from .episodes import ArraySettings, EpisodeSettings, Score, in_use, positions, score, tasks_at_once
 from .matching import METRICS, REPRESENTATIONS, comparable
@@ -54,6 +55,11 @@ class MeasureSettings(RawSettings, EpisodeSettings):
     )
     view: int = field(default=0, metadata={"help": "View to test on; 0 is the clean one.", "panel": "Input"})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within(self, COUNT, "tasks")
+        within(self, POSITIVE, "otam_lambda")
+
 
 @dataclass(frozen=True)
 class EvalConfig(ArraySettings, MeasureSettings):
@@ -88,6 +94,9 @@ class EpisodesConfig(EpisodeSettings):
     tasks: int = field(default=10_000, metadata={"help": "Number of tasks.", "panel": "Protocol"})
     seed: int = field(default=0, metadata={"help": "Seed of the tasks, and of a seeded split.", "panel": "Protocol"})
     out: Path = field(default=Path("episodes.jsonl"), metadata={"help": "The list to write.", "panel": "Output"})
+
+    def __post_init__(self) -> None:
+        within(self, COUNT, "tasks")
 
 
 @dataclass(frozen=True)
@@ -148,9 +157,9 @@ def episodes(config: EpisodesConfig, progress: Progress) -> EpisodesResult:
     Raises:
         BadInput: too few classes or clips (with the largest possible number); see `in_use`.
     """
-    reader = open_store(config.cache)
     spec = EpisodeSpec(config.split, config.way, config.shot, config.queries, config.seed)
-    annotations = _annotations(reader, config, spec, config.view, divide=config.split != "all", progress=progress)
+    with open_store(config.cache) as reader:
+        annotations = _annotations(reader, config, spec, config.view, divide=config.split != "all", progress=progress)
     drawn = EpisodeList.draw(annotations, spec, config.tasks)
     drawn.write(config.out)
     return EpisodesResult(config.out, drawn)
@@ -165,23 +174,22 @@ def evaluate(config: EvalConfig, progress: Progress) -> EvalResult:
         UnknownName: a metric, representation, array, split or class list that does not exist.
         BadInput: too few classes or clips; a list drawn for other annotations; several arrays to choose from.
     """
-    reader = open_store(config.cache)
-    annotations, listed = frozen_list(config, reader, progress)
-    found, told = measure(config, reader, annotations, listed, progress)
-    provenance: dict[str, Json] = {
-        "metric": config.metric,
-        **told,
-        "centre": config.centre,
-        "view": config.view,
-        **cast("dict[str, Json]", dataclasses.asdict(listed.spec)),
-        "tasks": len(listed.episodes),
-        "clips": len(annotations),
-        "list_digest": listed.digest,
-        "annotations_digest": annotations.digest,
-        "store_digest": reader.digest,
-        "recipe_digest": reader.recipe.digest,
-    }
-    reader.close()
+    with open_store(config.cache) as reader:
+        annotations, listed = frozen_list(config, reader, progress)
+        found, told = measure(config, reader, annotations, listed, progress)
+        provenance: dict[str, Json] = {
+            "metric": config.metric,
+            **told,
+            "centre": config.centre,
+            "view": config.view,
+            **cast("dict[str, Json]", dataclasses.asdict(listed.spec)),
+            "tasks": len(listed.episodes),
+            "clips": len(annotations),
+            "list_digest": listed.digest,
+            "annotations_digest": annotations.digest,
+            "store_digest": reader.digest,
+            "recipe_digest": reader.recipe.digest,
+        }
     return EvalResult(found, provenance)
 
 

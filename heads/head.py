@@ -11,11 +11,12 @@ from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from vfc.cache_schema.errors import UnknownName
+from vfc.cache_schema.errors import BadInput, UnknownName
 from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.record import ArraySpec, Json
 
 from . import methods, tasks
+from .bounds import COUNT, NUMBER, PART, POSITIVE, within
 from .report import Confusion, Table
 
 names = methods.names
@@ -200,6 +201,18 @@ class TrainConfig:
     out: Path | None = field(
         default=None, metadata={"help": "Run folder; default runs/<head>-<digest of the settings>.", "panel": "Output"}
     )
+
+    def __post_init__(self) -> None:
+        within(self, COUNT, "batch", "accumulate")
+        within(self, POSITIVE, "eps")
+        within(self, PART, "betas")
+        names = ("steps", "epochs", "least_steps", "lr", "weight_decay", "warmup", "warmup_epochs", "clip")
+        within(self, NUMBER, *names, "validate_every", "seed")
+        if len(self.betas) != 2:
+            raise BadInput(
+                f"--betas {','.join(map(str, self.betas))} cannot be used.",
+                "Give two numbers, as in --betas 0.9,0.999.",
+            )
 
 
 def find(name: str) -> Method:

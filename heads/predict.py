@@ -103,30 +103,38 @@ def predict(run: Run, support: Path, query: Path) -> Prediction:
         RecipeMismatch: features were not made as those the head was trained on.
         BadInput: fewer than two classes, or classes with different numbers of clips.
     """
-    stores = [open_store(path) for path in (support, query)]
-    for reader in stores:
-        _require_recipe(run, reader)
-    labelled = load(support, "default").by_label()
-    shots = {label: len(names) for label, names in labelled.items()}
-    if len(shots) < 2 or len(set(shots.values())) > 1:
-        raise BadInput(
-            f"The labelled clips are {', '.join(f'{n} of {label!r}' for label, n in sorted(shots.items())) or 'none'}.",
-            "Give two classes or more, one folder each, with the same number of clips.",
-        )
-    classes = tuple(sorted(labelled))
-    names = [[name for label in classes for name in labelled[label]], sorted({k.name for k in stores[1].keys("video")})]
-    head, parts = _head(run, stores[0]), []
-    with torch.no_grad():
+    with open_store(support) as given_store, open_store(query) as asked_store, torch.no_grad():
+        stores = (given_store, asked_store)
+        for reader in stores:
+            _require_recipe(run, reader)
+        labelled = _labelled(support)
+        names = [
+            [name for group in labelled.values() for name in group],
+            sorted({key.name for key in asked_store.keys("video")}),
+        ]
+        head, parts = _head(run, given_store), []
         for reader, wanted in zip(stores, names, strict=True):
             clips = _clips(run, reader, wanted, pool=not head.tokens)
             rows = {role: torch.arange(len(wanted)) for role in clips.sources}
             parts.append(encode_all(head.encode, clips, rows))
         count = len(names[0])
         asked = torch.arange(count, count + len(names[1]))[None]
-        given = torch.arange(count).view(1, len(classes), -1)
+        given = torch.arange(count).view(1, len(labelled), -1)
         logits = head.match(Batch(_joined(parts), given, asked, torch.zeros_like(asked)))[0]
     shares = tuple(tuple(row) for row in logits.softmax(dim=-1).tolist())
-    return Prediction(classes, tuple(names[1]), shares, head.notes)
+    return Prediction(tuple(labelled), tuple(names[1]), shares, head.notes)
+
+
+def _labelled(support: Path) -> dict[str, list[str]]:
+    """Class -> its clips, classes in order of their names."""
+    labelled = load(support, "default").by_label()
+    shots = {label: len(names) for label, names in sorted(labelled.items())}
+    if len(shots) < 2 or len(set(shots.values())) > 1:
+        raise BadInput(
+            f"The labelled clips are {', '.join(f'{n} of {label!r}' for label, n in shots.items()) or 'none'}.",
+            "Give two classes or more, one folder each, with the same number of clips.",
+        )
+    return {label: labelled[label] for label in shots}
 
 
 def _require_recipe(run: Run, reader: StoreReader) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from vfc.cache_schema.errors import BadInput
 
 from . import branches
+from .bounds import COUNT, within
 from .branches import Branch
 from .clips import Clips, Plan, in_chunks
 from .correction import corrected, paired, prototypes
@@ -36,6 +37,9 @@ class RawSettings:
         default="",
         metadata={"help": "Prompt of the text stream: an id, known, or none to leave text out.", "panel": "Input"},
     )
+
+    def __post_init__(self) -> None:
+        within(self, COUNT, "u")
 
 
 class RawTokens:
@@ -96,7 +100,8 @@ def _dec_avg(videos: Mapping[str, Tensor]) -> list[Tensor]:
 def _nearness(query: Tensor, prototype: Tensor, distance: str) -> Tensor:
     """`[B, Q, D]` and `[B, W, D]` to `[B, Q, W]`: cosine, or minus the Euclidean distance."""
     if distance == "cosine":
-        return functional.normalize(query, dim=-1) @ functional.normalize(prototype, dim=-1).mT
+        with torch.autocast(query.device.type, enabled=False):  # as `vfc eval` has it, whatever a head is trained in
+            return functional.normalize(query, dim=-1) @ functional.normalize(prototype, dim=-1).mT
     return -torch.cdist(query, prototype, compute_mode="donot_use_mm_for_euclid_dist")
 
 

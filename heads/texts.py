@@ -41,10 +41,6 @@ class Wording:
         """Whether the record depends on the episode."""
         return self.prompt == KNOWN
 
-    def of(self, name: str, view: int) -> Key:
-        """The record of a video under the one prompt."""
-        return Key("prompted", name, view, self.prompt)
-
     def of_support(self, label: str) -> str:
         """The prompt of a support video of this class."""
         return prompt_id(SUPPORT, fill_prompt(self.templates[SUPPORT], {"label": spoken(label)}))
@@ -69,7 +65,7 @@ def find_text(reader: StoreReader, visual: ArraySpec, prompt: str) -> Wording | 
             raise unknown_name("prompt in this store", prompt, ())
         return None
     same = f"{visual.name.split('.')[0]}.text"
-    if same not in arrays and len(arrays) > 1:
+    if same not in arrays and (len(arrays) > 1 or "." in visual.name):
         raise BadInput(
             f"The store {reader.root} has text of {', '.join(sorted(arrays))}; none is of the layer of {visual.name}.",
             "Choose a layer that has both with --layer, or leave the text out with --prompt none.",
@@ -96,6 +92,22 @@ def _templates(reader: StoreReader) -> dict[str, str]:
     return {name.split("@")[0]: str(cast("Any", content)["template"]) for name, content in bound.items()}
 
 
+def locate_texts(reader: StoreReader, keys: Sequence[Key]) -> Any:
+    """Where these records lie, as `reader.locate` has it.
+
+    Raises:
+        BadInput: one is not there, by name.
+    """
+    try:
+        return reader.locate(keys)
+    except MissingRecord as error:
+        raise BadInput(
+            f"The text stream is not whole: {error.problem}",
+            "Extract the missing prompts (for known prompts, with the episode list that is asked here), "
+            "or leave the text out with --prompt none.",
+        ) from None
+
+
 class Texts:
     """A ragged array of prompted records, gathered by position as float32 `[M, L, D]` and what of it is not padding.
 
@@ -111,15 +123,7 @@ class Texts:
         device: torch.device,
         resident: Resident = "auto",
     ) -> None:
-        try:
-            rows = reader.locate(keys)
-        except MissingRecord as error:
-            raise BadInput(
-                f"The text stream is not whole: {error.problem}",
-                "Extract the missing prompts (for known prompts, with the episode list that is asked here), "
-                "or leave the text out with --prompt none.",
-            ) from None
-        self._reader, self._keys, self._rows = reader, keys, rows
+        self._reader, self._keys, self._rows = reader, keys, locate_texts(reader, keys)
         self._spec, self._dtype, self._device = spec, STORED[spec.dtype], device
         self._lengths = torch.tensor([reader.length(int(row), spec.name) for row in self._rows])
         self.width = int(spec.shape[1] or 0)

@@ -21,14 +21,11 @@ def counted(config: TrainConfig, per_pass: int, progress: Progress) -> TrainConf
     `per_pass` is the number of batches in one pass over the training set.
 
     Raises:
-        BadInput: passes were asked for where there are none; a number that makes no sense.
+        BadInput: passes were asked for where there are none.
     """
-    if config.accumulate < 1 or len(config.betas) != 2:
-        raise BadInput(
-            f"--accumulate {config.accumulate} and --betas {','.join(map(str, config.betas))} cannot be used.",
-            "At least one batch makes an update; the betas are two numbers, as in --betas 0.9,0.999.",
-        )
     if not config.validate_every:
+        if not per_pass:
+            raise BadInput("--validate-every 0 means one pass, and this task has no end.", "Give a number of updates.")
         config = replace(config, validate_every=max(1, per_pass // config.accumulate))
     if not config.epochs:
         if config.warmup_epochs:

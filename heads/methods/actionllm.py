@@ -23,6 +23,7 @@ from vfc.heads.actionllm import checkpoint
 from vfc.heads.actionllm.cmib import Cmib, FeatureAdapter
 from vfc.heads.actionllm.names import name_table
 from vfc.heads.actionllm.trunk import Trunk
+from vfc.heads.bounds import COUNT, PART, within
 from vfc.heads.head import TrainConfig, require
 from vfc.heads.tasks.anticipation import AnticipationHead, Batch, Prediction, Sampling, future_losses, past_loss
 
@@ -111,6 +112,10 @@ class Config:
         default="ones", metadata=_ablation("The queries: constants, or learned from ones.")
     )
     causal: bool = field(default=False, metadata=_ablation("The LLM's own causal mask, instead of none."))
+
+    def __post_init__(self) -> None:
+        within(self, COUNT, "queries", "adapter_width", "cmib_width")
+        within(self, PART, "dropout")
 
     def resolved(self) -> Config:
         """The same with the preset's values in the place of None."""

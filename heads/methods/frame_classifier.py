@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vfc.cache_schema.record import ArraySpec
+from vfc.heads.bounds import NUMBER, PART, within
 from vfc.heads.head import require
 from vfc.heads.tasks.frame_labels import GROUPS, Batch, FrameHead
 
@@ -26,6 +27,10 @@ class Config:
 
     hidden: int = field(default=0, metadata={"help": "Width of a hidden layer; 0: linear.", "panel": "Model"})
     dropout: float = field(default=0.0, metadata={"help": "Dropout of the features.", "panel": "Model"})
+
+    def __post_init__(self) -> None:
+        within(self, NUMBER, "hidden")
+        within(self, PART, "dropout")
 
 
 class Head(FrameHead):

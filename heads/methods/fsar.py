@@ -20,6 +20,7 @@ from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.record import ArraySpec
 from vfc.heads import branches
 from vfc.heads.attention import Layer
+from vfc.heads.bounds import COUNT, PART, POSITIVE, SHARE, within
 from vfc.heads.branches import Branch
 from vfc.heads.correction import corrected, gate, paired, prototypes, together
 from vfc.heads.fusion import Downsample, Fusion
@@ -77,6 +78,12 @@ class Config:
     u: int = field(default=10, metadata=_model("MPMM: largest charges that count; the paper: 50 for 5-shot HMDB-like."))
     distance: Literal["euclidean", "cosine"] = field(default="euclidean", metadata=_model("Between two tokens."))
     smoothing: float = field(default=0.1, metadata=_model("Lambda of otam's soft minimum."))
+
+    def __post_init__(self) -> None:
+        within(self, COUNT, "dim", "down_hidden", "ffn_dim", "attention_heads", "u")
+        within(self, PART, "dropout", "ffn_dropout")
+        within(self, SHARE, "alpha")
+        within(self, POSITIVE, "ctpcm_tau", "smoothing")
 
 
 class Head(EpisodicHead):

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.record import ArraySpec
+from vfc.heads.bounds import COUNT, NUMBER, PART, within
 from vfc.heads.head import TrainConfig, require
 from vfc.heads.tasks.anticipation import AnticipationHead, Batch, Prediction, Sampling, future_losses, past_loss
 
@@ -62,6 +63,11 @@ class Config:
     )
     attention_heads: int = field(default=8, metadata=_model("Heads of every attention."))
     dropout: float = field(default=0.1, metadata=_model("Dropout in every layer."))
+
+    def __post_init__(self) -> None:
+        within(self, COUNT, "width", "decoder_layers", "queries", "positions", "attention_heads")
+        within(self, NUMBER, "encoder_layers")
+        within(self, PART, "dropout")
 
     def resolved(self) -> Config:
         """With the preset's values in place of None."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vfc.cache_schema.record import ArraySpec
+from vfc.heads.bounds import NUMBER, PART, within
 from vfc.heads.head import require
 from vfc.heads.tasks.classification import Batch, ClassifierHead
 
@@ -23,6 +24,10 @@ class Config:
         default=0, metadata={"help": "Width of the hidden layer; 0: that of the features.", "panel": "Model"}
     )
     dropout: float = field(default=0.1, metadata={"help": "Dropout before the last layer.", "panel": "Model"})
+
+    def __post_init__(self) -> None:
+        within(self, NUMBER, "hidden")
+        within(self, PART, "dropout")
 
 
 class Head(ClassifierHead):

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.record import ArraySpec
+from vfc.heads.bounds import COUNT, NUMBER, within
 from vfc.heads.cosines import cosine_logits, shared_width
 from vfc.heads.tasks.classification import TRAIN as TASK_TRAIN
 from vfc.heads.tasks.classification import Batch, ClassifierHead, Wants
@@ -50,6 +51,10 @@ class Config:
         default=True,
         metadata={"help": "At test, less of the layers for classes unlike those of training.", "panel": "Model"},
     )
+
+    def __post_init__(self) -> None:
+        within(self, COUNT, "experts")
+        within(self, NUMBER, "layers", "merged_weight", "stay_weight")
 
 
 class _Expert(nn.Module):

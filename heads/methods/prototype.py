@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from vfc.cache_schema.record import ArraySpec
 from vfc.heads.attention import Layer
+from vfc.heads.bounds import COUNT, PART, within
 from vfc.heads.head import require
 from vfc.heads.matching import METRICS, REPRESENTATIONS, comparable
 from vfc.heads.tasks.fewshot import Batch, EpisodicHead
@@ -48,6 +49,10 @@ class Config:
     attention_heads: int = field(default=8, metadata={"help": "Heads of the attention over time.", "panel": "Model"})
     ffn_dim: int = field(default=2048, metadata={"help": "Width of its feed-forward part.", "panel": "Model"})
     dropout: float = field(default=0.2, metadata={"help": "Dropout behind attention over time.", "panel": "Model"})
+
+    def __post_init__(self) -> None:
+        within(self, COUNT, "width", "attention_heads", "ffn_dim")
+        within(self, PART, "dropout")
 
 
 class Head(EpisodicHead):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.record import ArraySpec
+from vfc.heads.bounds import COUNT, PART, within
 from vfc.heads.head import TrainConfig, require
 from vfc.heads.tasks.fewshot import Batch, EpisodicHead
 
@@ -37,6 +38,10 @@ class Config:
     width: int = field(default=1152, metadata={"help": "Width of keys and values.", "panel": "Model"})
     dropout: float = field(default=0.1, metadata={"help": "Dropout behind the positions.", "panel": "Model"})
     position_scale: float = field(default=0.1, metadata={"help": "Scale of the positions.", "panel": "Model"})
+
+    def __post_init__(self) -> None:
+        within(self, COUNT, "width")
+        within(self, PART, "dropout")
 
 
 class Head(EpisodicHead):

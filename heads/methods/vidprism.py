@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.record import ArraySpec
+from vfc.heads.bounds import COUNT, NUMBER, POSITIVE, SHARE, within
 from vfc.heads.head import TrainConfig, require
 from vfc.heads.tasks.classification import Batch, ClassifierHead, Wants
 from vfc.heads.vidprism.aggregation import Grouping, Plain, RgSTA
@@ -93,6 +94,12 @@ class Config:
     diversity: Literal["experts", "clips"] | None = field(
         default=None, metadata=_model("Experts of a clip apart, or clips of an expert together (preset code).")
     )
+
+    def __post_init__(self) -> None:
+        within(self, COUNT, "attention_heads")
+        within(self, SHARE, "alpha")
+        within(self, POSITIVE, "tau", "rank_temperature")
+        within(self, NUMBER, "rank_weight", "div_weight", "gate_weight", "text_weight")
 
     def resolved(self) -> Config:
         """These settings with the preset's values where none were given."""

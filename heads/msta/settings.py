@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from vfc.cache_schema.errors import BadInput
+from vfc.heads.bounds import COUNT, NUMBER, PART, within
 
 from .adapter import ClassToken, Reads
 
@@ -107,6 +108,11 @@ class Config:
         default=None,
         metadata={"help": "Frozen blocks: a ViCLIP checkpoint; default: the store's own tail/.", "panel": "Input"},
     )
+
+    def __post_init__(self) -> None:
+        within(self, COUNT, "dim")
+        within(self, NUMBER, "strength", "alpha")
+        within(self, PART, "adapter_dropout")
 
     @property
     def known(self) -> Preset:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,8 @@ from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.record import ArraySpec, Json
 from vfc.heads.ahead import stream
 from vfc.heads.baselines import baselines, count
-from vfc.heads.clips import Clips, Plan
+from vfc.heads.bounds import COUNT, NUMBER, within
+from vfc.heads.clips import Clips, Plan, clip_keys, text_keys
 from vfc.heads.episodes import (
     ArraySettings,
     EpisodeSettings,
@@ -39,12 +40,7 @@ from vfc.heads.head import Head, TrainConfig
 from vfc.heads.report import Confusion, Table, percent, points
 from vfc.heads.run_folder import ITEMS
 from vfc.heads.serve import Resident, as_served, choose_array, sizes
-from vfc.heads.texts import find_text
-
-_ENCODE_AT_ONCE: Final = 64
-_ENCODE_BYTES: Final = 256 << 20
-
-Classify = Callable[[Tensor, Tensor], Tensor]
+from vfc.heads.texts import find_text, locate_texts
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,10 @@ class Config(ArraySettings, EpisodeSettings):
         metadata={"help": "Where the train split rests; auto: where it fits; off: on disk.", "panel": "Performance"},
     )
 
+    def __post_init__(self) -> None:
+        within(self, COUNT, "tasks", "val_tasks")
+        within(self, NUMBER, "train_tasks")
+
 
 class FewShot:
     """The task on one store; see `head.Task`."""
@@ -101,6 +101,7 @@ class FewShot:
                 "Known prompts depend on the task, so training needs a list of tasks of which the store has the text.",
                 "Extract known-query for a list of `vfc episodes --split train`, and give its length: --train-tasks N.",
             )
+        self._refuse_missing_texts()
         self._progress = progress
         self.specs: Mapping[str, ArraySpec] = {
             "visual": as_served(self._array, pool_tokens=self._pool),
@@ -115,6 +116,17 @@ class FewShot:
             "list_digest": self._lists["test"].digest,
         }
         self.recipe: Mapping[str, Json] = self._reader.recipe.fields
+
+    def _refuse_missing_texts(self) -> None:
+        """A text that the test would miss is told of before the training, not behind it."""
+        if self._wording is None:
+            return
+        wanted: list[tuple[str, int | None, Sequence[Episode]]] = [
+            (split, self._config.view, listed.episodes) for split, listed in self._lists.items()
+        ]
+        for split, view, episodes in (("train", None, self._listed() if self._known else ()), *wanted):
+            names = list(positions(self._annotations.of_split(split)))
+            locate_texts(self._reader, text_keys(self._wording, clip_keys(self._reader, names, view), episodes))
 
     def batches(self, start: int) -> Generator[Batch]:
         """Training batches for updates `start`, `start + 1`, ...: functions of (seed, update) alone."""

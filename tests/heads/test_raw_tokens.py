@@ -14,11 +14,13 @@ from suites.motion_store import MakeStore, Told
 from suites.told_store import TEXT, VISUAL, labelled, told_store
 from torch import Tensor
 
+from vfc.cache_schema.annotations import write_annotations
 from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.progress import Silent
 from vfc.cache_schema.protocol import EpisodeSpec, draw_episode
 from vfc.cache_schema.reader import StoreReader, open_store
-from vfc.cache_schema.record import Key
+from vfc.cache_schema.record import ArraySpec, Key, Record
+from vfc.cache_schema.writer import StoreWriter
 from vfc.heads.evaluate import EvalConfig, evaluate
 
 CONFIG = EvalConfig(way=3, tasks=40)
@@ -114,6 +116,35 @@ def test_without_text_it_says_so_and_avg_is_mean_cosine(make_store: MakeStore) -
         found = evaluate(replace(config, metric=metric), told)
         assert found.score.per_task.tolist() == plain.score.per_task.tolist()
     assert "There is no text stream here: visual tokens alone are compared." in told.lines
+
+
+@pytest.mark.parametrize("metric", ["avg", "dec-avg", "mpmm"])
+def test_scores_are_the_same_where_a_head_is_tested_in_mixed_precision(tmp_path: Path, metric: str) -> None:
+    config = replace(CONFIG, cache=told_store(tmp_path / "s"), metric=metric, tasks=200)
+    plain = evaluate(config, Silent())
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = evaluate(config, Silent())
+    assert mixed.score.per_task.tolist() == plain.score.per_task.tolist()
+
+
+def test_text_of_another_layer_does_not_stand_in(tmp_path: Path) -> None:
+    store = told_store(tmp_path / "s")
+    other = ArraySpec("layer9.visual", "fp32", (4, 3, 12))
+    copy = tmp_path / "copy"
+    with open_store(store) as reader, StoreWriter(copy, reader.recipe) as writer:
+        writer.declare("video", [VISUAL, other])
+        writer.declare("prompted", [TEXT])
+        writer.bind("prompt", "unknown", {"template": "What is it?"})
+        for key in (*reader.keys("video"), *reader.keys("prompted")):
+            name = VISUAL.name if key.kind == "video" else TEXT.name
+            values = reader.read(key, name)
+            writer.add(Record(key, {name: values} | ({other.name: values} if key.kind == "video" else {})))
+    write_annotations(copy, "default", labelled())
+    config = replace(CONFIG, cache=copy, metric="dec-avg")
+    assert evaluate(replace(config, layer="3"), Silent()).to_json()["text"] == "layer3.text"
+    with pytest.raises(BadInput, match=r"has text of layer3\.text; none is of the layer of layer9\.visual\.\nChoose a"):
+        evaluate(replace(config, layer="9"), Silent())
+    assert "text" not in evaluate(replace(config, layer="9", prompt="none"), Silent()).to_json()
 
 
 def test_mpmm_of_differences_compares_frames(make_store: MakeStore) -> None:

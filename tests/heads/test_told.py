@@ -198,6 +198,7 @@ def test_peers_are_as_many_queries_as_at_test(tmp_path: Path) -> None:
         ({}, {"prompt": "unknwon"}, UnknownName, r"no prompt in this store 'unknwon'. Did you mean 'unknown'"),
         ({}, {"prompt": "known"}, UnknownName, r"no prompt in this store 'known'"),
         ({"known": LISTS}, {"prompt": "known"}, BadInput, r"training needs a list of tasks"),
+        ({"known": LISTS[:2]}, {"prompt": "known", "train_tasks": 10}, BadInput, r"whole.*no prompted 'class1[1-4]"),
         ({"known": LISTS}, {"prompt": "known", "train_tasks": 50}, BadInput, r"text stream is not whole.*no prompted"),
         ({"leave_out": 1}, {}, BadInput, r"The text stream is not whole.*class14/7.mp4"),
     ],
@@ -208,6 +209,7 @@ def test_what_cannot_be_is_refused_by_name(
     config = replace(TASK, cache=told_store(tmp_path / "s", **made), **change)
     with pytest.raises(error, match=told):
         train("fsar", config, SMALL, replace(QUICK, out=tmp_path / "run"), Silent())
+    assert not (tmp_path / "run").exists()  # before the training, though it may be the test that misses something
 
 
 @pytest.mark.parametrize("resident", ["ram", "off"])

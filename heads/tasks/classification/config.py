@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from vfc.heads.bounds import NUMBER, PART, within
 from vfc.heads.head import TrainConfig
 from vfc.heads.serve import Resident
 
@@ -109,3 +110,7 @@ class Config:
         default="auto",
         metadata={"help": "Where the training clips rest; auto: where they fit; off: on disk.", "panel": "Performance"},
     )
+
+    def __post_init__(self) -> None:
+        within(self, NUMBER, "shots", "shot_seed", "split_seed")
+        within(self, PART, "val_fraction")

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.record import ArraySpec
-from vfc.heads.cosines import cosine_logits
+from vfc.heads.cosines import CLIP_SCALE, cosine_logits
 from vfc.heads.methods import linear_probe, mean_pool, mote, text_zero_shot
 from vfc.heads.tasks.classification import Batch, ClassifierHead
 
@@ -178,3 +178,12 @@ def test_mote_goes_back_to_the_input_for_classes_unlike_those_it_was_trained_on(
         best = [max(float(functional.cosine_similarity(other[c], text, 0)) for text in head.seen) for c in near]
         assert found[b].item() == pytest.approx(math.exp(-(1 - np.mean(best)) / 0.05), rel=1e-3)
     assert float(found.max()) < 0.1
+
+
+def test_cosines_at_clips_scale_are_not_rounded_by_mixed_precision() -> None:
+    clips, texts = torch.randn(4, 64) + 2, torch.randn(3, 64) + 2
+    plain = cosine_logits(clips, texts)
+    assert float(plain.max()) > CLIP_SCALE / 2
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(cosine_logits(clips.bfloat16().float(), texts), cosine_logits(clips.bfloat16(), texts))
+        assert torch.equal(cosine_logits(clips, texts), plain)
