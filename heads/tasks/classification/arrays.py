@@ -89,6 +89,11 @@ class ClassTexts:
         """Role -> array of one class, as the head gets it: float32, or whole numbers as they are."""
         return {role: _served(spec) for role, spec in self._specs.items()}
 
+    def require(self, names: Sequence[str]) -> None:
+        """Refuse classes of which nothing is known; raises as `of`."""
+        if self._specs:
+            self._templates(names)
+
     def of(self, names: Sequence[str], device: torch.device) -> dict[str, Tensor]:
         """What is known of these classes, in their order; see `contract.Batch.classes`.
 

@@ -69,9 +69,11 @@ def lists(config: Config, reader: StoreReader, other: StoreReader | None, *, see
     """The lists of a run. `other` is the store to test on, where it is another one; `seed` that of the training.
 
     Raises:
-        BadInput: nothing to test; a class outside the class list; too few videos of a class, see `k_shot`.
+        BadInput: nothing to test, or two ways of saying what; a class outside the class list; too few videos of a
+            class, see `k_shot`.
         UnknownName: no such fold.
     """
+    _refuse_crossed(config)
     rows = _usable(load(reader.root, config.annotations), reader, progress)
     listed = read_class_list(config.class_list) if config.class_list is not None else ()
     if other is None:
@@ -95,6 +97,22 @@ def lists(config: Config, reader: StoreReader, other: StoreReader | None, *, see
     progress.say(_said(train, val, tests))
     names = {row.label for row in (*trained, *tested)}
     return Lists(train, val, tests, listed or tuple(sorted(names)), rows.digest)
+
+
+def _refuse_crossed(config: Config) -> None:
+    """What is tested is another store or a part of this one, not both."""
+    parts = {"--fold": config.fold, "--train-list": config.train_list, "--test-list": config.test_list}
+    given = [flag for flag, value in parts.items() if value]
+    if config.test_cache is not None and given:
+        raise BadInput(
+            f"--test-cache and {given[0]} both say what is tested.",
+            "Give one of them; beside --test-cache, the train split of the annotations is trained on.",
+        )
+    if config.test_cache is None and config.test_annotations:
+        raise BadInput(
+            "--test-annotations is given without --test-cache.",
+            "They are the annotations of another store; those of this one are --annotations.",
+        )
 
 
 def _in_protocol(

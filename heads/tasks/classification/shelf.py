@@ -41,16 +41,7 @@ class Shelf:
         pool_tokens: bool,
         resident: Resident,
     ) -> None:
-        found: dict[str, list[Key]] = {name: [] for name in names}
-        for key in reader.keys("video"):
-            if key.name in found and in_use(key.view):
-                found[key.name].append(key)
-        lost = [name for name, keys in found.items() if not keys]
-        if lost:
-            raise MissingRecord(
-                f"{len(lost)} of {len(found)} videos have no record in the views asked for, {lost[0]!r} first.",
-                "See the views of a store with `vfc store inspect`; choose with --train-views and --test-views.",
-            )
+        found = records(reader, names, in_use)
         self.keys = [key for name in names for key in found[name]]
         self.views = np.array([len(found[name]) for name in names], dtype=np.int64)
         self.first = self.views.cumsum() - self.views
@@ -92,6 +83,25 @@ class Shelf:
                     "Leave the flag out, or choose an array of frames with --array or --layer.",
                 )
         return {sizes(features.spec)[0] for features in self.features.values()}
+
+
+def records(reader: StoreReader, names: Sequence[str], in_use: Callable[[int], bool]) -> dict[str, list[Key]]:
+    """Video -> its records whose view is in use.
+
+    Raises:
+        MissingRecord: a video without any.
+    """
+    found: dict[str, list[Key]] = {name: [] for name in names}
+    for key in reader.keys("video"):
+        if key.name in found and in_use(key.view):
+            found[key.name].append(key)
+    lost = [name for name, keys in found.items() if not keys]
+    if lost:
+        raise MissingRecord(
+            f"{len(lost)} of {len(found)} videos have no record in the views asked for, {lost[0]!r} first.",
+            "See the views of a store with `vfc store inspect`; choose with --train-views and --test-views.",
+        )
+    return found
 
 
 def shuffled(clips: Mapping[str, Tensor], orders: Mapping[int, Tensor]) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from .config import Config
 from .contract import Batch, ClassifierHead, Wants
 from .lists import Listed, lists
 from .results import Scored, result_of
-from .shelf import AT_TEST, Shelf, shuffled, test_views, training_views
+from .shelf import AT_TEST, Shelf, records, shuffled, test_views, training_views
 
 
 class Classification:
@@ -55,7 +55,10 @@ class Classification:
         wants: Wants = head.wants(settings)
         self._arrays = find_arrays(self._reader, wants, config, tokens=head.tokens)
         self._pool = not head.tokens
-        self._texts = ClassTexts(self._reader, self._arrays.classes, config.template)
+        self._texts = self._texts_of(self._reader)
+        self._tested = self._other or self._reader
+        self._tested_texts = self._texts if self._other is None else self._texts_of(self._other)
+        self._refuse_missing()
         self.store, self.class_names, self.train_names = config.cache, self.lists.class_names, self.lists.train.names
         self.class_list = self.class_names if config.class_list is not None else ()
         self.per_pass = max(1, len(self.lists.train.rows) // train.batch)
@@ -75,6 +78,20 @@ class Classification:
             "list_digest": {name: listed.digest for name, listed in self.lists.tests.items()},
         }
         self.recipe: Mapping[str, Json] = self._reader.recipe.fields
+
+    def _texts_of(self, reader: StoreReader) -> ClassTexts:
+        return ClassTexts(reader, self._arrays.classes, self._config.template)
+
+    def _refuse_missing(self) -> None:
+        """Views and class texts that the test would miss are told of before the training, not behind it."""
+        at_test = test_views(self._tested, self._config.test_views)
+        wanted = [(self._tested, self._tested_texts, listed, at_test) for listed in self.lists.tests.values()]
+        if self._train.select == "val":
+            wanted.append((self._reader, self._texts, self.lists.val, test_views(self._reader, "0")))
+        for reader, texts, listed, in_use in wanted:
+            if listed.rows:
+                records(reader, [row.name for row in listed.rows], in_use)
+                texts.require(listed.names)
 
     def batches(self, start: int) -> Generator[Batch]:
         """Training batches: every pass goes through the videos in an order of its own, each in a view drawn anew."""
@@ -105,11 +122,11 @@ class Classification:
 
     def test(self, head: Head, progress: Progress) -> dict[str, Json]:
         """Every test video once; see `results.result_of`."""
-        tests, reader = self.lists.tests, self._other or self._reader
+        tests = self.lists.tests
         progress.begin("Test", sum(len(listed.rows) for listed in tests.values()), "videos")
         views = self._config.test_views
         groups = {
-            name: self._score(cast("ClassifierHead", head), reader, listed, views, progress)
+            name: self._score(cast("ClassifierHead", head), self._tested, listed, views, progress)
             for name, listed in tests.items()
         }
         return {
@@ -163,9 +180,7 @@ class Classification:
     ) -> Scored:
         """Scores of every video, averaged over its views."""
         shelf = self._shelf(reader, listed, test_views(reader, views))
-        texts = (
-            self._texts if reader is self._reader else ClassTexts(reader, self._arrays.classes, self._config.template)
-        )
+        texts = self._tested_texts if reader is self._tested else self._texts
         classes, labels = texts.of(listed.names, self._device), torch.tensor(listed.labels)
         item = torch.from_numpy(np.repeat(np.arange(len(listed.rows)), shelf.views))
         parts = np.array_split(np.arange(len(item)), max(1, -(-len(item) // self._train.batch)))
