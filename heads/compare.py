@@ -146,13 +146,14 @@ def _grouped(runs: Sequence[Run]) -> dict[str, Group]:
 
 
 def _common(run: Run) -> dict[str, Any]:
-    """The settings that the runs of a group share, one level deep."""
-    return {
+    """The settings that the runs of a group share, one level deep, and how the features they read were made."""
+    found = {
         f"{part}.{name}": value
         for part, values in run.settings["config"].items()
         for name, value in values.items()
         if name not in _VARIED.get(part, ())
     }
+    return {**found, "data.recipe": str(run.settings["data"].get("recipe_digest", ""))[:12]}
 
 
 def _setup(group: Group) -> dict[str, Any]:

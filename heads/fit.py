@@ -30,8 +30,8 @@ from vfc.cache_schema.recipe import digest
 from vfc.cache_schema.record import Json
 
 from .head import Head, Task, TaskFile, TrainConfig, Watching, find, task_of
-from .report import Table, append_rows, percent, read_rows, write_html
-from .run_folder import ITEMS, claim, identity_of, load_weights, pour, settings_of, weights, write_items
+from .report import Table, append_rows, lines_of, percent, read_rows, write_html
+from .run_folder import ITEMS, claim, identity_of, load_weights, pour, refuse_other, settings_of, weights, write_items
 from .updates import counted, learning_rate, optimizer
 
 
@@ -72,9 +72,9 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
         )
     prepared = kind.prepare(task, config, method.Head, head, accelerator.device, progress)
     settings = settings_of(name, task, head, config, prepared)
-    settled = method.Head.settled(head, prepared)  # before the folder is claimed: it may refuse the store
+    settled = method.Head.settled(head, prepared)
     folder = config.out or Path("runs") / f"{name}-{digest(identity_of(settings))[:8]}"
-    claim(folder, settings)
+    refuse_other(folder, settings)
     finished = read_rows(folder / "results.jsonl")
     if finished:
         progress.say(f"The run {folder} is finished; its result is shown. Another --seed or --out is another run.")
@@ -87,6 +87,7 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
         module.meet(prepared)
         for note in module.notes:
             progress.say(note)
+        claim(folder, settings)  # after all that may refuse the settings: a mended line can take the same folder
         run = _Run(folder, module, prepared, steady, accelerator)
         notes: list[Json] = [*module.notes]
         row = {"head": name, "seed": config.seed, **prepared.identity, **run.to_end(progress), "notes": notes}
@@ -241,8 +242,7 @@ class _Run:
                     state.setdefault(int(number), {})[moment] = value
             self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
             kept = [row for row in read_rows(curve) if row["step"] <= self._at.update]
-        replace_file(curve, b"")
-        append_rows(curve, kept)
+        replace_file(curve, lines_of(kept).encode())
 
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         # accelerate fixes its mixed precision once per process; autocast itself lets heads of both kinds share one.

@@ -46,13 +46,19 @@ def points(value: float, half_width: float) -> str:
 def append_rows(path: Path, rows: Iterable[Mapping[str, Json]]) -> None:
     """Add lines of JSON to a .jsonl file."""
     with writing(path), open(path, "a", encoding="utf-8") as file:
-        file.writelines(json.dumps(dict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+        file.write(lines_of(rows))
+
+
+def lines_of(rows: Iterable[Mapping[str, Json]]) -> str:
+    """Rows as lines of JSON."""
+    return "".join(json.dumps(dict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a .jsonl file; none where it does not exist. A last line that a kill cut short is left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    # Not by splitlines: a label may hold what that takes for the end of a line (U+2028, U+0085).
+    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

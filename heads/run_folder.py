@@ -16,6 +16,7 @@ from vfc.cache_schema.publish import replace_file
 from vfc.cache_schema.recipe import Recipe
 
 from .head import Task, TrainConfig
+from .report import lines_of, read_rows
 
 _CIRCUMSTANCES: Final = {"task": ("cache", "labels", "resident"), "train": ("out", "device")}
 """Settings that say where a run lies and where it runs; two runs that differ in these alone are one run."""
@@ -25,6 +26,7 @@ ITEMS: Final = "items"
 """The key of a task's result that goes to predictions.jsonl: rows with `item` (its name) and `correct` (0 to 1)."""
 
 _ITEM_FILE: Final = "predictions.jsonl"
+_SETTINGS_FILE: Final = "config.json"
 
 
 def settings_of(name: str, task: Any, head: Any, config: TrainConfig, prepared: Task) -> dict[str, Any]:
@@ -44,13 +46,13 @@ def identity_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, "config": config}
 
 
-def claim(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Make the run folder, or check that it holds this very run.
+def refuse_other(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Check that a run folder, where there is one, holds this very run.
 
     Raises:
         RecipeMismatch: it holds another, with the difference.
     """
-    path = folder / "config.json"
+    path = folder / _SETTINGS_FILE
     if path.exists():
         there = Recipe(identity_of(json.loads(path.read_text(encoding="utf-8"))))
         changed = there.difference(Recipe(identity_of(settings)))
@@ -60,7 +62,11 @@ def claim(folder: Path, settings: Mapping[str, Any]) -> None:
                 f"The folder {folder} holds a run with other settings: {listed}.",
                 "Give another --out, or the settings of that run (--config) to go on with it.",
             )
-    replace_file(path, json.dumps(settings, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def claim(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Make the run folder: from here on it is this run's."""
+    replace_file(folder / _SETTINGS_FILE, json.dumps(settings, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
 def weights(head: nn.Module) -> dict[str, Tensor]:
@@ -94,9 +100,8 @@ def pour(head: nn.Module, stored: Mapping[str, Tensor], path: Path) -> None:
 
 def write_items(folder: Path, items: Sequence[Any]) -> None:
     """Keep what every test item came to: rows with `item`, `correct`, and whatever else the task knows of it."""
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in items]
-    if lines:
-        replace_file(folder / _ITEM_FILE, "".join(lines).encode())
+    if items:
+        replace_file(folder / _ITEM_FILE, lines_of(items).encode())
 
 
 def read_items(folder: Path) -> dict[str, float]:
@@ -111,5 +116,4 @@ def read_items(folder: Path) -> dict[str, float]:
             f"The folder {folder} holds no finished run with {_ITEM_FILE}.",
             "Give folders that `vfc train-head` named; run the line again if it was interrupted.",
         )
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {str(row["item"]): float(row["correct"]) for row in rows}
+    return {str(row["item"]): float(row["correct"]) for row in read_rows(path)}

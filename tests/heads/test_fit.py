@@ -192,6 +192,41 @@ def test_too_few_clips_and_too_few_classes_are_refused_before_training(task: few
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"warmup_epochs": 1.0}, "without --epochs"), ({"metric": "otam", "width": 12}, "cannot be divided among 8")],
+)
+def test_refused_settings_leave_the_folder_free_for_mended_ones(
+    task: fewshot.Config, tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    head = {name: value for name, value in change.items() if name in ("metric", "width")}
+    how = replace(QUICK, out=tmp_path / "run", **{name: value for name, value in change.items() if name not in head})
+    with pytest.raises(BadInput, match=told):
+        train("prototype", task, prototype.Config(**head), how, Silent())
+    assert not (tmp_path / "run").exists()
+    assert train("prototype", task, prototype.Config(), replace(QUICK, out=tmp_path / "run"), Silent()).row
+
+
+def test_a_kill_while_a_run_is_taken_up_again_loses_nothing_of_its_curve(
+    task: fewshot.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = replace(QUICK, out=tmp_path / "run")
+    with pytest.raises(Killed):
+        train("prototype", task, prototype.Config(), how, KilledAt(15))
+    with monkeypatch.context() as patch:
+        patch.setattr("vfc.heads.fit.append_rows", _killed)
+        with pytest.raises(Killed):
+            train("prototype", task, prototype.Config(), how, Silent())
+    assert [row["step"] for row in read_rows(tmp_path / "run" / "curve.jsonl")] == list(range(1, 11))
+    row = train("prototype", task, prototype.Config(), how, Silent()).row
+    assert row["updates"] == 30
+    assert len(read_rows(tmp_path / "run" / "curve.jsonl")) == 30
+
+
+def _killed(*_: object) -> None:
+    raise Killed
+
+
 def test_an_unknown_head_gets_a_suggestion(task: fewshot.Config) -> None:
     with pytest.raises(UnknownName, match=r"no head 'prototpye'. Did you mean 'prototype'\?"):
         train("prototpye", task, prototype.Config(), QUICK, Silent())
@@ -287,9 +322,11 @@ def test_passes_become_updates() -> None:
         counted(asked, 0, Silent())
     with pytest.raises(BadInput, match=r"--warmup-epochs is given without --epochs.\nGive the warm-up in updates"):
         counted(TrainConfig(warmup_epochs=1), 10, Silent())
-    for wrong in (replace(asked, accumulate=0), replace(asked, betas=(0.9,))):
-        with pytest.raises(BadInput, match=r"--accumulate .* and --betas .* cannot be used.\nAt least one batch"):
-            counted(wrong, 10, Silent())
+    with pytest.raises(
+        BadInput, match=r"^--validate-every 0 means one pass, and this task has no end\.\nGive a number"
+    ):
+        counted(TrainConfig(validate_every=0), 0, Silent())
+    assert counted(TrainConfig(validate_every=0, accumulate=3), 10, Silent()).validate_every == 3
 
 
 def test_the_optimizer_has_the_settings_asked_for() -> None:

@@ -13,16 +13,23 @@ import pytest
 from vfc.cache_schema.errors import BadInput, MissingPath
 from vfc.cache_schema.progress import Silent
 from vfc.heads.compare import ReportConfig, report
-from vfc.heads.paired import beyond, bootstrap, student
+from vfc.heads.paired import Run, beyond, bootstrap, student
 
 
 def write_run(
-    folder: Path, head: str, correct: Mapping[str, float], seed: int = 0, tested: str = "list", **task: Any
+    folder: Path,
+    head: str,
+    correct: Mapping[str, float],
+    seed: int = 0,
+    tested: str = "list",
+    recipe: str = "f" * 64,
+    **task: Any,
 ) -> Path:
     folder.mkdir(parents=True)
     config = {"task": {"shots": 0, "fold": "", "shuffle": False, **task}, "head": {}, "train": {"seed": seed}}
-    (folder / "config.json").write_text(json.dumps({"head": head, "config": config}))
-    rows = [json.dumps({"item": item, "correct": value}) for item, value in correct.items()]
+    settings = {"head": head, "config": config, "data": {"recipe_digest": recipe}}
+    (folder / "config.json").write_text(json.dumps(settings))
+    rows = [json.dumps({"item": item, "correct": value}, ensure_ascii=False) for item, value in correct.items()]
     (folder / "predictions.jsonl").write_text("\n".join(rows) + "\n")
     (folder / "results.jsonl").write_text(json.dumps({"list_digest": tested}) + "\n")
     return folder
@@ -125,6 +132,21 @@ def test_groups_are_named_by_what_sets_them_apart(tmp_path: Path) -> None:
     # Only what was trained on as much is compared.
     assert len(found.differences) == 3
     assert all(a.partition("shots")[2][:2] == b.partition("shots")[2][:2] for a, b in found.differences)
+
+
+def test_runs_on_features_made_in_another_way_are_another_group(tmp_path: Path) -> None:
+    # The seeds differ too: without the recipe they would pass for two seeds of one thing.
+    write_run(tmp_path / "clip", "a", shares("11"), 0, recipe="1" * 64)
+    write_run(tmp_path / "videomae", "a", shares("10"), 1, recipe="2" * 64)
+    found = report(ReportConfig((tmp_path,)), Silent())
+    assert {name: group.seeds for name, group in found.groups.items()} == {
+        "a (recipe 111111111111)": (0,),
+        "a (recipe 222222222222)": (1,),
+    }
+
+
+def test_an_item_is_read_back_by_its_whole_name(tmp_path: Path) -> None:
+    assert dict(Run.read(write_run(tmp_path / "run", "a", {"clip\u2028one": 1.0})).items) == {"clip\u2028one": 1.0}
 
 
 def test_the_same_training_twice_and_none_at_all_are_refused(tmp_path: Path) -> None:

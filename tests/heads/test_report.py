@@ -28,6 +28,10 @@ def test_rows_come_back_and_a_line_cut_by_a_kill_is_left_out(tmp_path: Path) -> 
     assert read_rows(path) == [{"step": 1, "loss": 0.5}, {"step": 2, "label": "é"}, {"step": 3}]
     path.write_bytes(path.read_bytes()[:-4])
     assert [row["step"] for row in read_rows(path)] == [1, 2]
+    # What python takes for the end of a line is no end of a row.
+    path.unlink()
+    append_rows(path, [{"label": "a\u2028b"}, {"label": "c\x85"}])
+    assert read_rows(path) == [{"label": "a\u2028b"}, {"label": "c\x85"}]
     with pytest.raises(ValueError, match="not JSON compliant"):
         append_rows(path, [{"loss": float("nan")}])
 
