@@ -46,6 +46,15 @@ class Projection:
             told.update(np.ascontiguousarray(part, "<f4").tobytes())
         return told.hexdigest()
 
+    def same_as(self, other: Projection) -> bool:
+        """Whether both give the same numbers but for rounding, as two machines fit one."""
+        if self.basis.shape != other.basis.shape:
+            return False
+        far = float(np.abs(self.mean).max())
+        return np.allclose(self.basis, other.basis, rtol=0, atol=1e-4) and np.allclose(
+            self.mean, other.mean, rtol=0, atol=1e-4 * far
+        )
+
     def apply(self, values: Array) -> Array:
         """float32 `[..., D]` to float32 `[..., d]`."""
         return np.asarray((values - self.mean) @ self.basis, np.float32)

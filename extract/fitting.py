@@ -11,9 +11,10 @@ from typing import Any
 import numpy.typing as npt
 import torch
 
-from vfc.cache_schema.errors import BadInput, RecordRejected
+from vfc.cache_schema.errors import BadInput, Damaged, RecordRejected
 from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.projection import Fitting, Projection, load_projection, publish_projection
+from vfc.cache_schema.reader import open_store
 
 from .arriving import arriving
 from .behind import Lost, Made
@@ -32,13 +33,23 @@ def with_projections(config: ExtractConfig, work: Work, progress: Progress) -> S
 
     Raises:
         BadInput: fewer rows than dimensions asked of a pca.
-        Damaged: a published projection is not what was published.
+        Damaged: a published projection is not what was published, or one that records went through is missing.
     """
     shrinking, rule = work.shrinking, work.shrinking.shrink.project
     if not rule:
         return shrinking
+    # Looked for first: whoever writes a record has published its projections before.
+    with open_store(config.out) as reader:
+        held = {spec.name for kind in reader.kinds if reader.keys(kind) for spec in shrinking.made.get(kind, ())}
     found = {name: load_projection(config.out, name) for name in shrinking.features()}
     missing = [name for name, there in found.items() if there is None]
+    # A random one comes out the same.
+    for name in sorted(held.intersection(missing)) if rule.startswith("pca") else ():
+        raise Damaged(
+            f"{config.out} holds records that went through a projection of {name!r}, and its file "
+            f"projection/{name}.safetensors is missing.",
+            "Copy projection/ from the store that they came from, or give another --out: a new fit would not fit them.",
+        )
     if missing:
         fittings = _fitted(config, work, missing, progress)
         found |= {name: publish_projection(config.out, name, fitting.finished()) for name, fitting in fittings.items()}

@@ -5,13 +5,14 @@ part; the digest is named in every result.
 """
 
 from .lists import class_list, class_lists
-from .rows import SPLITS, Annotation, Annotations, load, read_annotations, segment, source, write_annotations
+from .rows import SPLITS, Annotation, Annotations, as_lines, load, read_annotations, segment, source, write_annotations
 from .splits import with_class_split, with_video_split
 
 __all__ = [
     "SPLITS",
     "Annotation",
     "Annotations",
+    "as_lines",
     "class_list",
     "class_lists",
     "load",

@@ -204,12 +204,14 @@ def write_annotations(store_root: Path, name: str, annotations: Annotations) -> 
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise BadInput(f"{name!r} cannot name a set of annotations.", "Use letters, digits, '.', '_' and '-'.")
     path = store_root / "annotations" / f"{name}.jsonl"
-    lines = []
-    for row in annotations.rows:
-        given = {field: value for field, value in asdict(row).items() if value not in ("", None)}
-        lines.append(json.dumps(given, ensure_ascii=False) + "\n")
-    replace_file(path, "".join(lines).encode())
+    replace_file(path, "".join(line + "\n" for line in as_lines(annotations)).encode())
     return path
+
+
+def as_lines(annotations: Annotations) -> list[str]:
+    """A line of JSON for every row, without what is not known."""
+    given = ({k: value for k, value in asdict(row).items() if value not in ("", None)} for row in annotations.rows)
+    return [json.dumps(row, ensure_ascii=False) for row in given]
 
 
 def load(store_root: Path, name_or_file: str = "default") -> Annotations:
@@ -222,7 +224,7 @@ def load(store_root: Path, name_or_file: str = "default") -> Annotations:
         MissingPath, BadInput: see `read_annotations`.
     """
     folders = [store_root / "annotations"]
-    if store_root.resolve().parent.name == "derived":
+    if store_root.resolve().parent.name == "derived" and (store_root.resolve().parent.parent / "zarr.json").is_file():
         folders.append(store_root.resolve().parent.parent / "annotations")
     for folder in folders:
         if (folder / f"{name_or_file}.jsonl").is_file():

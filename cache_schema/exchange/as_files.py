@@ -169,11 +169,12 @@ def _marked(key: Key) -> str:
 
 def _path_name(key: Key) -> str:
     """The same, fit to be a path, or nothing."""
-    parts = PurePosixPath(key.name).parts
-    clean = "/".join(parts) == key.name and ".." not in parts and not key.name.startswith("/")
-    harmless = not any(c in key.name for c in '\0\\:*?"<>|\n') and all(len(part.encode()) < 150 for part in parts)
+    name = _marked(key)
+    parts = PurePosixPath(name).parts
+    clean = "/".join(parts) == name and ".." not in parts and not name.startswith("/")
+    harmless = not any(c in name for c in '\0\\:*?"<>|\n') and all(len(part.encode()) < 150 for part in parts)
     ambiguous = any(part.endswith(".npy") for part in parts[:-1])
-    return _marked(key) if key.kind != "text" and clean and harmless and not ambiguous else ""
+    return name if key.kind != "text" and clean and harmless and not ambiguous else ""
 
 
 def _unused(name: str, key: Key, used: set[str]) -> str:

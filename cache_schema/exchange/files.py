@@ -25,7 +25,7 @@ from vfc.cache_schema.upkeep.stored import StoredPart, live_rows
 
 from .as_files import Files, NpyFiles, Row, TensorFiles
 from .exports import Export, chosen, described, identity, names, require_free, require_held, require_same
-from .returned import ABOUT, BEGUN, INDEX, read_index, returned
+from .returned import ABOUT, BEGUN, INDEX, index_digest, read_index, returned
 
 
 def export_npy(root: Path, out: Path, progress: Progress, *, arrays: Sequence[str] = (), verify: bool = True) -> Export:
@@ -101,7 +101,7 @@ def _export(root: Path, out: Path, progress: Progress, arrays: Sequence[str], fo
                 checked += note(writer.add(stored.record(row), specs))
             progress.advance()
         checked += note(writer.flush())
-    _finish(reader, out, described(reader, form, kinds))
+    _finish(reader, out, {**described(reader, form, kinds), "index_digest": index_digest(read_index(out))})
     found = [path for path in out.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in found)
     present = len(begun.whole)

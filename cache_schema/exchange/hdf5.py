@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from vfc.cache_schema import catalog
+from vfc.cache_schema.annotations import as_lines, read_annotations
 from vfc.cache_schema.disk import make_folder, remove
 from vfc.cache_schema.dtypes import StoredArray, stored_arrays
 from vfc.cache_schema.errors import BadInput, Damaged, RecordRejected, Refused
@@ -66,26 +67,38 @@ def export_hdf5(
     reader = open_store(root)
     kinds = chosen(reader, arrays)
     records = sum(len(reader.keys(kind)) for kind in kinds)
-    begun = _begun(reader, out, kinds)
-    present = records if begun == reader.digest and _faults(out, verify, progress) == [] else 0
+    shows = _shows(reader, out, kinds, absolute)
+    present = records if shows and not _faults(out, verify, progress) else 0
     if not present:
         _write(reader, out, kinds, absolute, progress)
         for problem in _faults(out, verify, progress)[:1]:
             raise Damaged(problem, f"Run `vfc store verify {root}`.")
     size, checked = out.stat().st_size, records if verify else 0
-    mended = records if begun and not present else 0
+    mended = records if shows is not None and not present else 0
     return Export(str(out), "hdf5", records, names(kinds), 1, size, present, mended, checked)
 
 
-def _begun(reader: StoreReader, out: Path, kinds: Mapping[str, Sequence[ArraySpec]]) -> str:
-    """The digest of the store that an HDF5 file shows, if it is an export of this one; empty without a file."""
+def _shows(reader: StoreReader, out: Path, kinds: Mapping[str, Sequence[ArraySpec]], absolute: bool) -> bool | None:
+    """Whether an HDF5 file tells of this store what there is to tell now; None without a file."""
     if not (out.is_file() and is_export(out)):
         require_free(out)
-        return ""
+        return None
     with h5py.File(out, "r") as file:
         about = told_in(file)
-    require_same(about, identity(reader, "hdf5", kinds), out)
-    return str(about["store_digest"])
+        require_same(about, identity(reader, "hdf5", kinds), out)
+        told = {name: lines.asstr()[:].tolist() for name, lines in file.get("annotations", {}).items()}
+        same_paths = file.attrs["efile_prefix"] == _prefix(absolute)
+    return about == described(reader, "hdf5", kinds) and told == _annotations(reader) and same_paths
+
+
+def _annotations(reader: StoreReader) -> dict[str, list[str]]:
+    """The lines of every set of annotations."""
+    paths = sorted((reader.root / "annotations").glob("*.jsonl"))
+    return {path.stem: as_lines(read_annotations(path)) for path in paths}
+
+
+def _prefix(absolute: bool) -> str:
+    return "" if absolute else PREFIX
 
 
 def _faults(out: Path, verify: bool, progress: Progress) -> list[str]:
@@ -114,12 +127,11 @@ def _write(
         with writing(out):
             with h5py.File(unfinished, "w") as file:
                 tell_in(file, described(reader, "hdf5", kinds))
-                file.attrs["efile_prefix"] = "" if absolute else PREFIX
+                file.attrs["efile_prefix"] = _prefix(absolute)
                 for kind, specs in kinds.items():
                     _write_kind(file.create_group(kind), reader, kind, specs, None if absolute else out, progress)
-                for path in sorted((reader.root / "annotations").glob("*.jsonl")):
-                    lines = path.read_text("utf-8").splitlines()
-                    file.create_dataset(f"annotations/{path.stem}", data=lines, dtype=h5py.string_dtype())
+                for name, lines in _annotations(reader).items():
+                    file.create_dataset(f"annotations/{name}", data=lines, dtype=h5py.string_dtype())
             os.replace(unfinished, out)
     finally:
         remove(unfinished)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, cast
 
-from vfc.cache_schema.annotations import Annotation, Annotations, write_annotations
+from vfc.cache_schema.annotations import Annotation
 from vfc.cache_schema.dtypes import stored_arrays
 from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.publish import writing
@@ -76,16 +76,18 @@ def annotate(out: Path, source: Source, options: ImportOptions) -> Import:
     rows: Mapping[str, Annotation] = {}
     strangers: list[str] = []
     unlabelled: list[str] = []
+    otherwise = {name: Annotation(name) for name in names}
     if options.labels is not None:
         rows, strangers = labels.matched(labels.read_labels(options.labels), names)
         unlabelled = [name for name in names if name not in rows or not rows[name].label]
     elif not source.classes:
-        rows = labels.by_folder(names)
-    labels.bring_up_to_date(out, "default", rows, names)
+        otherwise |= labels.by_folder(names)
+    labels.bring_up_to_date(out, "default", rows, otherwise)
     known, splits = set(names), {}
     for name, named in source.splits.items():
-        there = tuple(row for row in named if row.name in known)
-        write_annotations(out, name, Annotations(there))
+        there = {row.name: row for row in named if row.name in known}
+        # What an archive in pieces has brought before stays.
+        labels.bring_up_to_date(out, name, there, {})
         splits[name] = (len(there), len(named))
     return Import(str(out), "", source.format, 0, 0, 0, (), (), tuple(unlabelled), tuple(strangers), splits)
 

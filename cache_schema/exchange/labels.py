@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from vfc.cache_schema.annotations import Annotation, Annotations, load, read_annotations, write_annotations
-from vfc.cache_schema.errors import BadInput, MissingPath, UnknownName
+from vfc.cache_schema.annotations import Annotation, Annotations, read_annotations, write_annotations
+from vfc.cache_schema.errors import BadInput, MissingPath
 
 _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "name": ("name", "path", "video", "file", "filename", "video_id", "id"),
@@ -95,14 +95,13 @@ def by_folder(names: Sequence[str]) -> dict[str, Annotation]:
     return {name: Annotation(name, name.split("/", 1)[0]) for name in names}
 
 
-def bring_up_to_date(store: Path, name: str, rows: Mapping[str, Annotation], names: Sequence[str]) -> Annotations:
-    """Write a set of annotations: the given rows, else those that were there, else the name alone, of all `names`."""
-    try:
-        held = {row.name: row for row in load(store, name).rows}
-    except UnknownName:
-        held = {}
-    everyone = {**{each: Annotation(each) for each in names}, **held, **rows}
-    wanted = Annotations(tuple(everyone.values()))
-    if not held or wanted.digest != Annotations(tuple(held.values())).digest:
+def bring_up_to_date(
+    store: Path, name: str, rows: Mapping[str, Annotation], otherwise: Mapping[str, Annotation]
+) -> None:
+    """Write a set of annotations: the given rows, else those that were there, else `otherwise`."""
+    path = store / "annotations" / f"{name}.jsonl"
+    held = read_annotations(path) if path.is_file() else None
+    there = {row.name: row for row in held.rows} if held else {}
+    wanted = Annotations(tuple({**otherwise, **there, **rows}.values()))
+    if wanted != held:
         write_annotations(store, name, wanted)
-    return wanted

@@ -55,7 +55,7 @@ def import_export(place: Path, out: Path, options: ImportOptions, progress: Prog
             progress.advance()
     list_failures(out, failed)
     for name, rows in found.annotations.items():
-        labels.bring_up_to_date(out, name, {row.name: row for row in rows.rows}, [])
+        labels.bring_up_to_date(out, name, {row.name: row for row in rows.rows}, {})
     told = annotate(out, Source("export", ()), options) if options.labels else Import(str(out), "", "", 0, 0, 0, ())
     return dataclasses.replace(
         told,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from vfc.cache_schema.annotations import Annotation, Annotations, read_annotatio
 from vfc.cache_schema.dtypes import StoredArray, stored_arrays
 from vfc.cache_schema.errors import BadInput, RecordRejected
 from vfc.cache_schema.layout import checksum
+from vfc.cache_schema.recipe import canonical
 from vfc.cache_schema.record import ArraySpec, Json, Key
 
 from .archives import HDF5, tensors_in
@@ -87,7 +89,7 @@ def exported(place: Path) -> Exported:
     """Open an export.
 
     Raises:
-        BadInput: it did not finish, or points at files that are not there.
+        BadInput: it did not finish, its index was changed since, or it points at files that are not there.
     """
     if not place.is_dir():
         return _from_hdf5(place)
@@ -98,13 +100,20 @@ def exported(place: Path) -> Exported:
             f"{place} is an export that did not finish.", "Run `vfc store export` again: it goes on."
         ) from None
     kinds = {kind: tuple(map(ArraySpec.from_json, specs)) for kind, specs in about["kinds"].items()}
-    records = [returned(place, row, kinds[row["kind"]]) for row in read_index(place).values()]
+    rows = read_index(place)
+    # Exports of earlier versions do not tell.
+    if about.get("index_digest", index_digest(rows)) != index_digest(rows):
+        raise BadInput(
+            f"{place / INDEX} is not as the export left it: cut short, changed, or being added to.",
+            "Fetch that file again, or run `vfc store export` again: it goes on.",
+        )
+    records = [returned(place, row, kinds[row["kind"]]) for row in rows.values()]
     sets = {path.stem: read_annotations(path) for path in sorted((place / "annotations").glob("*.jsonl"))}
     return Exported(about, records, sets)
 
 
 def read_index(place: Path) -> dict[Key, dict[str, Any]]:
-    """The rows of `index.jsonl`, the last of each key; a last line that was cut short by a kill is passed over."""
+    """The rows of `index.jsonl`, the last of each key; a line that was cut short by a kill is passed over."""
     found = {}
     path = place / INDEX
     for line in path.read_bytes().split(b"\n") if path.is_file() else ():
@@ -114,6 +123,11 @@ def read_index(place: Path) -> dict[Key, dict[str, Any]]:
         except (ValueError, LookupError, TypeError):
             continue
     return found
+
+
+def index_digest(rows: Mapping[Key, Mapping[str, Any]]) -> str:
+    """SHA-256 of the rows of an index, sorted by key, in hex."""
+    return hashlib.sha256(b"\n".join(canonical(dict(rows[key])) for key in sorted(rows))).hexdigest()
 
 
 def returned(place: Path, row: Mapping[str, Any], specs: Sequence[ArraySpec]) -> Returned:
@@ -155,7 +169,7 @@ def _from_hdf5(place: Path) -> Exported:
     records = [record for kind, specs in kinds.items() for record in _records_of(place, file, kind, specs)]
     sets = {}
     for name, lines in file.get("annotations", {}).items():
-        rows = [json.loads(line) for line in lines.asstr()[:]]
+        rows = [json.loads(line) for line in lines.asstr()[:] if line.strip()]
         sets[name] = Annotations(tuple(Annotation(**row) for row in rows))
     return Exported(about, records, sets)
 

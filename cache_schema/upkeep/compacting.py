@@ -15,7 +15,7 @@ from vfc.cache_schema.errors import BadInput, RecipeMismatch
 from vfc.cache_schema.part import Part, PartInfo
 from vfc.cache_schema.part_writer import PartWriter
 from vfc.cache_schema.progress import Progress
-from vfc.cache_schema.projection import load_projection
+from vfc.cache_schema.projection import Projection, load_projection
 from vfc.cache_schema.publish import create_file, replace_file
 from vfc.cache_schema.recipe import canonical
 from vfc.cache_schema.record import Json
@@ -259,16 +259,16 @@ def _take_over(source: Path, out: Path, progress: Progress, part_bytes: int) -> 
 
 def _require_same_projections(stores: Sequence[Path]) -> None:
     """Refuse records that went through different projections: the recipe says how one is fitted, not on what."""
-    first: dict[str, tuple[str, Path]] = {}
+    first: dict[str, tuple[Projection, Path]] = {}
     for store in stores:
         for array in names_in(store / "projection", "*.safetensors"):
             found = load_projection(store, array)
             assert found is not None
-            digest, where = first.setdefault(array, (found.digest, store))
-            if digest != found.digest:
+            other, where = first.setdefault(array, (found, store))
+            if not found.same_as(other):
                 raise RecipeMismatch(
                     f"{array!r} went through one projection in {where} and through another in {store}: "
-                    f"projection/{array}.safetensors, {digest[:12]} and {found.digest[:12]}.",
+                    f"projection/{array}.safetensors, {other.digest[:12]} and {found.digest[:12]}.",
                     "Their numbers do not mix: extract into one store, or with one projection/ folder copied first.",
                 )
 

@@ -122,6 +122,15 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert load(tmp_path, str(tmp_path / "annotations/default.jsonl")) == videos({"a": 1})
 
 
+def test_a_store_in_a_folder_called_derived_does_not_take_what_lies_beside_it_for_its_own(tmp_path: Path) -> None:
+    write_annotations(tmp_path, "default", videos({"a": 1}))
+    (tmp_path / "derived" / "s").mkdir(parents=True)
+    with pytest.raises(UnknownName, match="no set of annotations 'default'"):
+        load(tmp_path / "derived" / "s")
+    (tmp_path / "zarr.json").touch()
+    assert load(tmp_path / "derived" / "s") == videos({"a": 1})
+
+
 def test_splits_and_labels() -> None:
     rows = Annotations(
         (Annotation("1", "b", "val"), Annotation("2", "a", "extra"), Annotation("3", "b"), Annotation("4"))

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
 
 from vfc.cache_schema import BadInput, Key, MissingExtra, MissingPath, StoreReader, UnknownName, open_store
-from vfc.cache_schema.annotations import load
+from vfc.cache_schema.annotations import Annotation, Annotations, load, write_annotations
 from vfc.cache_schema.exchange import Import, ImportOptions, import_features
 from vfc.cache_schema.exchange.labels import matched, read_labels
 from vfc.cache_schema.progress import Silent
@@ -283,3 +283,16 @@ def test_pt_without_torch_says_what_to_install(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtra, match=r"Reading .*x\.pt needs torch\.\npip install torch"):
         bring(tmp_path / "x.pt", tmp_path / "s")
+
+
+def test_labels_by_folder_do_not_undo_what_was_corrected(tmp_path: Path) -> None:
+    for name in ("a/one", "b/two"):
+        path = tmp_path / "in" / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.ones((4, 3), np.float32))
+    bring(tmp_path / "in", tmp_path / "s")
+    rows = (Annotation("a/one", "A", "train", "1"), Annotation("b/two", "b", "test", "2"))
+    write_annotations(tmp_path / "s", "default", Annotations(rows))
+    np.save(tmp_path / "in" / "b" / "three.npy", np.ones((4, 3), np.float32))
+    bring(tmp_path / "in", tmp_path / "s")
+    assert load(tmp_path / "s") == Annotations((*rows, Annotation("b/three", "b")))

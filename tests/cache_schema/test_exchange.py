@@ -202,12 +202,16 @@ def test_npy_files(root: Path, tmp_path: Path) -> None:
 
 
 def test_names_that_would_leave_the_folder_or_collide(tmp_path: Path) -> None:
+    prompts = ["/../../../../up", "a/b", "/x"]
     names = ["../up", "/abs", "a//b", "a/./b", "x@1", "x.npy/y", "x", "c\\d", "é/ü"]
     with StoreWriter(tmp_path / "s", RECIPE) as writer:
         writer.declare("video", TEXT)
         for i, name in enumerate(names):
             writer.add(Record(Key("video", name), {"embedding": np.full(7, i, np.float32)}))
         writer.add(Record(Key("video", "x", view=1), {"embedding": np.full(7, 99, np.float32)}))
+        writer.declare("prompted", TEXT)
+        for i, prompt in enumerate(prompts):
+            writer.add(Record(Key("prompted", "x", 0, prompt), {"embedding": np.full(7, i, np.float32)}))
     export(tmp_path / "s", tmp_path / "out", "npy", QUIET)
     index = index_of(tmp_path / "out")
     for i, name in enumerate(names):
@@ -216,7 +220,11 @@ def test_names_that_would_leave_the_folder_or_collide(tmp_path: Path) -> None:
         assert file.is_relative_to(tmp_path / "out" / "video" / "embedding")
         assert np.load(file)[0] == i
     assert np.load(tmp_path / "out" / index[Key("video", "x", 1)]["files"]["embedding"])[0] == 99
-    assert len(list((tmp_path / "out").rglob("*.npy"))) == len(names) + 1
+    for i, prompt in enumerate(prompts):
+        file = (tmp_path / "out" / index[Key("prompted", "x", 0, prompt)]["files"]["embedding"]).resolve()
+        assert file.is_relative_to(tmp_path / "out" / "prompted" / "embedding")
+        assert np.load(file)[0] == i
+    assert len(list((tmp_path / "out").rglob("*.npy"))) == len(names) + 1 + len(prompts)
 
 
 _NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "F64": "<f8", "I64": "<i8"}
@@ -405,3 +413,47 @@ def test_an_export_that_the_disk_did_not_keep_is_found(
     with pytest.raises(Damaged, match=r"is not what was exported\.\nThe disk does not keep what is written"):
         export(root, tmp_path / "out", "npy", QUIET)
     assert not (tmp_path / "out" / "store.json").exists()
+
+
+@pytest.mark.parametrize("form", ["npy", "safetensors"])
+def test_an_index_that_is_not_the_whole_one_is_refused(root: Path, tmp_path: Path, form: exchange.Format) -> None:
+    out = exported(root, tmp_path, form)
+    lines = (out / "index.jsonl").read_bytes().splitlines(keepends=True)
+    renamed = b"".join(lines).replace(b"clip002", b"clip003")
+    for changed in (b"".join(lines[:4]), b"".join([*lines[:4], b"{" + lines[4], *lines[5:]]), renamed):
+        (out / "index.jsonl").write_bytes(changed)
+        with pytest.raises(BadInput, match=r"index\.jsonl is not as the export left it: .*\nFetch that file again"):
+            import_features(out, tmp_path / "back", ImportOptions(), QUIET)
+    (out / "index.jsonl").write_bytes(b"".join(lines[:4]))
+    assert export(root, out, form, QUIET).present == 4
+    assert import_features(out, tmp_path / "back", ImportOptions(), QUIET).added == 9
+    assert open_store(tmp_path / "back").digest == open_store(root).digest
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_annotations_of_any_form_travel_as_they_are_now(root: Path, tmp_path: Path, form: exchange.Format) -> None:
+    shutil.copytree(root, tmp_path / "store")
+    (tmp_path / "store" / "annotations").mkdir()
+    written = tmp_path / "store" / "annotations" / "mine.jsonl"
+    written.write_text('\ufeff{"name": "a", "label": "one\u2028two\x85"}\n\n{"name": "b"}\n', "utf-8")
+    write_annotations(tmp_path / "store", "empty", Annotations(()))
+    out = exported(tmp_path / "store", tmp_path, form)
+    import_features(out, tmp_path / "back", ImportOptions(), QUIET)
+    assert load(tmp_path / "back", "mine") == load(tmp_path / "store", "mine")
+    assert load(tmp_path / "back", "empty") == Annotations(())
+    assert export(tmp_path / "store", out, form, QUIET).present == 9
+    write_annotations(tmp_path / "store", "mine", Annotations((Annotation("a", "corrected"),)))
+    with StoreWriter(tmp_path / "store", RECIPE) as writer:
+        writer.bind("prompt", "new", "New?")
+    export(tmp_path / "store", out, form, QUIET)
+    import_features(out, tmp_path / "again", ImportOptions(), QUIET)
+    assert load(tmp_path / "again", "mine").labels() == ["corrected"]
+    assert open_store(tmp_path / "again").axes("prompt") == {"new": "New?"}
+
+
+def test_hdf5_paths_are_those_asked_for_the_last_time(root: Path, tmp_path: Path) -> None:
+    for absolute in (False, True, True):
+        done = export_hdf5(root, tmp_path / "x.h5", QUIET, absolute=absolute)
+        with h5py.File(tmp_path / "x.h5", "r") as file:
+            assert Path(file["video/single"].external[0][0]).is_absolute() == absolute
+    assert done.present == 9

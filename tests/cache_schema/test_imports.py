@@ -206,9 +206,12 @@ def test_two_folders_that_are_said_to_be_made_alike_join(salads: Path, tmp_path:
         for name in set(names) - set(kept):
             (tmp_path / half / "features" / f"{name}.npy").unlink()
             (tmp_path / half / "groundTruth" / f"{name}.txt").unlink()
+        for path in (tmp_path / half / "splits").iterdir():
+            path.write_text("".join(f"{n}\n" for n in path.read_text().split() if n.removesuffix(".txt") in kept))
         done = bring(tmp_path / half, tmp_path / "s", made_by="i3d, 21 frames")
         assert done.added == 4
     assert len(open_store(tmp_path / "s")) == 8
+    assert [row.name for row in load(tmp_path / "s", "split1").rows] == names
     assert verify(tmp_path / "s", QUIET).ok
     mapping = (
         (tmp_path / "b" / "mapping.txt").read_text().replace("17 ", "x ").replace("18 ", "17 ").replace("x ", "18 ")

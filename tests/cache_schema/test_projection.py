@@ -106,6 +106,18 @@ def test_a_changed_projection_is_damaged(tmp_path: Path) -> None:
         load_projection(tmp_path, "x")
 
 
+def test_rounding_makes_no_other_projection() -> None:
+    sample = features(4, 9, 6)
+    pca = fit_projection("pca:3", sample, 6)
+    noise = np.random.default_rng(1).normal(size=(4, 9, 6)).astype(np.float32)
+    nearly = fit_projection("pca:3", [rows * (1 + 1e-7 * own) for rows, own in zip(sample, noise, strict=True)], 6)
+    assert nearly.digest != pca.digest
+    assert nearly.same_as(pca)
+    assert not fit_projection("pca:3", sample[:3], 6).same_as(pca)
+    assert not fit_projection("pca:2", sample, 6).same_as(pca)
+    assert not Projection(pca.mean + 1, pca.basis, {}).same_as(pca)
+
+
 def test_digest_names_the_values() -> None:
     ones = Projection(np.zeros(2, np.float32), np.eye(2, dtype=np.float32), {})
     assert ones.digest == Projection(np.zeros(2, np.float32), np.eye(2, dtype=np.float32), {"rule": "x"}).digest

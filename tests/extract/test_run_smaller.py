@@ -12,7 +12,7 @@ from suites.checkpoints import clip_checkpoint
 from suites.language import qwen2_checkpoint, video_llava_checkpoint
 from suites.toy import write_clips
 
-from vfc.cache_schema.errors import AxisMismatch, BadInput, RecipeMismatch
+from vfc.cache_schema.errors import AxisMismatch, BadInput, Damaged, RecipeMismatch
 from vfc.cache_schema.progress import Silent
 from vfc.cache_schema.projection import fit_projection, load_projection
 from vfc.cache_schema.reader import StoreReader, open_store
@@ -130,6 +130,17 @@ def test_ranks_and_later_prompts_take_the_projection_that_is_there(run: Run, tmp
     before = {path.name: path.stat().st_ino for path in (tmp_path / "store" / "projection").iterdir()}
     assert run(**given, prompt=("unknown", "unknown-temporal")).digest == alone.digest
     assert {path.name: path.stat().st_ino for path in (tmp_path / "store" / "projection").iterdir()} == before
+
+
+def test_records_whose_projection_is_lost_are_not_joined_by_others(run: Run, tmp_path: Path, clips: Path) -> None:
+    given = {"project": "pca:4", "fit_records": 2}
+    first = run(**given, rank=0, world_size=2).done
+    (tmp_path / "store" / "projection").rename(tmp_path / "away")
+    for more in ({"rank": 1, "world_size": 2}, {"prompt": ("unknown", "unknown-temporal")}):
+        with pytest.raises(Damaged, match=r"went through a projection of 'layer2\.text', .* is missing\.\nCopy"):
+            run(**given, **more)
+    (tmp_path / "away").rename(tmp_path / "store" / "projection")
+    assert 0 < run(**given).done == 12 - first
 
 
 def test_what_is_kept_of_the_energy_is_said(settings: dict[str, Any]) -> None:
