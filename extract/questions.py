@@ -64,6 +64,8 @@ def read_questions(config: ExtractConfig, backbone: Backbone, videos: Sequence[V
                 )
         return Questions()
     if not text_kept(config.keep):
+        if config.episodes is not None:
+            raise BadInput("--episodes is given, but text is not kept.", "Add text to --keep, or leave --episodes out.")
         return Questions()
     asked = config.prompt or (() if config.prompt_text else DEFAULT)
     found = templates(asked, config.prompt_text)

@@ -89,7 +89,17 @@ def load_original(
     found = model.load_state_dict(state, strict=False)
     remedy = "Its config.json and its weights do not belong together; fetch both again."
     refuse_lacking(checkpoint, cls, found.missing_keys, may_lack, remedy)
+    if extra := [name for name in found.unexpected_keys if not _in_a_block_of(config, name)]:
+        raise BadInput(
+            f"The checkpoint {checkpoint.id} holds {extra[0]}, for which its model_config has no place.", remedy
+        )
     return model.eval().to(device, COMPUTE[dtype])
+
+
+def _in_a_block_of(config: Any, name: str) -> bool:
+    """Whether a weight belongs to one of the network's blocks, be it one that was not asked for."""
+    block = re.match(r"encoder\.layer\.(\d+)\.", name)
+    return block is not None and int(block[1]) < config.num_hidden_layers
 
 
 def _read(checkpoint: Checkpoint) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from vfc.extract.checkpoint import Checkpoint, locate
 from vfc.extract.framewise import Framewise
 from vfc.extract.pixels import read_pixel_rule
 from vfc.extract.taps import (
+    array_name,
     attention_of,
     caught,
     compute_dtype,
@@ -168,7 +169,7 @@ class ImageBackbone(Framewise):
     def _spec(self, layer: str) -> ArraySpec:
         shape = self._anatomy.shapes[layer]
         tokens, width = (shape[1] * shape[2], shape[0]) if len(shape) == 3 else shape
-        name = f"{layer}.visual" if layer == "norm" else f"layer{layer}.visual"
+        name = array_name(layer, "visual")
         return ArraySpec(name, self._storage, (self.options.num_frames, tokens, width), layout(self._grid(shape)))
 
 

@@ -26,7 +26,7 @@ from vfc.extract.backbone import (
 )
 from vfc.extract.checkpoint import Checkpoint, locate
 from vfc.extract.pixels import read_pixel_rule
-from vfc.extract.taps import Tap, attention_of, caught, compute_dtype, load, on_meta, shortened, transferred
+from vfc.extract.taps import Tap, array_name, attention_of, caught, compute_dtype, load, on_meta, shortened, transferred
 from vfc.extract.videomae_names import is_original, load_original, original_config
 
 DEFAULT_CHECKPOINT: str | None = "MCG-NJU/videomae-base"
@@ -87,7 +87,11 @@ class VideomaeBackbone:
         """See `Backbone.taps`."""
         shape = (self._rows, self._grid**2, self._config.hidden_size)
         order = f"frame-major, grid {self._grid}x{self._grid}"
-        return {"visual": {layer: ArraySpec(_array(layer), self._storage, shape, order) for layer in self.known}}
+        return {
+            "visual": {
+                layer: ArraySpec(array_name(layer, "visual"), self._storage, shape, order) for layer in self.known
+            }
+        }
 
     def recipe(self) -> dict[str, Json]:
         """See `Backbone.recipe`."""
@@ -176,7 +180,7 @@ class VideomaeBackbone:
             last = self._model(pixel_values=clips).last_hidden_state
             pooled = last.reshape(-1, tokens, last.shape[-1]).mean(dim=1)
             frames["frames"] = transferred(pooled, self._storage)
-        return {**frames, **{_array(layer): found[layer] for layer in self.layers}}
+        return {**frames, **{array_name(layer, "visual"): found[layer] for layer in self.layers}}
 
     @property
     def _rows(self) -> int | None:
@@ -201,10 +205,6 @@ def config_of(checkpoint: Checkpoint) -> Any:
             "Give another --checkpoint, for instance MCG-NJU/videomae-base.",
         )
     return VideoMAEConfig.from_pretrained(checkpoint.folder, local_files_only=True)
-
-
-def _array(layer: str) -> str:
-    return "norm.visual" if layer == "norm" else f"layer{layer}.visual"
 
 
 def build(options: BackboneOptions) -> VideomaeBackbone:

@@ -17,7 +17,7 @@ from vfc.cache_schema.errors import RecordRejected
 from vfc.cache_schema.record import ArraySpec, Dtype, Json
 from vfc.extract.backbone import BackboneOptions, Encoded, Frames, Prepared, chosen_layers, versions
 from vfc.extract.checkpoint import locate
-from vfc.extract.taps import attention_of, compute_dtype, load, on_meta, transferred
+from vfc.extract.taps import array_name, attention_of, compute_dtype, load, on_meta, transferred
 
 from .choices import check_plan, checked_config, cut_config, kept_of
 from .plans import buckets
@@ -271,8 +271,3 @@ class LanguageBackbone(ABC):
     def _text_arrays(self, text: Text) -> dict[str, Tensor]:
         arrays = {array_name(layer, "text"): rows for layer, rows in text.states.items()}
         return {**arrays, "text.ids": text.ids, "text.positions": text.places}
-
-
-def array_name(layer: str, stream: str) -> str:
-    """What the array of a tap is called."""
-    return f"norm.{stream}" if layer == "norm" else f"layer{layer}.{stream}"

@@ -13,9 +13,9 @@ from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.record import ArraySpec, Json
 from vfc.extract.backbone import Frames, Prepared
 from vfc.extract.patches import read_patch_rule
-from vfc.extract.taps import COMPUTE
+from vfc.extract.taps import COMPUTE, array_name
 
-from .model import LanguageBackbone, array_name
+from .model import LanguageBackbone
 from .question import Question, chat_template, read_tokenizer
 from .run import Seen
 

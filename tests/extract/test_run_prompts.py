@@ -349,6 +349,7 @@ def test_a_video_too_short_repeats_its_last_frame_and_says_so(run: Run, tmp_path
         ({"episodes": Path("none.jsonl")}, BadInput, r"--episodes is given, but no prompt"),
         ({"prompt": ("known-query",), "episodes": Path("none.jsonl")}, MissingPath, r"no episode list none.jsonl"),
         ({"keep": ("visual",), "prompt": ("unknown",)}, BadInput, r"text is not kept"),
+        ({"keep": ("visual",), "episodes": Path("none.jsonl")}, BadInput, r"--episodes is given, but text is not kept"),
         ({"keep": ("frames",)}, UnknownName, r"no stream 'frames'"),
         ({"plan": "packed"}, BadInput, r"--plan packed contradicts deterministic mode.*\nLeave --plan out"),
         ({"max_pixels": 100_000}, BadInput, r"--max-pixels 100000 was given; video-llava sees every frame"),

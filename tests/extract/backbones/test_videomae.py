@@ -194,6 +194,27 @@ def test_what_the_library_lacks_is_refused_by_name(tmp_path: Path) -> None:
         open_backbone("videomae", BackboneOptions(str(poor), num_frames=4)).load()
 
 
+@pytest.mark.parametrize("extra", ["model.norm.weight", "model.blocks.2.mlp.fc1.bias"])
+def test_weights_that_the_configuration_has_no_place_for_are_refused(tmp_path: Path, extra: str) -> None:
+    checkpoint, _ = original(tmp_path / "more")
+    state = load_file(checkpoint / "model.safetensors")
+    save_file({**state, extra: torch.ones(32)}, checkpoint / "model.safetensors", {"format": "pt"})
+    message = (
+        r"The checkpoint more holds .*, for which its model_config has no place\.\nIts config.json and its weights"
+    )
+    with pytest.raises(BadInput, match=message):
+        opened(checkpoint, num_frames=4)
+
+
+def test_a_network_cut_short_passes_over_the_blocks_above(tmp_path: Path) -> None:
+    checkpoint, _ = original(tmp_path / "v2")
+    whole, short = (opened(checkpoint, layers=("1",), num_frames=4, keep=keep) for keep in ((), ("visual",)))
+    assert len(short._model.encoder.layer) == 1
+    pixels = whole.pixels(clip_of(4)).tensors
+    (one,), (other,) = whole.encode_videos([pixels]), short.encode_videos([pixels])
+    assert torch.equal(one["layer1.visual"], other["layer1.visual"])
+
+
 def test_long_videos_go_clip_by_clip_and_repeats_are_left_out(tmp_path: Path) -> None:
     checkpoint = videomae(tmp_path / "tiny")
     backbone = opened(checkpoint, layers=("2",), num_frames=None)
