@@ -96,7 +96,7 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
     pictures: list[str] = kind.pictures(row) if hasattr(kind, "pictures") else []
     curve = read_rows(folder / "curve.jsonl")
     write_html(folder / "report.html", title, result.tables(), curve, kind.confusion(row), pictures)
-    append_rows(folder / "results.jsonl", [row])
+    replace_file(folder / "results.jsonl", lines_of([row]).encode())
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     return result
 

@@ -39,20 +39,22 @@ def choose_array(
 
     Raises:
         UnknownName: none fits; those there are are listed.
-        BadInput: several fit.
+        BadInput: several fit; an array that is not of the layer.
     """
     specs = [spec for spec in reader.kinds.get(kind, ()) if servable(spec)]
     named = {spec.name: spec for spec in specs}
+    stem = layer if layer == "norm" else f"layer{layer}"
     if array:
         if array not in named:
             raise unknown_name(f"{kind} array of fixed shape", array, named)
+        if layer and array.split(".")[0] != stem:
+            raise BadInput(f"--array {array} is not of --layer {layer}.", "Give one of the two.")
         return named[array]
     layers = {name.split(".")[0].removeprefix("layer") for name in named if "." in name}
     if layer and layer not in layers:
         raise unknown_name("layer in this store", layer, layers)
     if not layer and "frames" in named and not (tokens and any(len(spec.shape) == 3 for spec in specs)):
         return named["frames"]
-    stem = layer if layer == "norm" else f"layer{layer}"
     fit = [spec for spec in specs if spec.name.split(".")[0] == stem or not (layer or spec.name == "frames")]
     fit = fit or [spec for spec in specs if not layer]
     if not fit:

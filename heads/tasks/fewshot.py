@@ -97,9 +97,11 @@ class FewShot:
         self._train_spec = EpisodeSpec("train", config.way, config.shot, config.train_queries, train.seed)
         draw_episode(self._annotations, self._train_spec, 0)  # too small a class is refused now, by name
         if self._wording is not None and self._wording.known and not config.train_tasks:
+            spec = self._train_spec
             raise BadInput(
                 "Known prompts depend on the task, so training needs a list of tasks of which the store has the text.",
-                "Extract known-query for a list of `vfc episodes --split train`, and give its length: --train-tasks N.",
+                f"Extract known-query for `vfc episodes --split train --way {spec.way} --shot {spec.shot} "
+                f"--queries {spec.queries} --seed {spec.seed} --tasks N`, and train with --train-tasks N.",
             )
         self._refuse_missing_texts()
         self._progress = progress

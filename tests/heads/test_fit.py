@@ -223,6 +223,15 @@ def test_a_kill_while_a_run_is_taken_up_again_loses_nothing_of_its_curve(
     assert len(read_rows(tmp_path / "run" / "curve.jsonl")) == 30
 
 
+def test_a_result_that_a_kill_cut_short_is_written_anew(task: fewshot.Config, tmp_path: Path) -> None:
+    how = replace(QUICK, steps=2, out=tmp_path / "run")
+    row = train("prototype", task, prototype.Config(), how, Silent()).row
+    whole = (tmp_path / "run" / "results.jsonl").read_bytes()
+    (tmp_path / "run" / "results.jsonl").write_bytes(whole[:40])
+    train("prototype", task, prototype.Config(), how, Silent())
+    assert [strip(found) for found in read_rows(tmp_path / "run" / "results.jsonl")] == [strip(row)]
+
+
 def _killed(*_: object) -> None:
     raise Killed
 

@@ -151,6 +151,9 @@ def test_arrays_by_name_by_layer_and_by_default(several: Path) -> None:
         assert choose_array(reader, array="layer31.visual").name == "layer31.visual"
         assert choose_array(reader, layer="3").name == "layer3.visual"
         assert choose_array(reader, layer="norm").name == "norm.visual"
+        assert choose_array(reader, array="layer3.visual", layer="3").name == "layer3.visual"
+        with pytest.raises(BadInput, match=r"^--array layer31\.visual is not of --layer 3\.\nGive one of the two\.$"):
+            choose_array(reader, array="layer31.visual", layer="3")
         with pytest.raises(UnknownName, match=re.escape("array of fixed shape 'layer13.visual'. Did you mean 'layer3")):
             choose_array(reader, array="layer13.visual")
         with pytest.raises(UnknownName, match="no video array of fixed shape 'ragged'"):

@@ -197,7 +197,7 @@ def test_peers_are_as_many_queries_as_at_test(tmp_path: Path) -> None:
         ({"prompts": ("unknown", "other")}, {}, BadInput, r"several prompts: other, unknown"),
         ({}, {"prompt": "unknwon"}, UnknownName, r"no prompt in this store 'unknwon'. Did you mean 'unknown'"),
         ({}, {"prompt": "known"}, UnknownName, r"no prompt in this store 'known'"),
-        ({"known": LISTS}, {"prompt": "known"}, BadInput, r"training needs a list of tasks"),
+        ({"known": LISTS}, {"prompt": "known"}, BadInput, r"--shot 1 --queries 2 --seed 0 --tasks N`"),
         ({"known": LISTS[:2]}, {"prompt": "known", "train_tasks": 10}, BadInput, r"whole.*no prompted 'class1[1-4]"),
         ({"known": LISTS}, {"prompt": "known", "train_tasks": 50}, BadInput, r"text stream is not whole.*no prompted"),
         ({"leave_out": 1}, {}, BadInput, r"The text stream is not whole.*class14/7.mp4"),
