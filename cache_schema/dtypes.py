@@ -256,7 +256,7 @@ def _convert(values: Array, spec: ArraySpec) -> Array:
 
 
 def _quantise(values: Array, spec: ArraySpec) -> tuple[Array, Array]:
-    rows = values.reshape(-1, values.shape[-1]) if values.ndim else values.reshape(1, 1)
+    rows = values.reshape(-1, values.shape[-1]) if values.ndim > 1 else values.reshape(1, -1)
     if len(rows) < LEAST_ROWS_FOR_INT8:
         raise RecordRejected(
             f"Array {spec.name!r} has {len(rows)} rows; int8, a scale per channel, needs {LEAST_ROWS_FOR_INT8}.",

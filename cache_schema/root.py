@@ -114,10 +114,10 @@ def bind_kind(root: Path, kind: str, specs: Sequence[ArraySpec]) -> tuple[ArrayS
     if kind not in KINDS:
         raise unknown_name("kind of record", kind, KINDS)
     for array in stored_arrays(specs):
-        if not _NAME.fullmatch(array.name) or array.name == TABLE:
+        if not _NAME.fullmatch(array.name) or array.name in (TABLE, METADATA):
             raise BadInput(
                 f"An array cannot be called {array.name!r}.",
-                f"Use letters, digits and . _ @ + -, and not {TABLE!r}.",
+                f"Use letters, digits and . _ @ + -, and not {TABLE!r} or {METADATA!r}.",
             )
     ordered = sorted(specs, key=lambda spec: spec.name)
     if not ordered:

@@ -10,6 +10,7 @@ from typing import Final
 from vfc.cache_schema.errors import BadInput, MissingPath
 
 _NUMBERED: Final = re.compile(r"(\d+)\s+(\S.*)")
+_TABLE: Final = re.compile(r"\d+\s*[,;].*|.*[,;]\s*\d+")
 _FORM: Final = "Give one class name per line in the order of the ids, lines of `id name`, or CSV with columns id,name."
 
 
@@ -22,7 +23,7 @@ def read_class_list(path: Path) -> tuple[str, ...]:
 
     Raises:
         MissingPath: there is no such file.
-        BadInput: no names, a name or id twice, or ids with a gap.
+        BadInput: no names, a name or id twice, ids with a gap, or a table without its header.
     """
     try:
         lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
@@ -30,6 +31,8 @@ def read_class_list(path: Path) -> tuple[str, ...]:
         raise MissingPath(f"There is no class list {path}.", _FORM) from None
     except UnicodeDecodeError as error:
         raise BadInput(f"{path} is not UTF-8 text (byte {error.start}).", "Save it as UTF-8.") from None
+    if not _numbered(lines) and lines[1:] and all(map(_TABLE.fullmatch, lines[1:])):
+        raise BadInput(f"The class list {path} is a table whose first line is {lines[0]!r}, not id,name.", _FORM)
     names = _ordered(path, _pairs(path, lines)) if _numbered(lines) else tuple(lines)
     doubled = sorted({name for name in names if names.count(name) > 1})
     if not names or doubled:

@@ -37,7 +37,7 @@ def with_class_split(
     labels = annotations.labels()
     chosen = classes or _only_match(labels)
     if chosen == "seeded":
-        parts = _parts(labels, np.random.default_rng(seed))
+        parts = _parts(labels, np.random.default_rng(_seed(seed)))
         how = f"Classes split 60/20/20 at random (seed {seed})"
     else:
         wanted = {spelling(name): split for split, names in class_list(chosen).items() for name in names}
@@ -71,10 +71,16 @@ def with_video_split(annotations: Annotations, *, seed: int) -> tuple[Annotation
         files.setdefault(label_of[name], []).append(name)
     parts: dict[str, str] = {}
     for label, names in files.items():
-        parts |= _parts(names, np.random.default_rng([seed, crc32(label.encode())]))
+        parts |= _parts(names, np.random.default_rng([_seed(seed), crc32(label.encode())]))
     rows = (dataclasses.replace(row, split=parts[source(row.name)] if row.label else "") for row in annotations.rows)
     split = Annotations(tuple(rows))
     return split, _said(split, f"Videos of every class split 60/20/20 at random (seed {seed})")
+
+
+def _seed(seed: int) -> int:
+    if seed < 0:
+        raise BadInput(f"A split cannot be drawn with the seed {seed}.", "Seeds start at 0.")
+    return seed
 
 
 def _parts(names: Sequence[str], generator: np.random.Generator) -> dict[str, str]:

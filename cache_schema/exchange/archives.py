@@ -244,14 +244,21 @@ def _indexed(path: Path, held: Mapping[str, Any], dataset: str) -> Iterator[Item
     for index, texts_found in texts.items():
         for name, found in arrays.items():
             spans = _spans(len(texts_found), len(found), counts)
-            if spans is not None:
+            if spans:
                 fitting.append((index, name, spans))
     if not fitting:
         return None
     if len(fitting) > 1:
         named = ", ".join(f"{name} by {index}" for index, name, _ in fitting)
         raise BadInput(f"{path} can be read in several ways: {named}.", "Say which array: --dataset NAME.")
-    index, name, spans = fitting[0]
+    index, name, ways = fitting[0]
+    if len(ways) > 1:
+        raise BadInput(
+            f"{path} can be read in several ways: {' or '.join(sorted(ways.values()))} may say how many rows of {name} "
+            f"each of {index} has.",
+            "Leave one of them out of the file.",
+        )
+    (spans,) = ways
     names = [each.decode() if isinstance(each, bytes) else str(each) for each in held[index][()]]
     return (
         Item(each, path, partial(reading, path, partial(_rows, held[name], start, stop)))
@@ -259,12 +266,16 @@ def _indexed(path: Path, held: Mapping[str, Any], dataset: str) -> Iterator[Item
     )
 
 
-def _spans(names: int, rows: int, counts: Mapping[str, Array]) -> list[tuple[int, int | None]] | None:
-    """Which rows belong to each name: one each, or by offsets or lengths among the whole-number data sets."""
+def _spans(names: int, rows: int, counts: Mapping[str, Array]) -> dict[tuple[tuple[int, int | None], ...], str]:
+    """Which rows belong to each name: one each, or by offsets or lengths among the whole-number data sets.
+
+    Every way that fits, and the data set that says so.
+    """
     if names == rows:
-        return [(i, None) for i in range(names)]
-    for values in counts.values():
+        return {tuple((i, None) for i in range(names)): ""}
+    ways: dict[tuple[tuple[int, int | None], ...], str] = {}
+    for name, values in counts.items():
         ends = values if len(values) == names + 1 else np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
         if len(ends) == names + 1 and ends[0] == 0 and ends[-1] == rows and (np.diff(ends.astype(np.int64)) >= 0).all():
-            return [(int(a), int(b)) for a, b in pairwise(ends)]
-    return None
+            ways.setdefault(tuple((int(a), int(b)) for a, b in pairwise(ends)), name)
+    return ways

@@ -48,7 +48,7 @@ def read_descriptions(path: Path, *, whole: bool = True) -> Descriptions:
 
     Raises:
         MissingPath: there is no such file.
-        BadInput: another form, or ids with a gap.
+        BadInput: another form, an id twice, or ids with a gap.
     """
     try:
         pairs = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=list)
@@ -65,6 +65,8 @@ def read_descriptions(path: Path, *, whole: bool = True) -> Descriptions:
             about = _plain(value)
         elif not str(key).isdecimal() or not _are_sentences(value):
             raise BadInput(f"{path}: {key!r} stands for no list of sentences of a class id.", _FORM)
+        elif int(key) in sentences:
+            raise BadInput(f"{path} describes the class id {int(key)} twice.", "Every id stands once.")
         else:
             sentences[int(key)] = tuple(line.strip() for line in value)
     found = Descriptions(dict(sorted(sentences.items())), about)

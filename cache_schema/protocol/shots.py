@@ -16,10 +16,10 @@ def k_shot(annotations: Annotations, shots: int, *, seed: int, allow_fewer: bool
     Lists of one seed nest: the first 2 of the 4-shot list are the 2-shot list.
 
     Raises:
-        BadInput: fewer names than `shots` in a class, unless `allow_fewer`.
+        BadInput: no shots, a seed below 0, or fewer names than `shots` in a class, unless `allow_fewer`.
     """
-    if shots < 1:
-        raise BadInput(f"{shots} shots were asked.", "Shots start at 1.")
+    if shots < 1 or seed < 0:
+        raise BadInput(f"{shots} shots were asked with the seed {seed}.", "Shots start at 1, the seed at 0.")
     lists = {}
     for label, names in annotations.by_label().items():
         if len(names) < shots and not allow_fewer:

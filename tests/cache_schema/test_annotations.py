@@ -292,6 +292,9 @@ def test_lists_that_do_not_fit() -> None:
     # `fencing` and `punch` are in HMDB51 and, spelt otherwise, in UCF101: the spelling decides.
     assert "list hmdb51-arn" in with_class_split(videos({"fencing": 1, "punch": 1}), None, seed=0, way=0)[1]
     assert "list ucf101-arn" in with_class_split(videos({"Fencing": 1, "Punch": 1}), None, seed=0, way=0)[1]
+    for draw in (with_video_split, lambda rows, seed: with_class_split(rows, "seeded", seed=seed, way=0)):
+        with pytest.raises(BadInput, match=r"cannot be drawn with the seed -1\.\nSeeds start at 0"):
+            draw(both, seed=-1)
     with pytest.raises(UnknownName, match=r"no class list 'sseded'"):
         with_class_split(both, "sseded", seed=0, way=0)
 

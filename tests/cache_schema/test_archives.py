@@ -296,3 +296,15 @@ def test_labels_by_folder_do_not_undo_what_was_corrected(tmp_path: Path) -> None
     np.save(tmp_path / "in" / "b" / "three.npy", np.ones((4, 3), np.float32))
     bring(tmp_path / "in", tmp_path / "s")
     assert load(tmp_path / "s") == Annotations((*rows, Annotation("b/three", "b")))
+
+
+def test_hdf5_whose_rows_can_be_divided_in_two_ways(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["names"], file["features"] = [b"a", b"b"], np.ones((5, 3), "f4")
+        file["ends"], file["lengths"], file["offsets"] = np.array([2, 9]), np.array([2, 3]), np.array([0, 2, 5])
+    bring(tmp_path / "x.h5", tmp_path / "s")
+    assert [open_store(tmp_path / "s").length(Key("video", name), "frames") for name in "ab"] == [2, 3]
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        file["labels"] = np.array([4, 1])  # class ids whose sum happens to be the number of rows
+    with pytest.raises(BadInput, match=r"in several ways: labels or lengths may say how many rows of features each of"):
+        bring(tmp_path / "x.h5", tmp_path / "t")

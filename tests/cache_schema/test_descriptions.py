@@ -55,6 +55,7 @@ def test_gaps_are_refused_unless_they_are_expected(tmp_path: Path) -> None:
         ('{"0": "one"}', "'0' stands for no list of sentences"),
         ('{"0": ["one", ""]}', "'0' stands for no list of sentences"),
         ('{"0": ["one"], "wave": ["two"]}', "'wave' stands for no list of sentences"),
+        ('{"0": ["one"], "1": ["two"], "00": ["three"]}', "describes the class id 0 twice"),
         ('{"0": ["one"], "1": {"a": 1}}', "'1' stands for no list of sentences"),
     ],
 )

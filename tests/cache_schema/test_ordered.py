@@ -40,6 +40,9 @@ def test_names_that_begin_with_a_number_are_names_unless_all_lines_do(tmp_path: 
         ("wave\nkick\nwave\n", "names the class 'wave' twice"),
         ("id,name\n0,a\n2,b\n", "do not count up from 0 or 1 without a gap"),
         ("2 a\n3 b\n", "do not count up from 0 or 1 without a gap"),
+        ("0,a\n1,b\n", "is a table whose first line is '0,a', not id,name"),
+        ("name,id\nb,1\na,0\n", "is a table whose first line is 'name,id'"),
+        ("id;name\n0;a\n1;b\n", "is a table whose first line is 'id;name'"),
         ("id,name\nx,a\n", "a line without an id and a name"),
     ],
 )

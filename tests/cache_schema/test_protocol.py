@@ -215,8 +215,9 @@ def test_k_shot_with_too_few() -> None:
     ):
         k_shot(rows, 2, seed=0)
     assert {label: len(names) for label, names in k_shot(rows, 2, seed=0, allow_fewer=True).items()} == {"a": 2, "b": 1}
-    with pytest.raises(BadInput, match="0 shots were asked"):
-        k_shot(rows, 0, seed=0)
+    for shots, seed in ((0, 0), (1, -1)):
+        with pytest.raises(BadInput, match=f"{shots} shots were asked with the seed {seed}"):
+            k_shot(rows, shots, seed=seed)
 
 
 # ---- prompts

@@ -136,7 +136,7 @@ def test_names_of_workers(tmp_path: Path, worker: str) -> None:
         StoreWriter(tmp_path / "s", RECIPE, worker=worker)
 
 
-@pytest.mark.parametrize("name", ["records", "a/b", "", "ä", "-x"])
+@pytest.mark.parametrize("name", ["records", "zarr.json", "a/b", "", "ä", "-x"])
 def test_names_of_arrays(tmp_path: Path, name: str) -> None:
     with StoreWriter(tmp_path / "s", RECIPE) as writer:
         with pytest.raises(BadInput, match=r"An array cannot be called"):
