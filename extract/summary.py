@@ -18,8 +18,8 @@ class Summary:
     `done`: records made and committed. `skipped`: there already. `failed`, `failed_before`: (name, reason) of records
     that this run, or an earlier one, could not make. `left`: not reached before an interrupt. `seconds`: without
     loading the model. `shares`: stage -> part of the main thread's time. `waited`: part of the time in which the device
-    had no forward to do. `bytes`: written. `digest`: of the store
-    as a whole. `signum`: of the signal that ended the run early, else 0.
+    had no forward to do. `bytes`: written. `digest`: of the store as a whole. `signum`: of the signal that ended the
+    run early, else 0.
     """
 
     out: str

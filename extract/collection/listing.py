@@ -111,6 +111,8 @@ def _read_csv(file: Path, text: str) -> Listing:
         )
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     columns = [column.strip().lower() for column in next(reader)]
+    if twice := [column for column in COLUMNS if columns.count(column) > 1]:
+        raise BadInput(f"{file}, line 1: there are {columns.count(twice[0])} columns {twice[0]!r}.", _TABLE_RULE)
     notes = _strange_columns(f"{file}, line 1", columns)
     rows = []
     try:

@@ -22,7 +22,10 @@ PAD: Final = 0
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts as ViCLIP reads them: HTML entities taken back twice, as when it was trained, then `ClipTokens`."""
+    """Texts as ViCLIP reads them: HTML entities taken back twice, as when it was trained, then `ClipTokens`.
+
+    What was done besides, mending broken encodings by ftfy, is left out.
+    """
 
     tokens: ClipTokens
 

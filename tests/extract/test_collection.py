@@ -241,6 +241,7 @@ def test_the_same_lines_as_csv_and_jsonl(tmp_path: Path) -> None:
         ("a.mp4,walk\n", r"v\.csv, line 1: the header 'a\.mp4,walk' names no column 'path'"),
         ("path,lable\na.mp4,x\n", r"v\.csv, line 1: there is no column 'lable'\. Did you mean 'label'\?"),
         ("path,class\na.mp4,x\n", r"v\.csv, line 1: there is no column 'class'\. Did you mean 'label'\?"),
+        ("path,label,Label\na.mp4,x,y\n", r"v\.csv, line 1: there are 2 columns 'label'"),
         ("path,label\na.mp4,x\na.mp4,x,y\n", r"v\.csv, line 3: 3 values for 2 columns"),
         ("path,label\na.mp4\n", r"v\.csv, line 2: 1 values for 2 columns"),
         ("path,start_seconds\na.mp4,-1\n", r"v\.csv, line 2: start_seconds is '-1', not a number of seconds from 0 up"),
