@@ -243,9 +243,9 @@ def _indexed(path: Path, held: Mapping[str, Any], dataset: str) -> Iterator[Item
     fitting = []
     for index, texts_found in texts.items():
         for name, found in arrays.items():
-            spans = _spans(len(texts_found), len(found), counts)
-            if spans:
-                fitting.append((index, name, spans))
+            ways = _spans(len(texts_found), len(found), counts)
+            if ways:
+                fitting.append((index, name, ways))
     if not fitting:
         return None
     if len(fitting) > 1:
