@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from vfc.cache_schema.errors import ReadOnlyTarget, Refused, VfcError
+from vfc.cache_schema.errors import BadInput, ReadOnlyTarget, Refused, VfcError
 
 from .command import HELP, print_document
 
@@ -58,7 +58,11 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """The command that is asked for, imported now."""
         name, command, rest = super().resolve_command(ctx, args)
-        return name, command.load() if isinstance(command, Lazy) else command, rest
+        try:
+            return name, command.load() if isinstance(command, Lazy) else command, rest
+        except KeyboardInterrupt:
+            # Left to typer, Ctrl-C during these seconds of importing would end without a word or a document.
+            raise SystemExit(_INTERRUPTED) from None
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """A group alone shows its help."""
@@ -155,12 +159,14 @@ def _usage(error: TyperException, json: bool) -> int:
 
 
 def _of_system(error: OSError) -> VfcError | None:
-    """The answer to a full or read-only disk, wherever it shows."""
-    where = f" ({error.filename})" if error.filename else ""
+    """The answer to a full or read-only disk and to a path that cannot be, wherever they show."""
+    where = f" ({error.filename2 or error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Refused(f"The disk is full{where}.", "Make room and run the same line again; what was committed stays.")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return ReadOnlyTarget(f"{error.strerror}{where}.", "Give a place that you may write to, or change its mode.")
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG):
+        return BadInput(f"{error.strerror}{where}.", "Give a file where one is asked for, a folder where one is.")
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,7 +101,8 @@ def _report(config: DemoConfig, document: dict[str, Any], row: dict[str, Any]) -
             ("trained (prototype, one linear layer)", share(trained["accuracy"], trained["interval"]), ""),
         ),
     )
-    folder, clips = config.out, config.out / "videos" / TABLE
+    out = config.out
+    clips, model, store = (shlex.quote(str(out / part)) for part in (f"videos/{TABLE}", "model", "store"))
     return "\n".join(
         [
             f"{document['clips']} clips became a verified store of {human_bytes(document['store_bytes'])}.",
@@ -108,11 +110,11 @@ def _report(config: DemoConfig, document: dict[str, Any], row: dict[str, Any]) -
             shown,
             f"{trained['tasks']} frozen tasks (list {trained['list_digest'][:12]}), 95 % intervals over tasks.",
             "",
-            f"Clips, model, store and report.html are in {folder}/. The same by hand:",
-            f"  vfc extract --model image --checkpoint {folder}/model --videos {clips} --out {folder}/store",
-            f"  vfc store inspect {folder}/store",
-            f"  vfc eval --cache {folder}/store --representation difference --centre all",
-            f"  vfc train-head prototype --cache {folder}/store",
+            f"Clips, model, store and report.html are in {out}/. The same by hand:",
+            f"  vfc extract --model image --checkpoint {model} --videos {clips} --out {store}",
+            f"  vfc store inspect {store}",
+            f"  vfc eval --cache {store} --representation difference --centre all",
+            f"  vfc train-head prototype --cache {store}",
             "",
             f"Took {document['seconds']} s. Next, with videos of your own (one subfolder per class):",
             f"  {_NEXT}",

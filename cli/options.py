@@ -233,6 +233,10 @@ def _from_file(known: Sequence[Flag], file: Path) -> Iterator[tuple[tuple[str, .
         document = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         raise MissingPath(f"There is no config file {file}.", "Give the config.json of an earlier run.") from None
+    except OSError as error:
+        raise BadInput(
+            f"The config file {file} cannot be read: {error.strerror}.", "Give the config.json of an earlier run."
+        ) from None
     except ValueError as error:
         raise BadInput(f"{file} is not JSON: {error}.", "Give the config.json of an earlier run.") from None
     if isinstance(document, dict) and isinstance(document.get("config"), dict):

@@ -113,6 +113,8 @@ def test_help_has_an_example_and_every_flag(
         (Refused("Too big.", "Store less."), 6, "Too big."),
         (OSError(errno.ENOSPC, "No space left on device", "/x/part"), 6, "The disk is full (/x/part)."),
         (OSError(errno.EROFS, "Read-only file system", "/x"), 2, "Read-only file system (/x)."),
+        (OSError(errno.EISDIR, "Is a directory", "/x/.list.1a", None, "/x/list"), 2, "Is a directory (/x/list)."),
+        (OSError(errno.ENOTDIR, "Not a directory", "/x/file/store"), 2, "Not a directory (/x/file/store)."),
         (KeyboardInterrupt(), 130, "Interrupted."),
         (SystemExit(143), 143, "Terminated."),
     ],
@@ -131,6 +133,21 @@ def test_errors_are_two_lines_and_an_exit_code(
     assert err.splitlines()[0] == problem
     document = json.loads(out)
     assert (document["ok"], document["exit_code"], document["problem"]) == (False, code, problem)
+
+
+def test_an_interrupt_while_a_command_is_imported_is_told_like_any_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load() -> NoReturn:
+        raise KeyboardInterrupt
+
+    known = app.root()
+    known.commands["slow"] = app.Lazy("slow", "Import for long.", None, load)
+    monkeypatch.setattr(app, "root", lambda: known)
+    assert app.run(["slow", "--json"]) == 130
+    out, err = capsys.readouterr()
+    assert err.splitlines()[0] == "Interrupted."
+    assert (json.loads(out)["error"], json.loads(out)["exit_code"]) == ("Interrupted", 130)
 
 
 def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def test_the_demo_learns_beyond_the_interval_and_goes_on_from_what_is_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, one_thread: None
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    out = tmp_path / "demo"
+    out = tmp_path / "a demo"
     line = [
         "demo",
         "--out",
@@ -57,5 +58,8 @@ def test_the_demo_learns_beyond_the_interval_and_goes_on_from_what_is_there(
     assert app.run(line) == 0
     shown = capsys.readouterr().out
     assert f"trained (prototype, one linear layer) {100 * trained['accuracy']:.1f} ± " in " ".join(shown.split())
-    assert f"vfc extract --model image --checkpoint {out}/model --videos {out}/videos/" in shown
+    (pasted,) = (shlex.split(line) for line in shown.splitlines() if line.strip().startswith("vfc store inspect"))
+    assert app.run([*pasted[1:], "--progress", "none"]) == 0
+    assert first["store_digest"] in capsys.readouterr().out
+    assert f"vfc extract --model image --checkpoint '{out}/model' --videos '{out}/videos/" in shown
     assert open_store(out / "store").digest == first["store_digest"]

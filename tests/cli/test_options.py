@@ -183,6 +183,11 @@ def test_mistakes_in_the_file(tmp_path: Path, text: str | None, kind: type[VfcEr
     assert str(caught.value).replace(str(file), "FILE").startswith(message)
 
 
+def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"cannot be read: Is a directory\.\nGive the config\.json of an earlier run\."):
+        build(Work, {"store": "s"}, tmp_path)
+
+
 def test_help_shows_meaning_default_and_square_brackets() -> None:
     shown = " ".join(str(typed(["--help"])).split())
     assert "Taps of [T, N, D] tokens" in shown
