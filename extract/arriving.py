@@ -9,12 +9,14 @@ import functools
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar, cast
+
+from torch import Tensor
 
 from vfc.cache_schema.errors import RecordRejected
 from vfc.cache_schema.record import Json
@@ -167,7 +169,7 @@ def ready_visit(
     except Exception as error:
         return [lost(key, error, path) for key in visit.keys]
     asked, found = list[Asked](), list[Ready | Lost]()
-    leading = None
+    leading = list[Mapping[str, Tensor]]()
     if prompting is not None:
         for prompt in visit.prompts:
             try:
@@ -177,11 +179,11 @@ def ready_visit(
                 continue
             more = {**metadata, **told.metadata, "template": prompt.template}
             asked.append(Asked(visit.asked(prompt), told.tensors, more))
-        if visit.own and visit.leading and visit.leading not in [prompt.text for prompt in visit.prompts[:1]]:
-            with suppress(RecordRejected):  # then it is nobody's first prompt
-                leading = prompting(visit.leading).tensors
+        for text in visit.leading if visit.own else ():
+            with suppress(RecordRejected):  # then the video's own record does not come with it
+                leading.append(prompting(text).tensors)
     if visit.own or asked:
-        found.append(Ready(visit.key, tensors, metadata, path, visit.own, tuple(asked), leading))
+        found.append(Ready(visit.key, tensors, metadata, path, visit.own, tuple(asked), tuple(leading)))
     return found
 
 

@@ -44,8 +44,8 @@ class Asked:
 class Ready:
     """What a forward takes: tensors on the CPU, and what the record will remember.
 
-    `own`: whether the record `key` is wanted, and not only those of the prompts. `asked`: the prompts. `leading`: a
-    prompt that goes first though its record is not wanted, where the plan takes the video's own record from it.
+    `own`: whether the record `key` is wanted, and not only those of the prompts. `asked`: the prompts. `leading`: all
+    prompts, wanted or not, where the plan takes the video's own record from the first of them that fits.
     `stream`: where the video comes piece by piece; there are no tensors then, and it is the stream that remembers.
     """
 
@@ -55,7 +55,7 @@ class Ready:
     source: Path | None = None
     own: bool = True
     asked: tuple[Asked, ...] = ()
-    leading: Tensors | None = None
+    leading: tuple[Tensors, ...] = ()
     stream: Streamed | None = None
 
     @property
@@ -67,6 +67,12 @@ class Ready:
     def keys(self) -> tuple[Key, ...]:
         """Of the records that are wanted."""
         return (*((self.key,) if self.own else ()), *(one.key for one in self.asked))
+
+    @property
+    def in_front(self) -> tuple[Tensors, ...]:
+        """The first of `leading`, where it is not what is asked first anyway."""
+        same = bool(self.leading and self.asked) and self.asked[0].tensors is self.leading[0]
+        return () if same else self.leading[:1]
 
     @property
     def length(self) -> int:
@@ -96,7 +102,7 @@ def _encoded(backbone: Backbone, batch: Sequence[Ready]) -> list[Encoded]:
 
 
 def _prompted(backbone: PromptedBackbone, batch: Sequence[Ready]) -> list[Encoded]:
-    extra = [() if item.leading is None else (item.leading,) for item in batch]
+    extra = [item.in_front for item in batch]
     prompts = [(*first, *(one.tensors for one in item.asked)) for first, item in zip(extra, batch, strict=True)]
     made = backbone.encode_prompted([item.tensors for item in batch], prompts, visual=[item.own for item in batch])
     return [replace(one, prompted=one.prompted[len(first) :]) for first, one in zip(extra, made, strict=True)]
@@ -145,7 +151,8 @@ def forward(encode: Encode, batch: Sequence[Ready], carrier: Carrier | None = No
     except Exception as error:
         if len(batch) > 1 and not _fatal(error):
             return [made for item in batch for made in forward(encode, [item], carrier)]
-        if len(batch) == 1 and batch[0].asked and len(batch[0].keys) > 1 and isinstance(error, RecordRejected):
+        several = len(batch) == 1 and (len(batch[0].keys) > 1 or batch[0].leading)
+        if several and isinstance(error, RecordRejected):
             return _prompt_by_prompt(encode, batch[0], carrier)
         return [lost(key, error, item.source) for item in batch for key in item.keys]
 
@@ -164,14 +171,22 @@ def _prompt_by_prompt(encode: Encode, item: Ready, carrier: Carrier) -> list[Mad
     """Each prompt alone; the video's own record comes with the first that succeeds, else without any."""
     own = item.own
     found: list[Made | Lost] = []
+    for leading in item.leading:
+        alone = replace(item, asked=(), leading=(leading,))
+        try:
+            found += _records([alone], carrier.run(encode, [alone]))
+            own = False
+            break
+        except Exception as error:
+            lost(item.key, error, item.source)  # raises what ends the run
     for one in item.asked:
-        alone = replace(item, own=own, asked=(one,))
+        alone = replace(item, own=own, asked=(one,), leading=())
         try:
             found += _records([alone], carrier.run(encode, [alone]))
             own = False
         except Exception as error:
             found.append(lost(one.key, error, item.source))
-    return [*found, *(forward(encode, [replace(item, asked=(), leading=None)], carrier) if own else ())]
+    return [*found, *(forward(encode, [replace(item, asked=(), leading=())], carrier) if own else ())]
 
 
 def lost(key: Key, error: Exception, source: Path | None) -> Lost:

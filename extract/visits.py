@@ -18,14 +18,15 @@ from .views import View
 class Visit:
     """`own`: whether the video's own record is wanted. `prompts`: those whose records are.
 
-    `leading`: text of the prompt that the video's own record comes with under `--plan single`; else empty.
+    `leading`: texts of all prompts of the video under `--plan single`, where its own record comes with the first that
+    fits; else empty.
     """
 
     video: Video
     view: View
     own: bool
     prompts: tuple[Prompt, ...] = ()
-    leading: str = ""
+    leading: tuple[str, ...] = ()
 
     @property
     def key(self) -> Key:
@@ -57,14 +58,14 @@ def visits(
         views: Of each.
         questions: Asked about each.
         own: Whether videos have records of their own.
-        leading: Whether these come with the first prompt.
+        leading: Whether these come with the first prompt that fits.
     """
     views = tuple(views)
     for video in videos:
         prompts, lacking = questions.of(video)
         for view in views:
-            first = prompts[0].text if leading and prompts else ""
+            texts = tuple(prompt.text for prompt in prompts) if leading else ()
             if own or prompts:
-                yield Visit(video, view, own, prompts, first)
+                yield Visit(video, view, own, prompts, texts)
             for template, reason in lacking:
                 yield Lost(Key("prompted", video.name, view.number, template), reason, video.path)

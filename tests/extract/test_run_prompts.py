@@ -311,6 +311,22 @@ def test_a_prompt_that_is_too_long_costs_itself(run: Run) -> None:
     assert "positions; tiny-video-llava takes 1024" in summary.failed[0][1]
 
 
+def test_the_video_s_own_record_comes_with_the_first_prompt_that_fits_whenever_it_is_made(
+    run: Run, tmp_path: Path
+) -> None:
+    asked = {"plan": "single", "prompt_text": ("long=" + "Who? " * 1000, "fits=What is seen?", "also=Where?")}
+    whole = run(**asked)
+    assert (whole.done, len(whole.failed)) == (4 * 3, 4)
+    fits = contents(tmp_path / "store")
+    delete(tmp_path / "store", [Key("video", name) for name in NAMES[:2]])
+    delete(tmp_path / "store", [Key("prompted", name, 0, "also") for name in NAMES[1:3]])
+    again = run(**asked)
+    assert (again.done, again.failed) == (4, ())
+    assert contents(tmp_path / "store") == fits
+    retried = run(**asked, retry_failed=True)
+    assert (retried.done, len(retried.failed), retried.digest) == (0, 4, whole.digest)
+
+
 def test_a_bad_video_is_listed_for_every_record_and_mended(run: Run, root: Path, tmp_path: Path) -> None:
     folder = tmp_path / "clips" / "hug"
     folder.mkdir(parents=True)
