@@ -104,6 +104,9 @@ def report(config: ReportConfig, progress: Progress) -> Report:
     wanted = {folder.resolve() for folder in _folders(config.against)}
     references = [name for name, g in groups.items() if wanted & {run.folder.resolve() for run in g.runs}]
     pairs = [(a, b) for b in references for a in groups if a != b and _setup(groups[a]) == _setup(groups[b])]
+    for b in references:
+        if all(b != other for _, other in pairs):
+            progress.say(f"Nothing is compared with {b}: no other group has the same {', '.join(_SETUP)}.")
     return Report(groups, {(a, b): difference(groups[a], groups[b]) for a, b in pairs}, tuple(_of_tasks(groups)))
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vfc.cache_schema.annotations import Annotations
+from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.protocol import Episode, EpisodeList, EpisodeSpec
 from vfc.cache_schema.reader import StoreReader, open_store
@@ -81,6 +82,14 @@ class EvalConfig(ArraySettings, MeasureSettings):
             "choices": tuple(REPRESENTATIONS),
         },
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.representation is not None and self.metric in STREAM_METRICS and self.metric not in METRICS:
+            raise BadInput(
+                f"The metric {self.metric!r} takes the mean of whole streams; --representation changes nothing there.",
+                "Leave --representation out, or take --metric mean-cosine.",
+            )
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,9 @@ class Head(ClassifierHead):
         super().__init__(config, specs)
         frames, width = shared_width(specs, "mote")
         if frames > PLACES:
-            raise BadInput(f"mote takes up to {PLACES} frames; the store has {frames}.", "Extract with fewer --frames.")
+            raise BadInput(
+                f"mote takes up to {PLACES} frames; the store has {frames}.", "Extract with a smaller --num-frames."
+            )
         depth = config.layers or (4 if width <= 512 else 6)
         self._config, heads = config, max(1, width // 64)
         if width % heads:

@@ -175,6 +175,7 @@ def test_tokens_are_averaged_and_layers_chosen(make_store: MakeStore) -> None:
             BadInput,
             "compares sequences of frames; their mean has no order",
         ),
+        ({"metric": "dec-avg", "representation": "mean"}, BadInput, "takes the mean of whole streams"),
         ({"shot": 8}, BadInput, "has 8 videos"),
         ({"split": "tset"}, UnknownName, "no split 'tset'. Did you mean 'test'?"),
         ({"annotations": "defualt"}, UnknownName, "Did you mean 'default'?"),

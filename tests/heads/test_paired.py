@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from suites.motion_store import Told
 
 from vfc.cache_schema.errors import BadInput, MissingPath
 from vfc.cache_schema.progress import Silent
@@ -132,6 +133,11 @@ def test_groups_are_named_by_what_sets_them_apart(tmp_path: Path) -> None:
     # Only what was trained on as much is compared.
     assert len(found.differences) == 3
     assert all(a.partition("shots")[2][:2] == b.partition("shots")[2][:2] for a, b in found.differences)
+    told = Told()
+    alone = (tmp_path / "a4", tmp_path / "a2")
+    assert not report(ReportConfig(alone, against=alone[:1]), told).differences
+    (line,) = told.lines
+    assert line.startswith("Nothing is compared with a (shots 4): no other group has the same shots, protocol, way,")
 
 
 def test_runs_on_features_made_in_another_way_are_another_group(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_texts_of_another_space_are_refused() -> None:
 
 
 def test_what_mote_cannot_take_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"up to 77 frames; the store has 80.\nExtract with fewer --frames"):
+    with pytest.raises(BadInput, match=r"up to 77 frames; the store has 80.\nExtract with a smaller --num-frames"):
         mote.Head(mote.Config(), specs(16, frames=80))
     with pytest.raises(BadInput, match=r"cannot divide a width of 193 into 3 heads.\nTake another"):
         mote.Head(mote.Config(), specs(193))
