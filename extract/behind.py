@@ -58,6 +58,7 @@ class Behind:
 
     Errors of the thread are raised by the next `put`, or by `finish`. Records lost to errors that are not a decoder's
     are listed only once a record was kept: a bug that fails every video must not pass for a folder of bad videos.
+    What is refused by name (RecordRejected) is no bug where the store proves that the settings work.
     """
 
     def __init__(
@@ -154,7 +155,8 @@ class Behind:
             self._list(lost)
 
     def _lose(self, lost: Lost) -> None:
-        if lost.cause is None or self.kept:
+        refused = self._proven and isinstance(lost.cause, RecordRejected)
+        if lost.cause is None or self.kept or refused:
             self._list(lost)
             return
         self._suspects.append(lost)

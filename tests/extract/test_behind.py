@@ -174,6 +174,30 @@ def test_a_few_losses_beside_a_store_that_has_records_are_bad_luck(tmp_path: Pat
     assert listed(tmp_path) == {"odd"}
 
 
+def test_any_number_of_refused_records_beside_a_store_that_has_records_cost_themselves(tmp_path: Path) -> None:
+    writer = FakeWriter()
+    run = behind(writer, tmp_path, proven=True)
+    for i in range(2 * PATIENCE):
+        run.put(made(f"bad{i}"))
+        run.put(lost(f"long{i}", RecordRejected("A prompt is too long.", "Shorten it.")))
+    run.put(made("good"))
+    run.finish()
+    assert writer.names == ["good"]
+    assert len(listed(tmp_path)) == 4 * PATIENCE
+
+
+def test_a_bug_beside_a_store_that_has_records_stops_the_run(tmp_path: Path) -> None:
+    run = behind(FakeWriter(), tmp_path, proven=True)
+
+    def feed() -> None:
+        for i in range(1000):
+            run.put(lost(f"v{i}", TypeError("a bug")))
+
+    with pytest.raises(TypeError, match="a bug"):
+        feed()
+    assert listed(tmp_path) == set()
+
+
 def test_an_interrupted_run_does_not_judge(tmp_path: Path) -> None:
     run = behind(FakeWriter(), tmp_path)
     run.put(lost("odd", ValueError("one pixel")))
