@@ -165,7 +165,7 @@ def _of_system(error: OSError) -> VfcError | None:
         return Refused(f"The disk is full{where}.", "Make room and run the same line again; what was committed stays.")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return ReadOnlyTarget(f"{error.strerror}{where}.", "Give a place that you may write to, or change its mode.")
-    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG):
+    if error.errno in (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG):
         return BadInput(f"{error.strerror}{where}.", "Give a file where one is asked for, a folder where one is.")
     return None
 

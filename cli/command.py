@@ -19,6 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import typer
 from typer.core import TyperCommand
+from typer.exceptions import TyperException
 from typer.main import get_command
 
 from vfc.cache_schema.progress import Progress
@@ -46,6 +47,18 @@ class Manners:
         default=False,
         metadata={"help": "Print the settings as JSON and do nothing else", "panel": "Manners", "one_way": True},
     )
+
+
+class Parsed(TyperCommand):
+    """A command whose usage errors know whose help to name, also those that the parser raises before it knows."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments as typed, taken apart."""
+        try:
+            return super().parse_args(ctx, args)
+        except TyperException as error:
+            error.ctx = getattr(error, "ctx", None) or ctx  # type: ignore[attr-defined]
+            raise
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,8 @@ class Command(Generic[Config]):
         app = typer.Typer(add_completion=False, rich_markup_mode="rich", context_settings=HELP)
         text = "\n\n".join(part for part in (self.help, self.more) if part).replace("[", r"\[")
         example = self.example.replace("[", r"\[")
-        app.command(self.name.split()[-1], help=text, short_help=self.help, epilog=f"Example: {example}")(call)
+        name, end = self.name.split()[-1], f"Example: {example}"
+        app.command(name, cls=Parsed, help=text, short_help=self.help, epilog=end)(call)
         built = get_command(app)
         assert isinstance(built, TyperCommand)
         return built

@@ -250,7 +250,7 @@ def _from_file(known: Sequence[Flag], file: Path) -> Iterator[tuple[tuple[str, .
     def walk(values: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
         for key, value in values.items():
             here = (*path, key)
-            if here in groups and isinstance(value, dict):
+            if isinstance(value, dict) and (here in groups or not value):  # a part may have no settings of its own
                 yield from walk(value, here)
                 continue
             flag = by_path.get(here) or by_name.get(key)

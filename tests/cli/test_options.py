@@ -183,6 +183,23 @@ def test_mistakes_in_the_file(tmp_path: Path, text: str | None, kind: type[VfcEr
     assert str(caught.value).replace(str(file), "FILE").startswith(message)
 
 
+@dataclass(frozen=True)
+class Settingless:
+    """A head without settings of its own, as the linear probe."""
+
+
+@dataclass(frozen=True)
+class Training:
+    head: Settingless = Settingless()
+    model: Model = Model()
+
+
+def test_a_part_without_settings_comes_back_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"config": {"head": {}, "model": {"num_frames": 4}}}))
+    assert build(Training, {}, file) == Training(model=Model(num_frames=4))
+
+
 def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"cannot be read: Is a directory\.\nGive the config\.json of an earlier run\."):
         build(Work, {"store": "s"}, tmp_path)
