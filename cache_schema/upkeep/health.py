@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -202,13 +203,13 @@ def repair(root: Path, progress: Progress, *, drop: bool = False) -> Repair:
                 held.add(Part(folder).info.kind)
             progress.advance(note=folder.name if faults else "")
         after = catalog.current(root)
-    lost = [(key, found.info.order) for found in hit if not found.info.tombstone for key in found.lost]
+    lost = [one for found in hit if not found.info.tombstone for one in _in_doubt(found)]
     return Repair(
         path=str(root),
         damaged=(*(_told(found) for found in hit), *vanished),
         saved=kept,
         redo=tuple(sorted({*_still_missing(after, lost), *(key for part in vanished for key in part.keys)})),
-        unnamed=tuple(_unnamed(found) for found in hit if found.unnamed or not found.info.records),
+        unnamed=tuple(line for found in hit if (line := _unnamed(found))),
         quarantine="" if drop or not hit else str(root / "quarantine"),
         other=tuple(_other_faults(root, held)),
     )
@@ -239,6 +240,17 @@ def _take_out(root: Path, folder: Path, drop: bool) -> None:
     sync_folder(root / "parts")
 
 
+def _in_doubt(found: Remains) -> list[tuple[Key, tuple[int, str]]]:
+    """The keys of a damaged part that may be missing now, and how old its records are.
+
+    Where that cannot be read, even what is whole may stand before a deletion that it stood behind: all of its keys
+    count as younger than any.
+    """
+    if found.dated:
+        return [(key, found.info.order) for key in found.lost]
+    return [(key, (sys.maxsize, "")) for key in found.keys if key is not None]
+
+
 def _still_missing(after: catalog.Catalog, lost: list[tuple[Key, tuple[int, str]]]) -> list[Key]:
     """Of the keys that were lost with a part of some age, those that no part holds and none has deleted since."""
     deleted: dict[bytes, tuple[int, str]] = {}
@@ -255,6 +267,12 @@ def _still_missing(after: catalog.Catalog, lost: list[tuple[Key, tuple[int, str]
 
 
 def _unnamed(found: Remains) -> str:
-    if found.info.tombstone:
-        return f"{found.info.name}: the names of {found.unnamed} deleted records; they may show again"
-    return f"{found.info.name}: part of {found.unnamed or 'an unknown number of'} unnamed records"
+    """What of a damaged part is lost and cannot be named, or nothing."""
+    info = found.info
+    if info.tombstone and found.unnamed:
+        return f"{info.name}: the names of {found.unnamed} deleted records; they may show again"
+    if info.tombstone and not found.dated:
+        return f"{info.name}: when {info.records} records were deleted; they may show again"
+    if found.unnamed or not info.records:
+        return f"{info.name}: part of {found.unnamed or 'an unknown number of'} unnamed records"
+    return ""

@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 class Remains:
     """A damaged part: who it was, what is wrong, its keys by row (None where unknown), the rows that are whole.
 
-    A tombstone is whole where its keys are known.
+    A tombstone is whole where its keys are known. `dated`: whether it is known when the part was committed.
     """
 
     folder: Path
@@ -37,6 +37,7 @@ class Remains:
     intact: tuple[int, ...]
     table: Mapping[str, Array]
     arrays: tuple[StoredArray, ...]
+    dated: bool
 
     @property
     def lost(self) -> tuple[Key, ...]:
@@ -81,21 +82,23 @@ def remains(
     table = _unpacked(raw) if len(raw) and checksum(raw) == wanted else {}
     known = next((info for info in saved.parts if info.name == folder.name), None) if saved else None
     keys = _keys(table) or _from_catalog(folder.name, saved) or _keys(_unpacked(raw))
-    info = _info(folder.name, attributes, keys, table, known)
+    info = _info(folder.name, attributes, keys, table or _unpacked(raw), known)
+    dated = known is not None or "tombstone" in attributes
     named = (*keys, *[None] * (info.records - len(keys)))
     if info.tombstone:
         intact = tuple(range(info.records)) if all(named) else ()
-        return Remains(folder, info, tuple(faults), named, intact, table, ())
+        return Remains(folder, info, tuple(faults), named, intact, table, (), dated)
     arrays = stored_arrays(kinds[info.kind]) if info.kind in kinds else ()
     if not table or not arrays:
-        return Remains(folder, info, tuple(faults), named, (), {}, arrays)
+        return Remains(folder, info, tuple(faults), named, (), {}, arrays, dated)
     whole = np.ones(info.records, bool)
     for array in arrays:
         data, crcs = _read(folder, array), table[f"crc32c/{array.name}"].tolist()
         for row in np.flatnonzero(whole).tolist():
             bounds = _bounds(table, array, row)
             whole[row] = bounds.stop <= len(data) and checksum(data[bounds]) == crcs[row]
-    return Remains(folder, info, tuple(faults), named, tuple(np.flatnonzero(whole).tolist()), table, arrays)
+    intact = tuple(np.flatnonzero(whole).tolist())
+    return Remains(folder, info, tuple(faults), named, intact, table, arrays, dated)
 
 
 def _attributes(folder: Path) -> dict[str, Any]:
@@ -129,7 +132,8 @@ def _info(
         return known
     kind = next((key.kind for key in keys if key is not None), str(attributes.get("kind", "")))
     records = len(keys) or int(attributes.get("records", 0))
-    tombstone = not any(column.startswith("crc32c/") for column in table) if table else False
+    bare = bool(table) and not any(column.startswith("crc32c/") for column in table)
+    tombstone = bool(attributes.get("tombstone", bare))
     # A stamp that cannot be read sorts first: a record must not come back that was deleted later.
     return PartInfo(name, kind, records, int(attributes.get("committed_ns", 1)), tombstone)
 

@@ -357,3 +357,27 @@ def test_a_store_that_does_not_say_what_arrays_it_has(store: Path, hit: bool) ->
     assert sorted(path.name for path in (store / "parts").iterdir()) == before
     (store / "away").rename(store / "kinds" / "video.json")
     assert len(repair(store, QUIET).redo) == hit
+
+
+@pytest.mark.parametrize("how", ["stamp", "file"])
+def test_a_part_of_unknown_age_without_a_catalog_is_not_passed_over(store: Path, how: str) -> None:
+    def hit(part: Path) -> None:
+        data = (part / "zarr.json").read_bytes()
+        earlier = data.replace(b'"committed_ns":1', b'"committed_ns":0')
+        (part / "zarr.json").write_bytes(earlier if how == "stamp" else b"{")
+        (store / "catalog.bin").unlink()
+
+    with StoreWriter(store, RECIPE, worker="late") as writer:
+        writer.add(record(1))  # behind the tombstone of its first version
+    hit(next((store / "parts").glob("late-*")))
+    done = repair(store, QUIET)
+    assert record(1).key not in open_store(store)
+    assert done.redo == (record(1).key,)
+    redone(store, done.redo)
+    with StoreWriter(store, RECIPE, worker="gone") as writer:
+        writer.delete([record(3).key])
+    tombstone = next((store / "parts").glob("gone-*"))
+    hit(tombstone)
+    done = repair(store, QUIET)
+    assert record(3).key in open_store(store)
+    assert done.unnamed == (f"{tombstone.name}: when 1 records were deleted; they may show again",)
