@@ -29,14 +29,14 @@ def chosen_mode(mode: Mode | None, device: torch.device) -> Mode:
 
 
 def chosen_device(name: str | None, local_rank: int = 0) -> torch.device:
-    """The device asked for; None takes a GPU where there is one, each rank its own, else the CPU.
+    """The device asked for; None takes a GPU where there is one, else the CPU. A GPU without a number: each rank its own.
 
     Raises:
         BadInput: a name torch does not know, or a GPU that is not there.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name is None:
-        return torch.device("cuda", local_rank % count) if count else torch.device("cpu")
+        name = "cuda" if count else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -46,7 +46,7 @@ def chosen_device(name: str | None, local_rank: int = 0) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count:
         there = f"there are {count}, cuda:0 to cuda:{count - 1}" if count else "torch sees none here"
         raise BadInput(f"--device {name} asks for a GPU, but {there}.", "Leave --device out, or give --device cpu.")
-    return device
+    return torch.device("cuda", local_rank % count) if device == torch.device("cuda") else device
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.record import Key
 from vfc.extract.launch import Place, place
+from vfc.extract.numerics import chosen_device
 
 
 def test_one_process_owns_everything_and_says_nothing() -> None:
@@ -100,3 +102,15 @@ def test_an_environment_that_contradicts_itself_is_an_error(env: dict[str, str],
 def test_half_a_pair_or_an_impossible_rank_is_an_error(rank: int | None, world: int | None) -> None:
     with pytest.raises(BadInput, match="Give both --rank and --world-size"):
         place(rank, world, {})
+
+
+@pytest.mark.parametrize("name", [None, "cuda"])
+def test_each_rank_takes_a_gpu_of_its_own_unless_one_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    assert chosen_device("cpu", 3) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [chosen_device(name, rank).index for rank in range(4)] == [0, 1, 0, 1]
+    assert [chosen_device("cuda:1", rank).index for rank in range(4)] == [1, 1, 1, 1]
+    assert chosen_device("cuda:0", 1).index == 0
