@@ -16,10 +16,11 @@ from pathlib import Path
 from vfc.cache_schema import catalog
 from vfc.cache_schema.disk import make_folder
 from vfc.cache_schema.dtypes import stored_arrays
-from vfc.cache_schema.errors import Damaged, RecordRejected
+from vfc.cache_schema.errors import BadInput, Damaged, RecordRejected
 from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.publish import replace_file, writing
 from vfc.cache_schema.reader import StoreReader, open_store
+from vfc.cache_schema.recipe import digest
 from vfc.cache_schema.record import ArraySpec, Json, Key
 from vfc.cache_schema.upkeep.stored import StoredPart, live_rows
 
@@ -118,7 +119,11 @@ def _begin(reader: StoreReader, out: Path, form: str, kinds: Mapping[str, Sequen
         make_folder(out)
         replace_file(out / BEGUN, json.dumps(wanted, indent=1, ensure_ascii=False).encode())
         return _Begun({}, set())
-    require_same(json.loads((out / BEGUN).read_bytes()), wanted, out)
+    try:
+        begun = dict(json.loads((out / BEGUN).read_bytes()))
+    except (ValueError, TypeError):
+        raise BadInput(f"{out / BEGUN} is not as the export left it.", "Give --out a new path.") from None
+    require_same(begun, wanted, out)
     rows = read_index(out)
     require_held(list(rows), reader, out)
     listed = (out / INDEX).read_bytes() if (out / INDEX).is_file() else b""
@@ -140,7 +145,8 @@ def _finish(reader: StoreReader, out: Path, about: Mapping[str, Json]) -> None:
     """Annotations as they are now; the description last."""
     for path in sorted((reader.root / "annotations").glob("*.jsonl")):
         replace_file(out / "annotations" / path.name, path.read_bytes())
-    replace_file(out / ABOUT, json.dumps(about, indent=1, ensure_ascii=False).encode())
+    told = {**about, "digest": digest(dict(about))}
+    replace_file(out / ABOUT, json.dumps(told, indent=1, ensure_ascii=False).encode())
 
 
 def _records(

@@ -17,7 +17,7 @@ from vfc.cache_schema.annotations import Annotation, Annotations, read_annotatio
 from vfc.cache_schema.dtypes import StoredArray, stored_arrays
 from vfc.cache_schema.errors import BadInput, RecordRejected
 from vfc.cache_schema.layout import checksum
-from vfc.cache_schema.recipe import canonical
+from vfc.cache_schema.recipe import Recipe, canonical, digest
 from vfc.cache_schema.record import ArraySpec, Json, Key
 
 from .archives import HDF5, tensors_in
@@ -89,17 +89,12 @@ def exported(place: Path) -> Exported:
     """Open an export.
 
     Raises:
-        BadInput: it did not finish, its index was changed since, or it points at files that are not there.
+        BadInput: it did not finish, its description or index was changed since, or it points at files that are not
+            there.
     """
     if not place.is_dir():
         return _from_hdf5(place)
-    try:
-        about = json.loads((place / ABOUT).read_bytes())
-    except FileNotFoundError:
-        raise BadInput(
-            f"{place} is an export that did not finish.", "Run `vfc store export` again: it goes on."
-        ) from None
-    kinds = {kind: tuple(map(ArraySpec.from_json, specs)) for kind, specs in about["kinds"].items()}
+    about, kinds = _described(place)
     rows = read_index(place)
     # Exports of earlier versions do not tell.
     if about.get("index_digest", index_digest(rows)) != index_digest(rows):
@@ -110,6 +105,24 @@ def exported(place: Path) -> Exported:
     records = [returned(place, row, kinds[row["kind"]]) for row in rows.values()]
     sets = {path.stem: read_annotations(path) for path in sorted((place / "annotations").glob("*.jsonl"))}
     return Exported(about, records, sets)
+
+
+def _described(place: Path) -> tuple[dict[str, Any], dict[str, tuple[ArraySpec, ...]]]:
+    """The description of a finished export in a folder, and its kinds."""
+    try:
+        about = json.loads((place / ABOUT).read_bytes())
+        told = about.pop("digest", "")  # exports of earlier versions have none
+        if told in ("", digest(about)) and Recipe(about["recipe"]).digest == about["recipe_digest"]:
+            return about, {kind: tuple(map(ArraySpec.from_json, specs)) for kind, specs in about["kinds"].items()}
+    except FileNotFoundError:
+        raise BadInput(
+            f"{place} is an export that did not finish.", "Run `vfc store export` again: it goes on."
+        ) from None
+    except (ValueError, LookupError, TypeError, AttributeError):
+        pass
+    raise BadInput(
+        f"{place / ABOUT} is not as the export left it.", "Fetch that file again, or run `vfc store export` again."
+    )
 
 
 def read_index(place: Path) -> dict[Key, dict[str, Any]]:

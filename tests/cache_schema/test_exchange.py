@@ -457,3 +457,32 @@ def test_hdf5_paths_are_those_asked_for_the_last_time(root: Path, tmp_path: Path
         with h5py.File(tmp_path / "x.h5", "r") as file:
             assert Path(file["video/single"].external[0][0]).is_absolute() == absolute
     assert done.present == 9
+
+
+def test_a_changed_description_is_refused(root: Path, tmp_path: Path) -> None:
+    out = exported(root, tmp_path, "npy", arrays=["single"])
+    for name, use, said in (
+        (
+            "store.json",
+            lambda: import_features(out, tmp_path / "back", ImportOptions(), QUIET),
+            r"store\.json is not as",
+        ),
+        (
+            "export.json",
+            lambda: export(root, out, "npy", QUIET, arrays=["single"]),
+            r"export\.json is not as|differs in",
+        ),
+    ):
+        data = (out / name).read_bytes()
+        told = len(data.partition(b'"digest"')[0])  # a hit there takes only the checksum itself away
+        for at in [i for i in range(told) if data[i : i + 1].strip()][::5]:
+            (out / name).write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 5]) + data[at + 1 :])
+            with pytest.raises(BadInput, match=said):
+                use()
+        (out / name).write_bytes(data)
+    assert not (tmp_path / "back").exists()
+    # Exports of earlier versions tell less.
+    about = json.loads((out / "store.json").read_bytes())
+    del about["digest"], about["index_digest"]
+    (out / "store.json").write_text(json.dumps(about))
+    assert import_features(out, tmp_path / "back", ImportOptions(), QUIET).added == 8
