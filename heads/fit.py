@@ -71,8 +71,9 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
             "Start one process per head or seed, each with its own GPU in CUDA_VISIBLE_DEVICES.",
         )
     prepared = kind.prepare(task, config, method.Head, head, accelerator.device, progress)
-    settings = settings_of(name, task, head, config, prepared)
     settled = method.Head.settled(head, prepared)
+    identity = {**prepared.identity, **method.Head.identity(settled)}
+    settings = settings_of(name, task, head, config, identity, prepared.recipe)
     folder = config.out or Path("runs") / f"{name}-{digest(identity_of(settings))[:8]}"
     refuse_other(folder, settings)
     finished = read_rows(folder / "results.jsonl")
@@ -90,7 +91,7 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
         claim(folder, settings)  # after all that may refuse the settings: a mended line can take the same folder
         run = _Run(folder, module, prepared, steady, accelerator)
         notes: list[Json] = [*module.notes]
-        row = {"head": name, "seed": config.seed, **prepared.identity, **run.to_end(progress), "notes": notes}
+        row = {"head": name, "seed": config.seed, **identity, **run.to_end(progress), "notes": notes}
     result = TrainResult(folder, row, kind)
     title = f"{name} on {getattr(task, 'cache', '')}"
     pictures: list[str] = kind.pictures(row) if hasattr(kind, "pictures") else []

@@ -48,6 +48,11 @@ class Head(nn.Module, ABC):
         """The settings the head is made with: `config`, and with it what the head reads of the task's store itself."""
         return config
 
+    @classmethod
+    def identity(cls, settled: Any) -> Mapping[str, Json]:
+        """Digests of what `settled` read beside the task's data, as in `Task.identity`."""
+        return {}
+
     def meet(self, task: Any) -> None:
         """Told once, when the head is made: its task, for what is neither a setting nor in a batch."""
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from vfc.cache_schema.errors import Damaged, MissingPath, RecipeMismatch
 from vfc.cache_schema.publish import replace_file
 from vfc.cache_schema.recipe import Recipe
+from vfc.cache_schema.record import Json
 
-from .head import Task, TrainConfig
+from .head import TrainConfig
 from .report import lines_of, read_rows
 
 _CIRCUMSTANCES: Final = {"task": ("cache", "labels", "resident"), "train": ("out", "device")}
@@ -29,12 +30,13 @@ _ITEM_FILE: Final = "predictions.jsonl"
 _SETTINGS_FILE: Final = "config.json"
 
 
-def settings_of(name: str, task: Any, head: Any, config: TrainConfig, prepared: Task) -> dict[str, Any]:
+def settings_of(
+    name: str, task: Any, head: Any, config: TrainConfig, identity: Mapping[str, Json], recipe: Mapping[str, Json]
+) -> dict[str, Any]:
     """Everything a run is begun with, as kept in config.json (`config` can be given back with --config)."""
     parts = {"task": task, "head": head, "train": config}
     plain = {part: json.loads(json.dumps(dataclasses.asdict(value), default=str)) for part, value in parts.items()}
-    recipe = dict(prepared.recipe)
-    return {"head": name, "config": plain, "data": dict(prepared.identity), "recipe": recipe}
+    return {"head": name, "config": plain, "data": dict(identity), "recipe": dict(recipe)}
 
 
 def identity_of(settings: Mapping[str, Any]) -> dict[str, Any]:

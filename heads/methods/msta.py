@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from vfc.cache_schema.errors import BadInput
 from vfc.cache_schema.reader import open_store
-from vfc.cache_schema.record import ArraySpec
+from vfc.cache_schema.record import ArraySpec, Json
 from vfc.cache_schema.tail import check_tail
 from vfc.heads.head import TrainConfig, require
 from vfc.heads.msta.adapter import consistency
@@ -95,6 +95,12 @@ class Head(ClassifierHead):
         return Settled(
             **{f.name: getattr(config, f.name) for f in fields(Config)} | {"tail": tail}, described=described
         )
+
+    @classmethod
+    def identity(cls, settled: Config) -> Mapping[str, Json]:
+        """The sentences: another file under the same name makes another run."""
+        described: Described | None = getattr(settled, "described", None)
+        return {} if described is None else {"descriptions_digest": described.digest}
 
     def __init__(self, config: Config, specs: Mapping[str, ArraySpec]) -> None:
         super().__init__(config, specs)

@@ -13,7 +13,8 @@ from vfc.cache_schema.annotations.lists import spelling
 from vfc.cache_schema.errors import BadInput, MissingRecord
 from vfc.cache_schema.protocol.descriptions import Descriptions, read_descriptions
 from vfc.cache_schema.reader import StoreReader
-from vfc.cache_schema.record import Key
+from vfc.cache_schema.recipe import digest
+from vfc.cache_schema.record import Json, Key
 
 from .settings import Part
 
@@ -22,12 +23,14 @@ from .settings import Part
 class Described:
     """`values [I, P, E]`: for each class id the mean embedding of its sentences in each of P files.
 
-    `names`: what the ids stand for; empty where they count the classes that are trained on. `count`: N of the files.
+    `names`: what the ids stand for; empty where they count the classes that are trained on. `count`: N of the files;
+    `digest`: of their sentences, and of `names`.
     """
 
     values: Tensor
     names: tuple[str, ...]
     count: int
+    digest: str
     notes: tuple[str, ...] = ()
 
     def of(self, classes: Sequence[str]) -> Tensor:
@@ -62,15 +65,22 @@ def read_described(
         )
     files = [paths[place] for place in wanted]
     read = [read_descriptions(path) for path in files]
-    names = _names(files[0], read[0], ordered, trained)
+    names = [_names(path, found, ordered, trained) for path, found in zip(files, read, strict=True)]
     if len({len(found.sentences) for found in read}) > 1:
         raise BadInput(
             " and ".join(f"{path} describes {len(f.sentences)} classes" for path, f in zip(files, read, strict=True))
             + ".",
             "Give two files about the same classes.",
         )
+    if len({tuple(map(spelling, told or trained)) for told in names}) > 1:
+        raise BadInput(
+            f"An id stands for one class in {files[0]} and for another in {files[1]}.",
+            "Give two files about the same classes in the same order, as `vfc describe` writes them.",
+        )
     values = torch.stack([_means(reader, path, found, hint) for path, found in zip(files, read, strict=True)], dim=1)
-    return Described(values, names, read[0].count, _uneven(files, read))
+    sentences: list[Json] = [[[*lines] for lines in found.sentences.values()] for found in read]
+    told = digest([[*names[0]], *sentences])
+    return Described(values, names[0], read[0].count, told, _uneven(files, read))
 
 
 def _names(path: Path, found: Descriptions, ordered: Sequence[str], trained: Sequence[str]) -> tuple[str, ...]:

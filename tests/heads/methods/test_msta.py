@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vfc.cache_schema.annotations import Annotation, Annotations, write_annotations
-from vfc.cache_schema.errors import BadInput, Damaged, MissingRecord, UnknownName
+from vfc.cache_schema.errors import BadInput, Damaged, MissingRecord, RecipeMismatch, UnknownName
 from vfc.cache_schema.progress import Silent
 from vfc.cache_schema.protocol.descriptions import write_descriptions
 from vfc.cache_schema.recipe import Recipe
@@ -308,6 +308,29 @@ def test_descriptions_are_found_by_the_class_list_or_by_their_own_header(tmp_pat
 def _listed(task: Any) -> Any:
     task.class_list = ("wave", "kick", "point")
     return task
+
+
+@pytest.mark.usefixtures("_sums_are_not_asked")
+def test_other_sentences_under_the_same_name_are_another_run(tmp_path: Path) -> None:
+    root = in_store(tmp_path, lines=LINES)
+    about: dict[str, Any] = {"classes": [*NAMES]}
+    config = replace(SMALL, descriptions=described(tmp_path, NAMES, about))
+    row = run(root, config, template=("video",))
+    assert run(root, config, template=("video",)) == row  # finished: shown again
+    write_descriptions(config.descriptions[0], {i: [f"s two of {name}"] for i, name in enumerate(NAMES)}, about)
+    with pytest.raises(RecipeMismatch, match=r"data\.descriptions_digest: .* there, .* asked"):
+        run(root, config, template=("video",))
+
+
+@pytest.mark.usefixtures("_sums_are_not_asked")
+def test_two_files_with_other_classes_under_an_id_are_refused(tmp_path: Path) -> None:
+    root = in_store(tmp_path, lines=LINES)
+    files = described(tmp_path, NAMES, {"classes": [*NAMES]})
+    turned = NAMES[::-1]
+    lists = {i: [f"t one of {name}", f"t two of {name}"] for i, name in enumerate(turned)}
+    write_descriptions(files[1], lists, {"classes": [*turned]})
+    with pytest.raises(BadInput, match=r"^An id stands for one class in .*s\.json and for another in .*t\.json"):
+        run(root, replace(SMALL, descriptions=files), template=("video",))
 
 
 @pytest.mark.usefixtures("_sums_are_not_asked")
