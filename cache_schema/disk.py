@@ -25,6 +25,7 @@ from typing import Final, cast
 import numpy as np
 import numpy.typing as npt
 
+from .errors import BadInput
 from .publish import writing
 
 fcntl: ModuleType | None
@@ -37,15 +38,26 @@ _LEFTOVER_SECONDS: Final = 3600.0
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder, its parents too, unless it is there."""
+    """Create a folder, its parents too, unless it is there.
+
+    Raises:
+        BadInput: A file, or a link that leads nowhere, stands in its place or above it.
+        Refused, ReadOnlyTarget: See `publish.writing`.
+    """
     with writing(path):
         missing = []
         while not path.is_dir():
             missing.append(path)
             path = path.parent
         for folder in reversed(missing):
-            with contextlib.suppress(FileExistsError):
+            try:
                 os.mkdir(folder)
+            except (FileExistsError, NotADirectoryError):
+                if not folder.is_dir():
+                    raise BadInput(
+                        f"The folder {folder} cannot be made: a file, or a link that leads nowhere, is in the way.",
+                        "Give another path.",
+                    ) from None
 
 
 class NewFile:

@@ -223,9 +223,10 @@ def load(store_root: Path, name_or_file: str = "default") -> Annotations:
         UnknownName: the store has none of this name; those it has are listed.
         MissingPath, BadInput: see `read_annotations`.
     """
-    folders = [store_root / "annotations"]
-    if store_root.resolve().parent.name == "derived" and (store_root.resolve().parent.parent / "zarr.json").is_file():
-        folders.append(store_root.resolve().parent.parent / "annotations")
+    folders, store = [store_root / "annotations"], store_root.resolve()
+    while store.parent.name == "derived" and (store.parent.parent / "zarr.json").is_file():
+        store = store.parent.parent
+        folders.append(store / "annotations")
     for folder in folders:
         if (folder / f"{name_or_file}.jsonl").is_file():
             return read_annotations(folder / f"{name_or_file}.jsonl")

@@ -129,6 +129,8 @@ def test_a_store_in_a_folder_called_derived_does_not_take_what_lies_beside_it_fo
         load(tmp_path / "derived" / "s")
     (tmp_path / "zarr.json").touch()
     assert load(tmp_path / "derived" / "s") == videos({"a": 1})
+    (tmp_path / "derived" / "s" / "zarr.json").touch()
+    assert load(tmp_path / "derived" / "s" / "derived" / "t") == videos({"a": 1})
 
 
 def test_splits_and_labels() -> None:

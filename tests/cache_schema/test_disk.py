@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfc.cache_schema import Refused, disk
+from vfc.cache_schema import BadInput, Refused, disk
 from vfc.cache_schema.disk import Claim, NewFile, clear_stale, make_folder, rename
 
 UNIT = 2 << 20
@@ -115,6 +115,14 @@ def test_where_folders_cannot_be_locked_nothing_is_cleared(tmp_path: Path, monke
     claim.release()
     assert clear_stale(tmp_path) == 0
     assert claim.path.is_dir()
+
+
+def test_a_folder_that_something_else_stands_in_the_way_of(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "file/a/b", "link", "link/a"):
+        with pytest.raises(BadInput, match=r"The folder .* cannot be made: a file, or a link .*\nGive another path"):
+            make_folder(tmp_path / name)
 
 
 def test_folders_and_names(tmp_path: Path) -> None:
