@@ -29,7 +29,7 @@ def chosen_mode(mode: Mode | None, device: torch.device) -> Mode:
 
 
 def chosen_device(name: str | None, local_rank: int = 0) -> torch.device:
-    """The device asked for; None takes a GPU where there is one, else the CPU. A GPU without a number: each rank its own.
+    """The device asked for; None takes a GPU where there is one, else the CPU. Without a number: to each rank its own.
 
     Raises:
         BadInput: a name torch does not know, or a GPU that is not there.
