@@ -7,9 +7,8 @@ slower than torch's): bf16 lies as uint16 and is reinterpreted, int8 is multipli
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from typing import Final, Literal, cast
 
@@ -22,11 +21,11 @@ from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.record import FEATURE_DTYPES, ArraySpec, Key
 
 from .ahead import Placement, stream
+from .memory import placed
 
 Resident = Literal["auto", "ram", "device", "off"]
 STORED: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
 _LOAD_BYTES: Final = 64 << 20
-_SHARE_OF_MEMORY: Final = 0.5
 
 
 def choose_array(
@@ -140,10 +139,7 @@ class Features:
                 yield plan, found[""]
 
     def _place(self) -> Placement:
-        wanted = len(self) * math.prod(self._shape) * (4 if self._pool else self._dtype.itemsize)
-        if self._device.type == "cuda" and wanted <= share_of_memory() * torch.cuda.mem_get_info(self._device)[0]:
-            return "device"
-        return "ram" if wanted <= share_of_memory() * available_memory() else "off"
+        return placed(len(self) * math.prod(self._shape) * (4 if self._pool else self._dtype.itemsize), self._device)
 
     def _scales(self) -> Tensor | None:
         if self._stored.dtype != "int8":
@@ -240,17 +236,3 @@ def finite(values: Tensor, index: Tensor, name: Callable[[int], str]) -> None:
             f"{name(place)} holds values that are no numbers (NaN or infinite).",
             "See what else is wrong with `vfc store verify`; extract it again, or leave it out of --annotations.",
         )
-
-
-def share_of_memory() -> float:
-    """The part of the free memory that one array may fill."""
-    return _SHARE_OF_MEMORY
-
-
-def available_memory() -> int:
-    """Bytes of free memory, by the system's own count."""
-    with suppress(OSError, ValueError):
-        with open("/proc/meminfo", encoding="ascii") as file:
-            fields = dict(line.split(":", 1) for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

@@ -17,7 +17,8 @@ from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.record import FEATURE_DTYPES, ArraySpec, Key
 
 from .ahead import Placement
-from .serve import STORED, Resident, as_float, available_memory, finite, share_of_memory
+from .memory import placed
+from .serve import STORED, Resident, as_float, finite
 
 KNOWN: Final = "known"
 NO_TEXT: Final = "none"
@@ -164,10 +165,7 @@ class Texts:
         return self._masked(values, index)
 
     def _place(self) -> Placement:
-        wanted = len(self) * self.longest * self.width * self._dtype.itemsize
-        if self._device.type == "cuda" and wanted <= share_of_memory() * torch.cuda.mem_get_info(self._device)[0]:
-            return "device"
-        return "ram" if wanted <= share_of_memory() * available_memory() else "off"
+        return placed(len(self) * self.longest * self.width * self._dtype.itemsize, self._device)
 
     def _buffer(self, count: int) -> Tensor:
         shape = (count, self.longest, self.width)

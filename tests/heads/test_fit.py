@@ -110,7 +110,7 @@ def test_served_from_disk_gives_the_same_numbers(
     task: fewshot.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ram = train("prototype", task, prototype.Config(), replace(QUICK, out=tmp_path / "ram"), Silent())
-    monkeypatch.setattr("vfc.heads.serve.available_memory", lambda: 0)
+    monkeypatch.setattr("vfc.heads.memory.available_memory", lambda: 0)
     disk = train("prototype", task, prototype.Config(), replace(QUICK, out=tmp_path / "disk"), Silent())
     assert strip(disk.row) == strip(ram.row)
 

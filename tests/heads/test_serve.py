@@ -82,9 +82,9 @@ def test_a_store_that_fits_is_resident(tmp_path: Path, monkeypatch: pytest.Monke
     root, spec = store(tmp_path / "s", "fp16", (3, 5), count=9)  # 9 * 15 * 2 = 270 bytes
     with open_store(root) as reader:
         keys = reader.keys("video")
-        monkeypatch.setattr("vfc.heads.serve.available_memory", lambda: 540)
+        monkeypatch.setattr("vfc.heads.memory.available_memory", lambda: 540)
         assert Features(reader, keys, spec, device=CPU).placement == "ram"
-        monkeypatch.setattr("vfc.heads.serve.available_memory", lambda: 538)
+        monkeypatch.setattr("vfc.heads.memory.available_memory", lambda: 538)
         assert Features(reader, keys, spec, device=CPU).placement == "off"
 
 

@@ -15,7 +15,8 @@ from vfc.cache_schema.errors import BadInput, UnknownName, unknown_name
 from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.record import FEATURE_DTYPES, ArraySpec, Key
 from vfc.heads.ahead import Placement
-from vfc.heads.serve import STORED, Resident, as_float, available_memory, finite, share_of_memory
+from vfc.heads.memory import placed
+from vfc.heads.serve import STORED, Resident, as_float, finite
 
 from .segments import Ids
 from .truth import Truth
@@ -162,10 +163,7 @@ class Sequences:
         return ids[:covered]
 
     def _place(self, rows: int) -> Placement:
-        wanted = rows * self.width * STORED[self._array.dtype].itemsize
-        if self._device.type == "cuda" and wanted <= share_of_memory() * torch.cuda.mem_get_info(self._device)[0]:
-            return "device"
-        return "ram" if wanted <= share_of_memory() * available_memory() else "off"
+        return placed(rows * self.width * STORED[self._array.dtype].itemsize, self._device)
 
 
 def _span(frames: Ids, every: int) -> tuple[int, int, int]:
