@@ -104,6 +104,11 @@ class Described:
         """As a person reads it."""
         told = [f"{self.written} lists of sentences written, {self.there} were there."]
         told += [f"Too little was said of {name}: {why}" for name, why in self.failed.items()]
+        if self.failed:
+            return [
+                *told,
+                "Next: more --tries or --new-tokens, or another --checkpoint; into another --out, for these are its settings.",
+            ]
         spatial, temporal = self.files
         told += [
             "Put their embeddings into a store by running its extract line again, once per file, with:",

@@ -10,7 +10,7 @@ from zlib import crc32
 
 import numpy as np
 
-from vfc.cache_schema.errors import BadInput
+from vfc.cache_schema.errors import BadInput, unknown_name
 
 from .lists import class_list, class_lists, matching_lists, spelling
 from .rows import SPLITS, Annotations, source
@@ -40,6 +40,8 @@ def with_class_split(
         parts = _parts(labels, np.random.default_rng(_seed(seed)))
         how = f"Classes split 60/20/20 at random (seed {seed})"
     else:
+        if chosen not in class_lists():
+            raise unknown_name("class list", chosen, [*class_lists(), "seeded"])
         wanted = {spelling(name): split for split, names in class_list(chosen).items() for name in names}
         outside = [label for label in labels if spelling(label) not in wanted]
         if outside:
@@ -121,9 +123,11 @@ def _checked(annotations: Annotations, way: int, splits: Iterable[str], how: str
     narrow = [split for split in counts if counts[split] < way]
     if narrow:
         counted = ", ".join(f"{split} {count}" for split, count in counts.items())
+        largest = min(counts.values())
+        untrained = " To score all classes with nothing trained: vfc eval --split all." if largest < 2 else ""
         raise BadInput(
             f"--way {way} needs {way} classes in every split; {how[0].lower()}{how[1:]} there are: {counted}.",
-            f"The largest possible way is {min(counts.values())}; give --way, other --classes or other --annotations.",
+            f"The largest possible way is {largest}; give --way, other --classes or other --annotations.{untrained}",
         )
     return _said(annotations, how)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ def _compact(config: CompactConfig, progress: Progress) -> Outcome:
     from vfc.cache_schema.upkeep import compact
 
     _require(config.yes, "rewrites parts and drops duplicate and deleted records of", config.store, "inspect")
+    if not 0 < config.part_mb < math.inf:
+        raise BadInput(f"--part-mb is {config.part_mb:g}.", "--part-mb takes more than 0, such as 128.")
     done = compact(config.store, progress, part_bytes=int(config.part_mb * 1e6))
     text = (
         f"{done.path}: {count(done.records, 'record')} in {count(done.parts_after, 'part')} "

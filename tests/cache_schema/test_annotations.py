@@ -230,6 +230,10 @@ def test_a_matching_list_splits_the_classes() -> None:
         f"test 2 classes, 5 videos (annotations {split.digest[:12]})."
     )
     assert with_class_split(given_rows, "hmdb51-arn", seed=5, way=1)[0] == split
+    with pytest.raises(UnknownName, match=r"no class list 'seedd'\. Did you mean 'seeded'\?\nKnown: hmdb51-arn, "):
+        with_class_split(given_rows, "seedd", seed=0, way=1)
+    with pytest.raises(BadInput, match=r"possible way is 1; give .* nothing trained: vfc eval --split all"):
+        with_class_split(given_rows, None, seed=0, way=2)
 
 
 def test_a_seeded_split_is_60_20_20_of_the_classes() -> None:

@@ -147,6 +147,8 @@ def test_export_to_hdf5_points_at_the_store(root: Path, tmp_path: Path, capsys: 
         (["convert", "{root}", "--dtype", "bf16"], 2, "--out is missing."),
         (["export", "{root}", "--format", "hdf", "--out", "x"], 2, "There is no format 'hdf'. Did you mean 'hdf5'?"),
         (["materialize", "{root}", "--array", "frame", "--pool", "mean", "--name", "x"], 2, "Did you mean 'frames'?"),
+        (["compact", "{root}", "--yes", "--part-mb", "0"], 2, "--part-mb is 0."),
+        (["compact", "{root}", "--yes", "--part-mb", "nan"], 2, "--part-mb is nan."),
         (["merge", "--out", "x"], 2, "Missing argument 'STORE...'."),
         (["inspect", "{root}/none"], 2, "none"),
         (["inspekt", "{root}"], 2, "No such command 'inspekt'. Did you mean 'inspect'?"),

@@ -88,6 +88,7 @@ def test_too_little_said_is_tried_again_and_then_told(config: DescribeConfig) ->
 
     made = describe_classes(config, Silent(), writer=shy)
     assert made.exit_code == 3
+    assert made.lines()[-1].startswith("Next: more --tries or --new-tokens, ")
     assert made.written == 2
     assert made.failed["ShakeHands (2_s_description_ut.json)"] == "1 sentences after 3 attempts."
     assert set(read_descriptions(made.files[1], whole=False).sentences) == {1}
