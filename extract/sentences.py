@@ -107,7 +107,7 @@ class Described:
         if self.failed:
             return [
                 *told,
-                "Next: more --tries or --new-tokens, or another --checkpoint; into another --out, for these are its settings.",
+                "Next: more --tries or --new-tokens, or another --checkpoint, into another --out.",
             ]
         spatial, temporal = self.files
         told += [
