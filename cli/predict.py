@@ -96,13 +96,18 @@ def _extraction(run: Any, config: PredictConfig, videos: Path, out: Path) -> Ext
     known = recipe["checkpoint"]
     checkpoint = known["id"] + (f"@{known['revision']}" if known.get("revision") else "")
     taps, frames, numerics = recipe["taps"], recipe["frames"], recipe["numerics"]
+    if isinstance(taps, list):  # a language model's: layers of both streams, of which any may be kept
+        layers, kept = tuple(taps), ("visual", "text") if run.prompt else ("visual",)
+    else:
+        layers, kept = tuple(taps.get("visual") or ()), tuple(stream for stream, tap in taps.items() if tap)
     given: dict[str, Any] = {
         "videos": videos,
         "root": None if videos == config.support else Path(videos.resolve().anchor),
         "model": recipe["backbone"],
         "checkpoint": config.checkpoint or checkpoint,
-        "layer": tuple(taps.get("visual") or ()),
-        "keep": tuple(stream for stream, tap in taps.items() if tap),
+        "layer": layers,
+        "keep": kept,
+        "plan": recipe.get("plan"),
         "frames": frames["rule"],
         "stream": frames.get("stream"),
         "dtype": recipe["storage"],

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from suites.film import encode
+from suites.language import video_llava_checkpoint
 
 from vfc.cache_schema import Key, open_store
 from vfc.cli import app
@@ -104,3 +105,21 @@ def test_what_it_refuses(place: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     code, shown = told("--query", str(tmp_path / "broken.mp4"), "--out", str(tmp_path / "t"))
     assert (code, "of the query clips could not be read" in shown) == (2, True)
+
+
+def test_a_head_that_reads_a_language_model_names_clips_too(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = video_llava_checkpoint(tmp_path / "llava")
+    made = f"extract --model video-llava --checkpoint {model} --layer 2 --prompt unknown --num-frames 2"
+    made += f" --videos {place}/videos/all.csv --out {tmp_path}/store --progress none"
+    assert app.run(made.split()) == 0
+    trained = f"train-head fsar --cache {tmp_path}/store --way 2 --train-queries 2 --tasks 10 --out {tmp_path}/run"
+    trained += " --dim 16 --down-hidden 12 --ffn-dim 20 --attention-heads 2 --mode inductive --steps 2 --val-tasks 5"
+    assert app.run([*trained.split(), "--device", "cpu", "--progress", "none"]) == 0
+    asked = line(place, tmp_path / "p")
+    code, found = read(capsys, *asked, "--head", str(tmp_path / "run"), "--checkpoint", str(model))
+    assert code == 0, found
+    assert sum(found["predictions"][0]["shares"].values()) == pytest.approx(1)
+    stores = [open_store(path) for path in (tmp_path / "p").iterdir() if path.is_dir()]
+    assert {kind for store in stores for kind in store.kinds} == {"video", "prompted"}
