@@ -10,11 +10,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from .errors import RecipeMismatch
 from .record import Json
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_NAMED: Final = 8
+"""Differing fields that a message names; recipes of unlike stores differ in dozens."""
 
 
 def canonical(value: Json) -> bytes:
@@ -59,10 +62,13 @@ class Recipe:
         ]
 
     def require_equal(self, wanted: Recipe, where: str) -> None:
-        """Raise RecipeMismatch, naming every differing field, unless `wanted` equals this (the stored) recipe."""
+        """Raise RecipeMismatch, naming the fields that differ, unless `wanted` equals this (the stored) recipe."""
         changed = self.difference(wanted)
         if changed:
-            listed = "; ".join(f"{n}: {json.dumps(a)} there, {json.dumps(b)} asked" for n, a, b in changed)
+            told = [f"{n}: {json.dumps(a)} there, {json.dumps(b)} asked" for n, a, b in changed[:_NAMED]]
+            if len(changed) > _NAMED:
+                told.append(f"and {len(changed) - _NAMED} fields more")
+            listed = "; ".join(told)
             raise RecipeMismatch(
                 f"The store {where} was made with another recipe: {listed}.",
                 "Another recipe is another store: give another --out, or the flags of the store.",

@@ -113,7 +113,8 @@ def _train_head(name: str) -> Callable[[], TyperCommand]:
             said = f"Weights, curve, settings and report.html: {result.folder}"
             return dataclasses.replace(shown, text=f"{shown.text}\n\n{said}")
 
-        return Command(f"train-head {name}", _about(name), whole, run, f"vfc train-head {name} --cache ./store").build()
+        example = getattr(head.find(name), "EXAMPLE", f"vfc train-head {name} --cache ./store")
+        return Command(f"train-head {name}", _about(name), whole, run, example).build()
 
     return load
 

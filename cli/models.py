@@ -110,7 +110,7 @@ def show(config: ShowConfig, progress: Progress) -> Outcome:
     could = [row(layer, each) for known in found["layers"].values() for layer, each in known.items()]
     would = [row(kind, each) for kind, specs in found["record"].items() for each in specs]
     text = (
-        f"{config.model}: layers that could be kept (--layer; the text tower's: --text-layer)\n"
+        f"{config.model}: layers that could be kept (--layer; of a text tower: --text-layer)\n"
         f"{table(('layer', *columns), could)}\n\n"
         f"With these flags a record is\n{table(('kind', *columns), would)}"
     )

@@ -145,7 +145,7 @@ def _layers(reader: StoreReader, wanted: tuple[str, ...]) -> list[str]:
         )
     for layer in wanted:
         if layer not in there:
-            raise unknown_name("layer in this store", layer, there)
+            raise unknown_name("stored layer", layer, there)
     return [layer for layer in there if not wanted or layer in wanted]
 
 

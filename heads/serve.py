@@ -51,7 +51,7 @@ def choose_array(
         return named[array]
     layers = {name.split(".")[0].removeprefix("layer") for name in named if "." in name}
     if layer and layer not in layers:
-        raise unknown_name("layer in this store", layer, layers)
+        raise unknown_name("stored layer", layer, layers)
     if not layer and "frames" in named and not (tokens and any(len(spec.shape) == 3 for spec in specs)):
         return named["frames"]
     fit = [spec for spec in specs if spec.name.split(".")[0] == stem or not (layer or spec.name == "frames")]

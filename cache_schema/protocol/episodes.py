@@ -44,10 +44,10 @@ class EpisodeSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.way, self.shot, self.queries) < 1 or self.seed < 0:
+        if self.way < 2 or min(self.shot, self.queries) < 1 or self.seed < 0:
             raise BadInput(
                 f"Way {self.way}, shot {self.shot}, queries {self.queries} and seed {self.seed} make no episode.",
-                "Way, shot and queries per class start at 1, the seed at 0.",
+                "Way starts at 2 (a single class is always right), shot and queries per class at 1, the seed at 0.",
             )
 
 

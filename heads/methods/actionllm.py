@@ -28,6 +28,7 @@ from vfc.heads.head import TrainConfig, require
 from vfc.heads.tasks.anticipation import AnticipationHead, Batch, Prediction, Sampling, future_losses, past_loss
 
 TASK = "anticipation"
+EXAMPLE = "vfc train-head actionllm --llm ./llama-7b --cache ./store"
 TRAIN = TrainConfig(
     epochs=20,
     warmup_epochs=2,

@@ -38,7 +38,7 @@ def videos(classes: int, per_class: int, segments: int = 1, split: str = "test")
 
 
 @given(
-    way=st.integers(1, 6),
+    way=st.integers(2, 6),
     shot=st.integers(1, 4),
     queries=st.integers(1, 3),
     spare=st.integers(0, 3),
@@ -128,6 +128,8 @@ def test_too_little_to_draw_from() -> None:
         draw_episode(rows, EpisodeSpec("train"), 0)
     with pytest.raises(BadInput, match=r"Way 0, shot 1, queries 1 and seed 0 make no episode"):
         EpisodeSpec("test", way=0)
+    with pytest.raises(BadInput, match=r"Way 1, .* make no episode(.|\n)*a single class is always right"):
+        EpisodeSpec("test", way=1)
 
 
 # ---- lists

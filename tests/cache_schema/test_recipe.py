@@ -67,6 +67,10 @@ def test_a_difference_names_every_field() -> None:
         "Another recipe is another store: give another --out, or the flags of the store.",
     ]
     assert caught.value.exit_code == 5
+    other = Recipe({"model": "clip", **{f"field{i:02}": i for i in range(31)}})
+    with pytest.raises(RecipeMismatch, match="field07: null there, 7 asked; and 23 fields more") as caught:
+        Recipe({"model": "clip"}).require_equal(other, "x")
+    assert "field08" not in caught.value.problem
 
 
 def test_nested_fields_are_flattened() -> None:

@@ -43,7 +43,7 @@ def test_some_layers_and_metrics(make_store: MakeStore, tmp_path: Path) -> None:
     config = ProbeConfig(make_store(tokens=3, extra=EXTRA), way=3, tasks=5, page=tmp_path / "p.html")
     result = probe_layers(replace(config, layers=("norm",), metrics=("otam", "mpmm"), distance="cosine"), Silent())
     assert [(p.layer, p.metric) for p in result.probes] == [("norm", "otam"), ("norm", "mpmm")]
-    with pytest.raises(UnknownName, match=r"no layer in this store '31'"):
+    with pytest.raises(UnknownName, match=r"no stored layer '31'"):
         probe_layers(replace(config, layers=("31",)), Silent())
 
 

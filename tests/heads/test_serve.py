@@ -158,7 +158,7 @@ def test_arrays_by_name_by_layer_and_by_default(several: Path) -> None:
             choose_array(reader, array="layer13.visual")
         with pytest.raises(UnknownName, match="no video array of fixed shape 'ragged'"):
             choose_array(reader, array="ragged")
-        with pytest.raises(UnknownName, match=r"no layer in this store '30'(.|\n)*Known: 3, 31, norm"):
+        with pytest.raises(UnknownName, match=r"no stored layer '30'(.|\n)*Known: 3, 31, norm"):
             choose_array(reader, layer="30")
         with pytest.raises(
             UnknownName, match=r"no feature array of fixed shape under the kind 'text'.\nIt holds: ragged"
