@@ -58,7 +58,8 @@ class Report:
 
     def tables(self) -> list[Table]:
         """A row per group; a row per difference."""
-        found = [Table("Runs", ("", "mean ± std over seeds", "seeds", "folds", "95 % over folds"), self._rows())]
+        title = "Runs: how much of a test item (task, clip, window) is right, on average"
+        found = [Table(title, ("", "mean ± std over seeds", "seeds", "folds", "95 % over folds"), self._rows())]
         if self.differences:
             rows = tuple(
                 (
