@@ -66,7 +66,11 @@ class Head(nn.Module, ABC):
 
 
 class Method(Protocol):
-    """What a file in `methods/` defines."""
+    """What a file in `methods/` defines.
+
+    It may also bring `TRAIN`, its own defaults of the training, and `EXAMPLE`, a line for its help that works where
+    `vfc train-head <method> --cache ./store` alone would not.
+    """
 
     TASK: str
     Config: type[Any]

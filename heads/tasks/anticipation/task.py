@@ -114,10 +114,11 @@ class Anticipation:
         for number in itertools.count(start // self.per_pass):
             order = one_pass(lengths, self._train.batch, np.random.default_rng([self._train.seed, number]))
             first = start - number * self.per_pass if number == start // self.per_pass else 0
+            later = self._drawn(order, number, first)
             for i in range(first, self.per_pass):
-                for sample in self._drawn(order, number, i + 1)[0]:
+                (samples, draw), later = later, self._drawn(order, number, i + 1)
+                for sample in later[0]:
                     part.videos.prefetch(sample.video, sample.cut.seen(stride))
-                samples, draw = self._drawn(order, number, i)
                 yield collate(
                     part.videos,
                     samples,
