@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .errors import (
+    from .reader import StoreReader, open_store
+    from .values.errors import (
         AxisMismatch,
         BadInput,
         Damaged,
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
         UnknownName,
         VfcError,
     )
-    from .reader import StoreReader, open_store
-    from .recipe import Recipe
-    from .record import ArraySpec, Key, Record
+    from .values.recipe import Recipe
+    from .values.record import ArraySpec, Key, Record
     from .writer import StoreWriter
 
 __all__ = [
@@ -53,10 +53,10 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
-    "ArraySpec": "record",
-    "Key": "record",
-    "Recipe": "recipe",
-    "Record": "record",
+    "ArraySpec": "values.record",
+    "Key": "values.record",
+    "Recipe": "values.recipe",
+    "Record": "values.record",
     "StoreReader": "reader",
     "StoreWriter": "writer",
     "open_store": "reader",
@@ -67,4 +67,4 @@ def __getattr__(name: str) -> Any:
     """Load a name of the front door from the module that defines it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_ELSEWHERE.get(name, 'errors')}", __name__), name)
+    return getattr(import_module(f".{_ELSEWHERE.get(name, 'values.errors')}", __name__), name)

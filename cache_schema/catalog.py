@@ -22,11 +22,11 @@ from typing import Any, Final, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from .errors import Damaged, MissingPath, VfcError
-from .layout import checksum, pack, unpack
-from .mapping import map_file
-from .part import Part, PartInfo, file_checksum
-from .publish import replace_file
+from .parts.atomic_files import replace_file
+from .parts.layout import checksum, pack, unpack
+from .parts.part import Part, PartInfo, file_checksum
+from .parts.shard_mmap import map_file
+from .values.errors import Damaged, MissingPath, VfcError
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 

@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from . import catalog
-from .column import Column, Verify
-from .dtypes import Array, decode, stored_arrays
-from .errors import BadInput, MissingRecord, unknown_name
-from .part import Part
-from .record import ArraySpec, Json, Key
+from .parts.column import Column, Verify
+from .parts.part import Part
 from .root import declared, read_axis, read_kinds, read_root
+from .values.dtypes import Array, decode, stored_arrays
+from .values.errors import BadInput, MissingRecord, unknown_name
+from .values.record import ArraySpec, Json, Key
 
 Records: TypeAlias = "Sequence[Key] | npt.NDArray[np.int64]"
 """Keys, or the numbers that `locate` gave for them: a hot loop locates once."""

@@ -13,13 +13,13 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any, Final
 
-from .disk import make_folder
-from .dtypes import stored_arrays
-from .errors import AxisMismatch, BadInput, Damaged, MissingPath, NotAStore, unknown_name
-from .layout import METADATA, TABLE, group_json
-from .publish import create_file, sync_folder
-from .recipe import Recipe, canonical
-from .record import KINDS, ArraySpec, Json
+from .parts.atomic_files import create_file, sync_folder
+from .parts.disk import make_folder
+from .parts.layout import METADATA, TABLE, group_json
+from .values.dtypes import stored_arrays
+from .values.errors import AxisMismatch, BadInput, Damaged, MissingPath, NotAStore, unknown_name
+from .values.recipe import Recipe, canonical
+from .values.record import KINDS, ArraySpec, Json
 
 FORMAT: Final = 1
 FOLDERS: Final = ("parts", "tmp", "kinds", "axes")

@@ -17,13 +17,14 @@ from typing import Self
 
 import numpy as np
 
-from . import catalog, disk
-from .dtypes import Array, StoredArray, encode, stored_arrays
-from .errors import BadInput, MissingRecord, RecordRejected, VfcError, unknown_name
-from .part_writer import PartWriter
-from .recipe import Recipe, canonical
-from .record import ArraySpec, Json, Key, Record
+from . import catalog
+from .parts import disk
+from .parts.part_writer import PartWriter
 from .root import bind_axis, bind_kind, create_root, read_kinds
+from .values.dtypes import Array, StoredArray, encode, stored_arrays
+from .values.errors import BadInput, MissingRecord, RecordRejected, VfcError, unknown_name
+from .values.recipe import Recipe, canonical
+from .values.record import ArraySpec, Json, Key, Record
 
 
 class StoreWriter:

@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from vfc.cache_schema.errors import BadInput, ReadOnlyTarget, Refused, VfcError
+from vfc.cache_schema.values.errors import BadInput, ReadOnlyTarget, Refused, VfcError
 
 from .command import HELP, print_document
 

@@ -22,7 +22,7 @@ from typer.core import TyperCommand
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.values.progress import Progress
 
 from .options import build, flags, parameter, to_json
 from .progress import Style, show
@@ -150,6 +150,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
     header = [line(columns), line(["-" * width for width in widths])] if any(columns) else []
     return "\n".join([*header, *map(line, cells)])
+
+
+def module_file(folder: str, name: str) -> Path:
+    """The file that defines a family or a method: `name.py`, or `name/__init__.py` where it has a folder."""
+    stem = Path(folder) / name.replace("-", "_")
+    package = stem / "__init__.py"
+    return package if package.is_file() else stem.with_suffix(".py")
 
 
 def first_sentence(file: Path) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from vfc.cache_schema.errors import Damaged
-from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.values.errors import Damaged
+from vfc.cache_schema.values.progress import Progress
 
 from .command import Command, Outcome, human_bytes, table
 
@@ -41,13 +41,13 @@ def run(config: DemoConfig, progress: Progress) -> Outcome:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from vfc.cache_schema.upkeep import verify
     from vfc.extract.config import ExtractConfig
-    from vfc.extract.run import extract
+    from vfc.extract.pipeline.run import extract
     from vfc.extract.synthetic import render_collection
-    from vfc.extract.tiny import write_tiny_vit
-    from vfc.heads.fit import train
-    from vfc.heads.head import TrainConfig
+    from vfc.extract.synthetic.tiny_vit import write_tiny_vit
+    from vfc.heads.contract.head import TrainConfig
     from vfc.heads.methods import prototype
     from vfc.heads.tasks import fewshot
+    from vfc.heads.training.fit import train
 
     began = time.perf_counter()
     videos, store, runs = config.out / "videos", config.out / "store", config.out / "prototype"

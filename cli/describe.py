@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 from typer.core import TyperCommand
 
-from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.values.progress import Progress
 
 from .command import Command, Outcome
 
 if TYPE_CHECKING:
-    from vfc.extract.sentences import DescribeConfig
+    from vfc.extract.language.class_descriptions import DescribeConfig
 
 
 def _describe(config: DescribeConfig, progress: Progress) -> Outcome:
-    from vfc.extract.sentences import describe_classes
+    from vfc.extract.language.class_descriptions import describe_classes
 
     found = describe_classes(config, progress)
     return Outcome(found.to_json(), "\n".join(found.lines()), found.exit_code)
@@ -23,7 +23,7 @@ def _describe(config: DescribeConfig, progress: Progress) -> Outcome:
 
 def describe() -> TyperCommand:
     """`vfc describe`."""
-    from vfc.extract.sentences import DescribeConfig
+    from vfc.extract.language.class_descriptions import DescribeConfig
 
     return Command(
         "describe",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from typer.core import TyperCommand
 
-from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.values.progress import Progress
 
 from .command import Command, Outcome
 from .options import to_json
@@ -20,8 +20,8 @@ _EXAMPLE = "--model video-llava --layer 31 --prompt unknown --videos ./videos --
 
 
 def _extract(config: ExtractConfig, progress: Progress) -> Outcome:
-    from vfc.cache_schema.publish import replace_file
-    from vfc.extract.run import extract
+    from vfc.cache_schema.parts.atomic_files import replace_file
+    from vfc.extract.pipeline.run import extract
 
     summary = extract(config, progress)
     if summary.rank == 0 and (config.out / "zarr.json").exists():
@@ -31,7 +31,7 @@ def _extract(config: ExtractConfig, progress: Progress) -> Outcome:
 
 
 def _plan(config: PlanConfig, progress: Progress) -> Outcome:
-    from vfc.extract.plan import plan
+    from vfc.extract.pipeline.plan import plan
 
     found = plan(config, progress)
     return Outcome(found.to_json(), "\n".join(found.lines()))

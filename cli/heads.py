@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from typer.core import TyperCommand, TyperGroup
 
-from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.values.progress import Progress
 
 from .app import Lazy, group
-from .command import Command, Outcome, first_sentence, table
+from .command import Command, Outcome, first_sentence, module_file, table
 
 if TYPE_CHECKING:
-    from vfc.heads.report import Table
+    from vfc.heads.results.tables import Table
 
 
 class _Result(Protocol):
@@ -35,7 +34,7 @@ def _outcome(result: _Result) -> Outcome:
 
 def evaluate() -> TyperCommand:
     """`vfc eval`."""
-    from vfc.heads.evaluate import EvalConfig, evaluate
+    from vfc.heads.evaluation.evaluate import EvalConfig, evaluate
 
     return Command(
         "eval",
@@ -48,7 +47,7 @@ def evaluate() -> TyperCommand:
 
 def probe_layers() -> TyperCommand:
     """`vfc probe-layers`."""
-    from vfc.heads.probe import ProbeConfig, probe_layers
+    from vfc.heads.evaluation.probe import ProbeConfig, probe_layers
 
     return Command(
         "probe-layers",
@@ -61,7 +60,7 @@ def probe_layers() -> TyperCommand:
 
 def episodes() -> TyperCommand:
     """`vfc episodes`."""
-    from vfc.heads.evaluate import EpisodesConfig, episodes
+    from vfc.heads.evaluation.evaluate import EpisodesConfig, episodes
 
     return Command(
         "episodes",
@@ -75,7 +74,7 @@ def episodes() -> TyperCommand:
 
 def report() -> TyperCommand:
     """`vfc report`."""
-    from vfc.heads.compare import ReportConfig, report
+    from vfc.heads.evaluation.compare_runs import ReportConfig, report
 
     return Command(
         "report",
@@ -91,15 +90,15 @@ def report() -> TyperCommand:
 def _about(name: str) -> str:
     from vfc.heads import methods
 
-    return first_sentence(Path(methods.__path__[0]) / f"{name.replace('-', '_')}.py")
+    return first_sentence(module_file(methods.__path__[0], name))
 
 
 def _train_head(name: str) -> Callable[[], TyperCommand]:
     def load() -> TyperCommand:
-        from vfc.heads import head
-        from vfc.heads.fit import train
+        from vfc.heads import lookup
+        from vfc.heads.training.fit import train
 
-        parts = head.configs(name)
+        parts = lookup.configs(name)
         # The settings of the task, of the head and of the training, side by side as one dataclass.
         whole = dataclasses.make_dataclass(
             "TrainHead",
@@ -113,7 +112,7 @@ def _train_head(name: str) -> Callable[[], TyperCommand]:
             said = f"Weights, curve, settings and report.html: {result.folder}"
             return dataclasses.replace(shown, text=f"{shown.text}\n\n{said}")
 
-        example = getattr(head.find(name), "EXAMPLE", f"vfc train-head {name} --cache ./store")
+        example = getattr(lookup.find(name), "EXAMPLE", f"vfc train-head {name} --cache ./store")
         return Command(f"train-head {name}", _about(name), whole, run, example).build()
 
     return load

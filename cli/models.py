@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from typer.core import TyperGroup
 
-from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.values.progress import Progress
 
 from .app import Lazy, group
-from .command import Command, Outcome, first_sentence, human_bytes, table
+from .command import Command, Outcome, first_sentence, human_bytes, module_file, table
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class ShowConfig:
 def _file(name: str) -> Path:
     from vfc.extract import backbones
 
-    return Path(backbones.__path__[0]) / f"{name.replace('-', '_')}.py"
+    return module_file(backbones.__path__[0], name)
 
 
 def _default_checkpoint(file: Path) -> str | None:
@@ -83,7 +83,7 @@ def show(config: ShowConfig, progress: Progress) -> Outcome:
     Raises:
         VfcError: no such family, checkpoint or layer; see `BackboneOptions`.
     """
-    from vfc.extract.describe import describe
+    from vfc.extract.pipeline.model_card import describe
 
     found = describe(
         config.model,

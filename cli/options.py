@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_
 
 import typer
 
-from vfc.cache_schema.errors import BadInput, MissingPath, unknown_name
+from vfc.cache_schema.values.errors import BadInput, MissingPath, unknown_name
 
 Config = TypeVar("Config")
 SCALARS: dict[type, str] = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: ""}

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand
 
-from vfc.cache_schema.errors import BadInput, MissingPath
-from vfc.cache_schema.progress import Progress
-from vfc.cache_schema.publish import replace_file
-from vfc.cache_schema.recipe import digest
+from vfc.cache_schema.parts.atomic_files import replace_file
+from vfc.cache_schema.values.errors import BadInput, MissingPath
+from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.recipe import digest
 
 from .command import Command, Outcome
 from .heads import tables_text
@@ -46,8 +46,8 @@ def run(config: PredictConfig, progress: Progress) -> Outcome:
         BadInput: a clip that could not be read; a head whose text depends on a list of tasks.
         RecipeMismatch: the features came out made in another way, with the difference.
     """
-    from vfc.extract.run import extract
-    from vfc.heads.predict import Run, predict
+    from vfc.extract.pipeline.run import extract
+    from vfc.heads.evaluation.predict import Run, predict
 
     found = Run.read(config.head)
     for path in (config.support, *config.query):

@@ -1,6 +1,6 @@
 """How work is shown, always on stderr: a bar on a terminal, plain lines elsewhere, JSON lines on request.
 
-Each class implements `vfc.cache_schema.progress.Progress` and is a context manager that tidies up after itself.
+Each class implements `vfc.cache_schema.values.progress.Progress` and is a context manager that tidies up after itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, Protocol, TextIO
 
-from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.values.progress import Progress
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn, Task, TaskID

@@ -19,10 +19,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from vfc.cache_schema.progress import Silent
+from vfc.cache_schema.values.progress import Silent
 from vfc.extract.config import ExtractConfig
-from vfc.extract.run import extract
-from vfc.heads.evaluate import EvalConfig, evaluate
+from vfc.extract.pipeline.run import extract
+from vfc.heads.evaluation.evaluate import EvalConfig, evaluate
 
 ROWS = (
     ("mean-cosine", "mean"),

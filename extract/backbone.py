@@ -7,14 +7,15 @@ help texts and option checks stay cheap.
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from vfc.cache_schema.errors import BadInput, unknown_name
-from vfc.cache_schema.record import FEATURE_DTYPES, ArraySpec, Dtype, Json
+from vfc.cache_schema.values.errors import BadInput, unknown_name
+from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Dtype, Json
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -252,7 +253,7 @@ class Family(Protocol):
 def names() -> list[str]:
     """Public names of the families, sorted: `video_llava.py` answers to `video-llava`."""
     folder = Path(__file__).parent / "backbones"
-    return sorted(file.stem.replace("_", "-") for file in folder.glob("*.py") if not file.stem.startswith("_"))
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules([str(folder)]))
 
 
 def find(name: str) -> Family:

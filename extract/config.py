@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vfc.cache_schema.errors import BadInput
+from vfc.cache_schema.values.errors import BadInput
 
 
 def _models() -> list[str]:

@@ -31,10 +31,10 @@ LIBRARIES = {
 }
 # A library that one room may use in some of its files only.
 LIBRARIES_OF_FILES = {
-    "heads/report.py": {"matplotlib"},
+    "heads/results/tables.py": {"matplotlib"},
     "cache_schema/exchange/archives.py": {"torch"},
-    "extract/i3d/flow.py": {"cv2"},
-    "heads/actionllm/checkpoint.py": {"transformers"},
+    "extract/backbones/i3d/flow.py": {"cv2"},
+    "heads/methods/actionllm/checkpoint.py": {"transformers"},
 }
 # What a library is called where it is installed, if that differs from its import name.
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "google_crc32c": "google-crc32c"}

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from vfc.cache_schema.errors import unknown_name
+from vfc.cache_schema.values.errors import unknown_name
 
 _FOLDER: Final = Path(__file__).parent.parent / "classes"
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from vfc.cache_schema.errors import BadInput, MissingPath
+from vfc.cache_schema.values.errors import BadInput, MissingPath
 
 _NUMBERED: Final = re.compile(r"(\d+)\s+(\S.*)")
 _TABLE: Final = re.compile(r"\d+\s*[,;].*|.*[,;]\s*\d+")

@@ -13,9 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from vfc.cache_schema.errors import BadInput, MissingPath, unknown_name
-from vfc.cache_schema.publish import replace_file
-from vfc.cache_schema.recipe import canonical
+from vfc.cache_schema.parts.atomic_files import replace_file
+from vfc.cache_schema.values.errors import BadInput, MissingPath, unknown_name
+from vfc.cache_schema.values.recipe import canonical
 
 SPLITS: Final = ("train", "val", "test")
 _SEGMENT: Final = re.compile(r"(?P<file>.+)#t=\d+(\.\d+)?-(\d+(\.\d+)?)?")

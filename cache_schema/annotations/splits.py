@@ -10,7 +10,7 @@ from zlib import crc32
 
 import numpy as np
 
-from vfc.cache_schema.errors import BadInput, unknown_name
+from vfc.cache_schema.values.errors import BadInput, unknown_name
 
 from .lists import class_list, class_lists, matching_lists, spelling
 from .rows import SPLITS, Annotations, source

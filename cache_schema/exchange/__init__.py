@@ -7,8 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vfc.cache_schema.errors import unknown_name
-from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.values.errors import unknown_name
+from vfc.cache_schema.values.progress import Progress
 
 from .options import ImportOptions
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .exports import Export
     from .files import export_npy, export_safetensors
     from .hdf5 import export_hdf5
-    from .imported import Import
+    from .import_report import Import
 
 Format = Literal["hdf5", "npy", "safetensors"]
 
@@ -82,9 +82,9 @@ def import_features(place: Path, out: Path, options: ImportOptions, progress: Pr
         Damaged: what was written is not what is on disk.
         Refused, ReadOnlyTarget: the target is full or takes no writes.
     """
+    from .export_reader import is_export
     from .imports import import_foreign, source_at
     from .reimports import import_export
-    from .returned import is_export
 
     if options.form in ("auto", "export") and place.exists() and is_export(place):
         return import_export(place, out, options, progress)

@@ -13,8 +13,8 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
-from vfc.cache_schema.dtypes import decode
-from vfc.cache_schema.errors import BadInput, MissingExtra, RecordRejected, unknown_name
+from vfc.cache_schema.values.dtypes import decode
+from vfc.cache_schema.values.errors import BadInput, MissingExtra, RecordRejected, unknown_name
 
 from .sources import Array, Item, Source, reading
 

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, cast
 
-from vfc.cache_schema.errors import BadInput, unknown_name
 from vfc.cache_schema.reader import StoreReader
-from vfc.cache_schema.record import ArraySpec, Json, Key
 from vfc.cache_schema.root import read_axis
+from vfc.cache_schema.values.errors import BadInput, unknown_name
+from vfc.cache_schema.values.record import ArraySpec, Json, Key
 
 FORMS: Final[Mapping[str, str]] = {
     "hdf5": "vfc hdf5 export 1",

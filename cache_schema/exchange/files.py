@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfc.cache_schema import catalog
-from vfc.cache_schema.disk import make_folder
-from vfc.cache_schema.dtypes import stored_arrays
-from vfc.cache_schema.errors import BadInput, Damaged, RecordRejected
-from vfc.cache_schema.progress import Progress
-from vfc.cache_schema.publish import replace_file, writing
+from vfc.cache_schema.parts.atomic_files import replace_file, writing
+from vfc.cache_schema.parts.disk import make_folder
 from vfc.cache_schema.reader import StoreReader, open_store
-from vfc.cache_schema.recipe import digest
-from vfc.cache_schema.record import ArraySpec, Json, Key
 from vfc.cache_schema.upkeep.stored import StoredPart, live_rows
+from vfc.cache_schema.values.dtypes import stored_arrays
+from vfc.cache_schema.values.errors import BadInput, Damaged, RecordRejected
+from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.recipe import digest
+from vfc.cache_schema.values.record import ArraySpec, Json, Key
 
-from .as_files import Files, NpyFiles, Row, TensorFiles
+from .export_reader import ABOUT, BEGUN, INDEX, index_digest, read_index, returned
 from .exports import Export, chosen, described, identity, names, require_free, require_held, require_same
-from .returned import ABOUT, BEGUN, INDEX, index_digest, read_index, returned
+from .file_writers import Files, NpyFiles, Row, TensorFiles
 
 
 def export_npy(root: Path, out: Path, progress: Progress, *, arrays: Sequence[str] = (), verify: bool = True) -> Export:

@@ -14,20 +14,20 @@ import numpy as np
 
 from vfc.cache_schema import catalog
 from vfc.cache_schema.annotations import as_lines, read_annotations
-from vfc.cache_schema.disk import make_folder, remove
-from vfc.cache_schema.dtypes import StoredArray, stored_arrays
-from vfc.cache_schema.errors import BadInput, Damaged, RecordRejected, Refused
-from vfc.cache_schema.layout import chunk_name
-from vfc.cache_schema.mapping import with_checked
-from vfc.cache_schema.part import Part
-from vfc.cache_schema.progress import Progress
-from vfc.cache_schema.publish import writing
+from vfc.cache_schema.parts.atomic_files import writing
+from vfc.cache_schema.parts.disk import make_folder, remove
+from vfc.cache_schema.parts.layout import chunk_name
+from vfc.cache_schema.parts.part import Part
+from vfc.cache_schema.parts.shard_mmap import with_checked
 from vfc.cache_schema.reader import StoreReader, open_store
-from vfc.cache_schema.record import ArraySpec
 from vfc.cache_schema.upkeep.stored import live_rows
+from vfc.cache_schema.values.dtypes import StoredArray, stored_arrays
+from vfc.cache_schema.values.errors import BadInput, Damaged, RecordRejected, Refused
+from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.record import ArraySpec
 
+from .export_reader import exported, is_export, tell_in, told_in
 from .exports import Export, chosen, described, identity, names, require_free, require_same
-from .returned import exported, is_export, tell_in, told_in
 
 PREFIX: Final = "${ORIGIN}"
 """The `efile_prefix` to open a data set with: paths are relative to the folder of the HDF5 file."""

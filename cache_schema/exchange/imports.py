@@ -10,15 +10,15 @@ from typing import cast
 
 import numpy as np
 
-from vfc.cache_schema.errors import BadInput, MissingPath, RecipeMismatch, RecordRejected
-from vfc.cache_schema.progress import Progress
-from vfc.cache_schema.recipe import Recipe, digest
-from vfc.cache_schema.record import ArraySpec, Json, Key, Record
 from vfc.cache_schema.root import read_root
+from vfc.cache_schema.values.errors import BadInput, MissingPath, RecipeMismatch, RecordRejected
+from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.recipe import Recipe, digest
+from vfc.cache_schema.values.record import ArraySpec, Json, Key, Record
 from vfc.cache_schema.writer import StoreWriter
 
 from . import archives
-from .imported import WORKER, Import, annotate, list_failures, read_back
+from .import_report import WORKER, Import, annotate, list_failures, read_back
 from .mstcn import is_mstcn, mstcn, require_near
 from .options import ImportOptions
 from .sources import Array, Item, Source, content_digest, reading, require_features, time_first, turned

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from vfc.cache_schema.annotations import Annotation, Annotations, read_annotations, write_annotations
-from vfc.cache_schema.errors import BadInput, MissingPath
+from vfc.cache_schema.values.errors import BadInput, MissingPath
 
 _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "name": ("name", "path", "video", "file", "filename", "video_id", "id"),

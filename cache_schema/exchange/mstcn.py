@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vfc.cache_schema.annotations import Annotation
-from vfc.cache_schema.errors import BadInput, RecordRejected, suggestion
+from vfc.cache_schema.values.errors import BadInput, RecordRejected, suggestion
 
 from .sources import Item, Source
 

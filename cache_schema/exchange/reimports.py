@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from vfc.cache_schema.errors import BadInput, RecordRejected
-from vfc.cache_schema.progress import Progress
-from vfc.cache_schema.recipe import Recipe
-from vfc.cache_schema.record import Json, Key
+from vfc.cache_schema.values.errors import BadInput, RecordRejected
+from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.recipe import Recipe
+from vfc.cache_schema.values.record import Json, Key
 from vfc.cache_schema.writer import StoreWriter
 
 from . import labels
-from .imported import WORKER, Import, annotate, list_failures, read_back
+from .export_reader import exported
+from .import_report import WORKER, Import, annotate, list_failures, read_back
 from .options import ImportOptions
-from .returned import exported
 from .sources import Source
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vfc.cache_schema.annotations import Annotation
-from vfc.cache_schema.errors import BadInput, RecordRejected, VfcError
+from vfc.cache_schema.values.errors import BadInput, RecordRejected, VfcError
 
 Array: TypeAlias = npt.NDArray[Any]
 

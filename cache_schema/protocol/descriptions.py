@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from vfc.cache_schema.errors import BadInput, MissingPath
-from vfc.cache_schema.publish import replace_file
-from vfc.cache_schema.record import Json
+from vfc.cache_schema.parts.atomic_files import replace_file
+from vfc.cache_schema.values.errors import BadInput, MissingPath
+from vfc.cache_schema.values.record import Json
 
 _FORM: Final = 'The form is {"0": ["sentence", ...], "1": [...]}, keyed by the class ids of a data set.'
 

@@ -19,10 +19,10 @@ from typing import Any, Final
 import numpy as np
 
 from vfc.cache_schema.annotations import Annotations, source
-from vfc.cache_schema.errors import BadInput, Damaged, MissingPath
-from vfc.cache_schema.publish import replace_file
-from vfc.cache_schema.recipe import canonical
-from vfc.cache_schema.record import Json
+from vfc.cache_schema.parts.atomic_files import replace_file
+from vfc.cache_schema.values.errors import BadInput, Damaged, MissingPath
+from vfc.cache_schema.values.recipe import canonical
+from vfc.cache_schema.values.record import Json
 
 EPISODES_FORMAT: Final = "vfc episodes 1"
 _DRAWS: Final = 1000

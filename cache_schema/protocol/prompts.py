@@ -8,7 +8,7 @@ import string
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from vfc.cache_schema.errors import BadInput, unknown_name
+from vfc.cache_schema.values.errors import BadInput, unknown_name
 
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^A-Z]+|[A-Z]")
 _BRACES: Final = "Write a field as {name}, and a brace that belongs to the text twice: {{ or }}."

@@ -7,7 +7,7 @@ from zlib import crc32
 import numpy as np
 
 from vfc.cache_schema.annotations import Annotations
-from vfc.cache_schema.errors import BadInput
+from vfc.cache_schema.values.errors import BadInput
 
 
 def k_shot(annotations: Annotations, shots: int, *, seed: int, allow_fewer: bool = False) -> dict[str, tuple[str, ...]]:

@@ -8,18 +8,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
-from vfc.cache_schema import catalog, disk
+from vfc.cache_schema import catalog
 from vfc.cache_schema.annotations import Annotation, Annotations, read_annotations, write_annotations
-from vfc.cache_schema.dtypes import StoredArray, stored_arrays
-from vfc.cache_schema.errors import BadInput, RecipeMismatch
-from vfc.cache_schema.part import Part, PartInfo
-from vfc.cache_schema.part_writer import PartWriter
-from vfc.cache_schema.progress import Progress
-from vfc.cache_schema.projection import Projection, load_projection
-from vfc.cache_schema.publish import create_file, replace_file
-from vfc.cache_schema.recipe import canonical
-from vfc.cache_schema.record import Json
+from vfc.cache_schema.parts import disk
+from vfc.cache_schema.parts.atomic_files import create_file, replace_file
+from vfc.cache_schema.parts.part import Part, PartInfo
+from vfc.cache_schema.parts.part_writer import PartWriter
+from vfc.cache_schema.reduction.projection import Projection, load_projection
 from vfc.cache_schema.root import bind_axis, bind_kind, create_root, declared, read_axis, read_kinds, read_root
+from vfc.cache_schema.values.dtypes import StoredArray, stored_arrays
+from vfc.cache_schema.values.errors import BadInput, RecipeMismatch
+from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.recipe import canonical
+from vfc.cache_schema.values.record import Json
 
 from .inspecting import failed_record, names_in, open_failures
 from .stored import StoredPart, alone, drop_parts, live_rows

@@ -11,9 +11,9 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.reader import StoreReader, open_store
-from vfc.cache_schema.record import FEATURE_DTYPES, ArraySpec, Json, Key
+from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Json, Key
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,17 @@ import numpy.typing as npt
 
 from vfc.cache_schema import catalog
 from vfc.cache_schema.annotations import read_annotations, write_annotations
-from vfc.cache_schema.dtypes import StoredArray, decode, stored_arrays
-from vfc.cache_schema.errors import BadInput, RecordRejected, unknown_name
-from vfc.cache_schema.layout import METADATA
-from vfc.cache_schema.part import Part
-from vfc.cache_schema.progress import Progress
-from vfc.cache_schema.projection import Projection, fit_projection, load_projection, publish_projection
+from vfc.cache_schema.parts.layout import METADATA
+from vfc.cache_schema.parts.part import Part
 from vfc.cache_schema.reader import StoreReader, open_store
-from vfc.cache_schema.recipe import Recipe
-from vfc.cache_schema.record import FEATURE_DTYPES, ArraySpec, Dtype, Json, Key, Record
+from vfc.cache_schema.reduction.projection import Projection, fit_projection, load_projection, publish_projection
+from vfc.cache_schema.reduction.shrink import Shrink, shrink_record, shrunk_spec
 from vfc.cache_schema.root import read_axis, read_root, require_free
-from vfc.cache_schema.shrink import Shrink, shrink_record, shrunk_spec
+from vfc.cache_schema.values.dtypes import StoredArray, decode, stored_arrays
+from vfc.cache_schema.values.errors import BadInput, RecordRejected, unknown_name
+from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.recipe import Recipe
+from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Dtype, Json, Key, Record
 from vfc.cache_schema.writer import StoreWriter
 
 from .inspecting import names_in

@@ -9,20 +9,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
-from vfc.cache_schema import catalog, disk
+from vfc.cache_schema import catalog
 from vfc.cache_schema.annotations import read_annotations
-from vfc.cache_schema.errors import Damaged, VfcError
-from vfc.cache_schema.part import Fault, Part, check
-from vfc.cache_schema.part_writer import PartWriter
-from vfc.cache_schema.progress import Progress
-from vfc.cache_schema.projection import load_projection
-from vfc.cache_schema.publish import sync_folder
-from vfc.cache_schema.record import ArraySpec, Json, Key
+from vfc.cache_schema.parts import disk
+from vfc.cache_schema.parts.atomic_files import sync_folder
+from vfc.cache_schema.parts.part import Fault, Part, check
+from vfc.cache_schema.parts.part_writer import PartWriter
+from vfc.cache_schema.reduction.frozen_blocks import check_tail
+from vfc.cache_schema.reduction.projection import load_projection
 from vfc.cache_schema.root import declared, read_axis, read_kinds, read_root
-from vfc.cache_schema.tail import check_tail
+from vfc.cache_schema.values.errors import Damaged, VfcError
+from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.record import ArraySpec, Json, Key
 
 from .inspecting import names_in
-from .remains import Remains, remains
+from .salvage import Remains, remains
 from .stored import alone, drop_parts, live_rows
 
 _WORKER = "repair"

@@ -13,11 +13,11 @@ import numpy as np
 
 from vfc.cache_schema import catalog
 from vfc.cache_schema.annotations import read_annotations
-from vfc.cache_schema.part import Part
-from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.parts.part import Part
 from vfc.cache_schema.reader import open_store
-from vfc.cache_schema.record import ArraySpec, Json, Key
 from vfc.cache_schema.root import read_axis
+from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.record import ArraySpec, Json, Key
 
 from .stored import live_rows
 

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vfc.cache_schema import disk
 from vfc.cache_schema.catalog import Catalog
-from vfc.cache_schema.column import Column
-from vfc.cache_schema.dtypes import StoredArray
-from vfc.cache_schema.errors import Refused
-from vfc.cache_schema.part import Part, PartInfo
-from vfc.cache_schema.publish import sync_folder
-from vfc.cache_schema.recipe import canonical
-from vfc.cache_schema.record import Key
+from vfc.cache_schema.parts import disk
+from vfc.cache_schema.parts.atomic_files import sync_folder
+from vfc.cache_schema.parts.column import Column
+from vfc.cache_schema.parts.part import Part, PartInfo
+from vfc.cache_schema.values.dtypes import StoredArray
+from vfc.cache_schema.values.errors import Refused
+from vfc.cache_schema.values.recipe import canonical
+from vfc.cache_schema.values.record import Key
 
 fcntl: ModuleType | None
 try:

@@ -6,11 +6,11 @@ from typer.core import TyperGroup
 
 from vfc.cli.app import Lazy, group
 
-from . import look, make, mend, trade
+from . import derive, exchange, inspect, repair
 
 
 def store() -> TyperGroup:
     """`vfc store`."""
-    verbs = {each.name.split()[-1]: each for part in (look, mend, make, trade) for each in part.COMMANDS}
+    verbs = {each.name.split()[-1]: each for part in (inspect, repair, derive, exchange) for each in part.COMMANDS}
     entries = {name: Lazy(name, each.help, None, each.build) for name, each in verbs.items()}
     return group("store", "Look at a store, mend it, make others from it, take in and give out features.", entries)

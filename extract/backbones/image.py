@@ -13,14 +13,14 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.errors import BadInput
-from vfc.cache_schema.record import ArraySpec, Dtype, Json
-from vfc.extract.anatomy import SHUFFLED, anatomy, token_grid
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
 from vfc.extract.backbone import BackboneOptions, chosen_layers, kept_streams, versions
-from vfc.extract.checkpoint import Checkpoint, locate
-from vfc.extract.framewise import Framewise
-from vfc.extract.pixels import read_pixel_rule
-from vfc.extract.taps import (
+from vfc.extract.frames.pixels import read_pixel_rule
+from vfc.extract.models.block_discovery import SHUFFLED, anatomy, token_grid
+from vfc.extract.models.checkpoint import Checkpoint, locate
+from vfc.extract.models.frame_encoder import Framewise
+from vfc.extract.models.taps import (
     array_name,
     attention_of,
     caught,

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from vfc.cache_schema.errors import RecordRejected
-from vfc.cache_schema.record import Json
+from vfc.cache_schema.values.errors import RecordRejected
+from vfc.cache_schema.values.record import Json
 from vfc.extract.backbone import BackboneOptions, Frames, Prepared
 from vfc.extract.language.qwen import QwenBackbone
 

@@ -11,14 +11,14 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.errors import BadInput
-from vfc.cache_schema.record import ArraySpec, Json
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.extract.backbone import BackboneOptions, Frames, Prepared
+from vfc.extract.frames.pixels import read_pixel_rule
+from vfc.extract.language.chat import Question, read_tokenizer
 from vfc.extract.language.model import LanguageBackbone
-from vfc.extract.language.question import Question, read_tokenizer
 from vfc.extract.language.run import Seen
-from vfc.extract.pixels import read_pixel_rule
-from vfc.extract.taps import COMPUTE, FRAMES_PER_FORWARD, array_name, without
+from vfc.extract.models.taps import COMPUTE, FRAMES_PER_FORWARD, array_name, without
 
 DEFAULT_CHECKPOINT: str | None = "LanguageBind/Video-LLaVA-7B-hf"
 QUESTION: Final = "USER: <video>\n{prompt} ASSISTANT:"

@@ -14,18 +14,9 @@ from typing import Final
 
 from vfc.cache_schema.annotations import class_list, segment
 from vfc.cache_schema.annotations.lists import spelling
-from vfc.cache_schema.errors import BadInput, MissingPath, suggestion, unknown_name
+from vfc.cache_schema.values.errors import BadInput, MissingPath, suggestion, unknown_name
 
-from .listing import (
-    SPLIT_PATTERNS,
-    TABLES,
-    Listing,
-    Row,
-    name_classes,
-    read_listing,
-    split_in_name,
-    with_split_of_name,
-)
+from .listing import SPLIT_PATTERNS, TABLES, Listing, Row, name_classes, read_listing, split_in_name, with_split_of_name
 from .lookup import Lookup
 from .tree import walk
 from .video import VIDEO_SUFFIXES, Collection, Video, folder_label, is_video, name_of, some

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from vfc.cache_schema.errors import BadInput, suggestion
+from vfc.cache_schema.values.errors import BadInput, suggestion
 
 from .video import VIDEO_SUFFIXES, folder_label
 

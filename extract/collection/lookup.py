@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from vfc.cache_schema.annotations.lists import spelling
-from vfc.cache_schema.errors import BadInput
+from vfc.cache_schema.values.errors import BadInput
 
 from .listing import Row
 from .tree import walk

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfc.cache_schema.errors import BadInput, MissingPath
+from vfc.cache_schema.values.errors import BadInput, MissingPath
 
 from .video import folder_label, is_video
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vfc.cache_schema.record import Json
+from vfc.cache_schema.values.record import Json
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 
-from vfc.cache_schema.record import Json
+from vfc.cache_schema.values.record import Json
 
 
 @dataclass(frozen=True)

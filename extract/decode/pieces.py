@@ -11,7 +11,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from vfc.cache_schema.record import Json
+from vfc.cache_schema.values.record import Json
 
 from .clip import Clip, Job
 from .frames import Damage, Doubt, decode_at, deliver

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from vfc.cache_schema.errors import VfcError
+from vfc.cache_schema.values.errors import VfcError
 
 from .clip import Clip, Failure, Job
 from .process import Worker

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from typing import IO, Final, Protocol
 
-from vfc.cache_schema.errors import Refused
+from vfc.cache_schema.values.errors import Refused
 
 from .clip import Clip, Failure, Job, Undecodable
 from .wire import Budget, Closed, TooLate, job_to_json, receive, receive_clip, send

@@ -22,14 +22,14 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from vfc.cache_schema.errors import BadInput, MissingPath
-from vfc.cache_schema.record import Json
-from vfc.extract.sampling import CLOCK_SLACK, check_rule, fixed_count, frame_indices
+from vfc.cache_schema.values.errors import BadInput, MissingPath
+from vfc.cache_schema.values.record import Json
 
 from .clip import Clip, Job
 from .frames import Damage, Doubt, decode_at, deliver, words_of
 from .orient import orientation
 from .packets import PacketIndex, packet_index
+from .sampling import CLOCK_SLACK, check_rule, fixed_count, frame_indices
 
 HELD_BYTES: Final = 256 << 20
 """Decoded frames kept while a video without an index is counted; beyond that it is decoded a second time."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vfc.cache_schema.errors import VfcError
+from vfc.cache_schema.values.errors import VfcError
 
 from .clip import Clip, Job, Undecodable
 from .pieces import read_pieces

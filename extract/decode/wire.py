@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from vfc.cache_schema.record import Json
+from vfc.cache_schema.values.record import Json
 
 from .clip import Clip, Job
 

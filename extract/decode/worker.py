@@ -18,7 +18,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from vfc.cache_schema.errors import VfcError
+from vfc.cache_schema.values.errors import VfcError
 
 from .pieces import read_pieces
 from .read import read_job

@@ -6,9 +6,9 @@ import copy
 from collections.abc import Sequence
 from typing import Any, Final
 
-from vfc.cache_schema.errors import BadInput, unknown_name
+from vfc.cache_schema.values.errors import BadInput, unknown_name
 from vfc.extract.backbone import BackboneOptions, names
-from vfc.extract.checkpoint import Checkpoint
+from vfc.extract.models.checkpoint import Checkpoint
 
 STREAMS: Final = ("visual", "text")
 

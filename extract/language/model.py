@@ -13,15 +13,15 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.errors import RecordRejected
-from vfc.cache_schema.record import ArraySpec, Dtype, Json
+from vfc.cache_schema.values.errors import RecordRejected
+from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
 from vfc.extract.backbone import BackboneOptions, Encoded, Frames, Prepared, chosen_layers, versions
-from vfc.extract.checkpoint import locate
-from vfc.extract.taps import array_name, attention_of, compute_dtype, load, on_meta, transferred
+from vfc.extract.models.checkpoint import locate
+from vfc.extract.models.taps import array_name, attention_of, compute_dtype, load, on_meta, transferred
 
+from .chat import Question
 from .choices import check_plan, checked_config, cut_config, kept_of
 from .plans import buckets
-from .question import Question
 from .rows import Split
 from .run import MASKED, Runner, Seen, Streams, Text, Video
 

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.errors import BadInput
-from vfc.cache_schema.record import ArraySpec, Json
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.extract.backbone import Frames, Prepared
-from vfc.extract.patches import read_patch_rule
-from vfc.extract.taps import COMPUTE, array_name
+from vfc.extract.frames.qwen_patches import read_patch_rule
+from vfc.extract.models.taps import COMPUTE, array_name
 
+from .chat import Question, chat_template, read_tokenizer
 from .model import LanguageBackbone
-from .question import Question, chat_template, read_tokenizer
 from .run import Seen
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vfc.extract.taps import Tap, caught
+from vfc.extract.models.taps import Tap, caught
 
 from .plans import Seats, Suffix, seated
-from .riders import Rider, riding
 from .rows import Split, picked, scattered
+from .shared_prefix import Rider, riding
 
 MASKED = ("sdpa", "eager")
 """Attention that takes a mask of any shape."""

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from vfc.cache_schema.errors import unknown_name
+from vfc.cache_schema.values.errors import unknown_name
 
 from .motion import CLASSES, MOTIONS, SPLIT_OF, Floats, Track
 

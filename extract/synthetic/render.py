@@ -12,9 +12,9 @@ from typing import Final
 
 import av
 
-from vfc.cache_schema.errors import BadInput, unknown_name
-from vfc.cache_schema.progress import Progress, Silent
-from vfc.cache_schema.publish import replace_file, writing
+from vfc.cache_schema.parts.atomic_files import replace_file, writing
+from vfc.cache_schema.values.errors import BadInput, unknown_name
+from vfc.cache_schema.values.progress import Progress, Silent
 
 from .clip import Frames, render_clip
 from .motion import CLASSES, SPLIT_OF

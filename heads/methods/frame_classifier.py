@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vfc.cache_schema.record import ArraySpec
-from vfc.heads.bounds import NUMBER, PART, within
-from vfc.heads.head import require
+from vfc.cache_schema.values.record import ArraySpec
+from vfc.heads.contract.head import require
+from vfc.heads.contract.ranges import NUMBER, PART, within
 from vfc.heads.tasks.frame_labels import GROUPS, Batch, FrameHead
 
 TASK = "frame-labels"

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vfc.cache_schema.errors import BadInput
-from vfc.cache_schema.record import ArraySpec
-from vfc.heads.bounds import COUNT, NUMBER, PART, within
-from vfc.heads.head import TrainConfig, require
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.record import ArraySpec
+from vfc.heads.contract.head import TrainConfig, require
+from vfc.heads.contract.ranges import COUNT, NUMBER, PART, within
 from vfc.heads.tasks.anticipation import AnticipationHead, Batch, Prediction, Sampling, future_losses, past_loss
 
 TASK = "anticipation"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vfc.cache_schema.record import ArraySpec
-from vfc.heads.head import require
+from vfc.cache_schema.values.record import ArraySpec
+from vfc.heads.contract.head import require
 from vfc.heads.tasks.classification import Batch, ClassifierHead
 
 TASK = "classification"

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vfc.cache_schema.record import ArraySpec
-from vfc.heads.bounds import NUMBER, PART, within
-from vfc.heads.head import require
+from vfc.cache_schema.values.record import ArraySpec
+from vfc.heads.contract.head import require
+from vfc.heads.contract.ranges import NUMBER, PART, within
 from vfc.heads.tasks.classification import Batch, ClassifierHead
 
 TASK = "classification"

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vfc.cache_schema.errors import BadInput
-from vfc.cache_schema.record import ArraySpec
-from vfc.heads.bounds import COUNT, NUMBER, within
-from vfc.heads.cosines import cosine_logits, shared_width
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.record import ArraySpec
+from vfc.heads.contract.ranges import COUNT, NUMBER, within
+from vfc.heads.similarity.text_similarity import cosine_logits, shared_width
 from vfc.heads.tasks.classification import TRAIN as TASK_TRAIN
 from vfc.heads.tasks.classification import Batch, ClassifierHead, Wants
 

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vfc.cache_schema.record import ArraySpec
-from vfc.heads.attention import Layer
-from vfc.heads.bounds import COUNT, PART, within
-from vfc.heads.head import require
-from vfc.heads.matching import METRICS, REPRESENTATIONS, comparable
+from vfc.cache_schema.values.record import ArraySpec
+from vfc.heads.contract.head import require
+from vfc.heads.contract.ranges import COUNT, PART, within
+from vfc.heads.layers.attention import Layer
+from vfc.heads.similarity.matching import METRICS, REPRESENTATIONS, comparable
 from vfc.heads.tasks.fewshot import Batch, EpisodicHead
 
 TASK = "fewshot"

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from vfc.cache_schema.record import ArraySpec
-from vfc.heads.cosines import cosine_logits, shared_width
+from vfc.cache_schema.values.record import ArraySpec
+from vfc.heads.similarity.text_similarity import cosine_logits, shared_width
 from vfc.heads.tasks.classification import Batch, ClassifierHead, Wants
 
 TASK = "classification"

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from vfc.cache_schema.errors import BadInput
-from vfc.cache_schema.record import ArraySpec
-from vfc.heads.bounds import COUNT, PART, within
-from vfc.heads.head import TrainConfig, require
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.record import ArraySpec
+from vfc.heads.contract.head import TrainConfig, require
+from vfc.heads.contract.ranges import COUNT, PART, within
 from vfc.heads.tasks.fewshot import Batch, EpisodicHead
 
 TASK = "fewshot"

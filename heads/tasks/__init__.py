@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from vfc.cache_schema.errors import unknown_name
+from vfc.cache_schema.values.errors import unknown_name
 
 
 def names() -> list[str]:

@@ -20,22 +20,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.errors import BadInput, RecipeMismatch
-from vfc.cache_schema.progress import Progress
-from vfc.cache_schema.publish import replace_file
+from vfc.cache_schema.parts.atomic_files import replace_file
 from vfc.cache_schema.reader import open_store
-from vfc.cache_schema.recipe import Recipe, digest
-from vfc.cache_schema.record import ArraySpec, Json, Key, Record
+from vfc.cache_schema.values.errors import BadInput, RecipeMismatch
+from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.recipe import Recipe, digest
+from vfc.cache_schema.values.record import ArraySpec, Json, Key, Record
 from vfc.cache_schema.writer import StoreWriter
-from vfc.heads.head import Head, TrainConfig
-from vfc.heads.report import Confusion, Table, percent
-from vfc.heads.run_folder import ITEMS, weights
+from vfc.heads.contract.head import Head, TrainConfig
+from vfc.heads.results.tables import Confusion, Table, percent
+from vfc.heads.runs.run_folder import ITEMS, weights
 
+from .anticipation.ground_truth import digest_of, truth_of
+from .anticipation.observed_labels import labels_folder
 from .anticipation.segments import Ids
 from .anticipation.sequences import Sequences, choose_sequence, stored_stride
 from .anticipation.settings import SequenceSettings
-from .anticipation.told import labels_folder
-from .anticipation.truth import digest_of, truth_of
 
 GROUPS: Final = 5
 """Parts of the training videos; each is labelled by a classifier that has seen the others."""

@@ -28,17 +28,17 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from suites.sequence_store import write_real
 
-from vfc.cache_schema.progress import Silent
-from vfc.cache_schema.publish import replace_file
+from vfc.cache_schema.parts.atomic_files import replace_file
 from vfc.cache_schema.reader import open_store
-from vfc.cache_schema.record import Key
-from vfc.heads.fit import train
-from vfc.heads.head import find
-from vfc.heads.report import Table, read_rows
+from vfc.cache_schema.values.progress import Silent
+from vfc.cache_schema.values.record import Key
+from vfc.heads.lookup import find
+from vfc.heads.results.tables import Table, read_rows
 from vfc.heads.tasks import anticipation, frame_labels
 from vfc.heads.tasks.anticipation.moc import Tally
 from vfc.heads.tasks.anticipation.segments import Ids
 from vfc.heads.tasks.anticipation.splits import over_splits
+from vfc.heads.training.fit import train
 
 CONFIG: Final = Path(__file__).with_suffix(".json")
 HEADS: Final = {

@@ -34,16 +34,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from vfc.cache_schema.annotations import Annotation, Annotations, write_annotations
-from vfc.cache_schema.progress import Silent
-from vfc.cache_schema.publish import replace_file
-from vfc.cache_schema.recipe import Recipe
-from vfc.cache_schema.record import ArraySpec, Key, Record
+from vfc.cache_schema.parts.atomic_files import replace_file
+from vfc.cache_schema.values.progress import Silent
+from vfc.cache_schema.values.recipe import Recipe
+from vfc.cache_schema.values.record import ArraySpec, Key, Record
 from vfc.cache_schema.writer import StoreWriter
-from vfc.heads.fit import train
-from vfc.heads.head import TrainConfig
+from vfc.heads.contract.head import TrainConfig
 from vfc.heads.methods import fsar
 from vfc.heads.tasks import fewshot
 from vfc.heads.tasks.fewshot import Batch
+from vfc.heads.training.fit import train
 
 
 @dataclass(frozen=True)

@@ -30,17 +30,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from suites.language import video_llava_checkpoint
 
-from vfc.cache_schema.progress import Silent
+from vfc.cache_schema.values.progress import Silent
 from vfc.extract.config import ExtractConfig
-from vfc.extract.run import extract
+from vfc.extract.pipeline.run import extract
 from vfc.extract.synthetic import render_collection
-from vfc.heads.evaluate import EvalConfig, evaluate
-from vfc.heads.fit import train
-from vfc.heads.head import TrainConfig
+from vfc.heads.contract.head import TrainConfig
+from vfc.heads.evaluation.evaluate import EvalConfig, evaluate
 from vfc.heads.methods import fsar
-from vfc.heads.paired import bootstrap
-from vfc.heads.run_folder import read_items
+from vfc.heads.runs.paired_statistics import bootstrap
+from vfc.heads.runs.run_folder import read_items
 from vfc.heads.tasks import fewshot
+from vfc.heads.training.fit import train
 
 CLIPS: Final = 60
 SEEDS: Final = (0, 1, 2)

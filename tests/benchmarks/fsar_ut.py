@@ -28,18 +28,18 @@ from typing import Any, Final
 import torch
 
 from vfc.cache_schema.annotations import Annotations, load, write_annotations
-from vfc.cache_schema.progress import Silent
+from vfc.cache_schema.parts.atomic_files import replace_file
 from vfc.cache_schema.protocol import EpisodeList, EpisodeSpec
-from vfc.cache_schema.publish import replace_file
 from vfc.cache_schema.reader import open_store
-from vfc.heads.clips import Clips
-from vfc.heads.episodes import positions, score, tasks_at_once
-from vfc.heads.fit import train
-from vfc.heads.head import TrainConfig
+from vfc.cache_schema.values.progress import Silent
+from vfc.heads.contract.head import TrainConfig
+from vfc.heads.data.features import choose_array
 from vfc.heads.methods import fsar
-from vfc.heads.raw_tokens import RawSettings, RawTokens, corrected_mpmm, mean_frames
-from vfc.heads.serve import choose_array
 from vfc.heads.tasks import fewshot
+from vfc.heads.tasks.fewshot.clips import Clips
+from vfc.heads.tasks.fewshot.episodes import positions, score, tasks_at_once
+from vfc.heads.tasks.fewshot.raw_tokens import RawSettings, RawTokens, corrected_mpmm, mean_frames
+from vfc.heads.training.fit import train
 
 CONFIG: Final = Path(__file__).with_suffix(".json")
 BASELINES: Final = {

@@ -38,13 +38,13 @@ import numpy as np
 import torch
 from suites.language import qwen2_checkpoint, video_llava_checkpoint
 
-from vfc.extract import run as running
 from vfc.extract.backbone import BackboneOptions, PromptedBackbone, open_backbone
-from vfc.extract.checkpoint import Checkpoint
 from vfc.extract.config import ExtractConfig
 from vfc.extract.decode import read_clip
 from vfc.extract.language import model as language
-from vfc.extract.prompts import TEMPLATES
+from vfc.extract.models.checkpoint import Checkpoint
+from vfc.extract.pipeline import run as running
+from vfc.extract.prompting.prompts import TEMPLATES
 
 MAKERS = {"video-llava": video_llava_checkpoint, "qwen2-vl": qwen2_checkpoint}
 TRUE_SIZE: dict[str, dict[str, dict[str, Any]]] = {

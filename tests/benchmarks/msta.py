@@ -24,18 +24,18 @@ from safetensors.torch import save
 from torch import Tensor
 
 from vfc.cache_schema.annotations import Annotation, Annotations, write_annotations
-from vfc.cache_schema.progress import Silent
-from vfc.cache_schema.recipe import Recipe
-from vfc.cache_schema.record import ArraySpec, Key, Record
-from vfc.cache_schema.tail import publish_tail
+from vfc.cache_schema.reduction.frozen_blocks import publish_tail
+from vfc.cache_schema.values.progress import Silent
+from vfc.cache_schema.values.recipe import Recipe
+from vfc.cache_schema.values.record import ArraySpec, Key, Record
 from vfc.cache_schema.writer import StoreWriter
-from vfc.extract.viclip.architecture import PUBLISHED
-from vfc.extract.viclip.network import ViCLIP
-from vfc.extract.viclip.tiny import random_weights
+from vfc.extract.backbones.viclip.architecture import PUBLISHED
+from vfc.extract.backbones.viclip.network import ViCLIP
+from vfc.extract.backbones.viclip.tiny import random_weights
 from vfc.heads.methods import msta
-from vfc.heads.msta.cost import Sizes
+from vfc.heads.methods.msta.cost import Sizes
 from vfc.heads.tasks import classification
-from vfc.heads.updates import optimizer
+from vfc.heads.training.schedule import optimizer
 
 FIRST, FRAMES = 8, 8
 TOKENS = 1 + 14 * 14 * FRAMES

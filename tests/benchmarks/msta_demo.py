@@ -27,16 +27,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from vfc.cache_schema.progress import Silent
+from vfc.cache_schema.values.progress import Silent
+from vfc.extract.backbones.viclip.tiny import write_tiny_viclip
 from vfc.extract.config import ExtractConfig
-from vfc.extract.run import extract
+from vfc.extract.pipeline.run import extract
 from vfc.extract.synthetic import SPLIT_OF, render_collection
-from vfc.extract.viclip.tiny import write_tiny_viclip
-from vfc.heads.fit import train
-from vfc.heads.head import TrainConfig
+from vfc.heads.contract.head import TrainConfig
 from vfc.heads.methods import linear_probe, msta, text_zero_shot
-from vfc.heads.paired import beyond
+from vfc.heads.runs.paired_statistics import beyond
 from vfc.heads.tasks import classification
+from vfc.heads.training.fit import train
 
 TEMPLATE: Final = "{label}"
 ASKED: Final = tuple(sorted(label for label, split in SPLIT_OF.items() if split == "test"))

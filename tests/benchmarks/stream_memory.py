@@ -63,7 +63,7 @@ def checkpoint(folder: Path, case: Case) -> Path:
     import torch
     from suites.checkpoints import image_checkpoint, randomise
 
-    from vfc.extract.i3d.network import InceptionI3d
+    from vfc.extract.backbones.i3d.network import InceptionI3d
 
     target = folder / f"{case.model}-{case.narrow}-{case.edge}"
     if target.exists():
@@ -126,7 +126,7 @@ def measure(folder: Path, case: Case, minutes: int) -> dict[str, Any]:
     import torch
 
     from vfc.extract.backbone import find
-    from vfc.extract.run import ExtractConfig, extract
+    from vfc.extract.pipeline.run import ExtractConfig, extract
 
     torch.set_num_threads(1)
     family: Any = find(case.model)

@@ -35,18 +35,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from vfc.cache_schema.annotations import Annotation, Annotations, write_annotations
-from vfc.cache_schema.progress import Silent
-from vfc.cache_schema.publish import replace_file
-from vfc.cache_schema.recipe import Recipe
-from vfc.cache_schema.record import ArraySpec, Key, Record
+from vfc.cache_schema.parts.atomic_files import replace_file
+from vfc.cache_schema.values.progress import Silent
+from vfc.cache_schema.values.recipe import Recipe
+from vfc.cache_schema.values.record import ArraySpec, Key, Record
 from vfc.cache_schema.writer import StoreWriter
-from vfc.heads.fit import optimizer, train
 from vfc.heads.methods import vidprism
 from vfc.heads.methods.vidprism import Seen
+from vfc.heads.methods.vidprism.aggregation import RgSTA
+from vfc.heads.methods.vidprism.losses import balance, diversity
 from vfc.heads.tasks import classification
 from vfc.heads.tasks.classification import Batch
-from vfc.heads.vidprism.aggregation import RgSTA
-from vfc.heads.vidprism.losses import balance, diversity
+from vfc.heads.training.fit import optimizer, train
 
 
 @dataclass(frozen=True)

@@ -25,18 +25,18 @@ import numpy as np
 import torch
 
 from vfc.cache_schema.annotations import Annotation, Annotations, load, write_annotations
-from vfc.cache_schema.progress import Silent
-from vfc.cache_schema.publish import replace_file
-from vfc.cache_schema.shrink import Shrink
+from vfc.cache_schema.parts.atomic_files import replace_file
+from vfc.cache_schema.reduction.shrink import Shrink
 from vfc.cache_schema.upkeep import materialize
+from vfc.cache_schema.values.progress import Silent
 from vfc.extract.config import ExtractConfig
-from vfc.extract.run import extract
+from vfc.extract.pipeline.run import extract
 from vfc.extract.synthetic import SPLIT_OF, render_collection
-from vfc.heads.fit import train
-from vfc.heads.head import TrainConfig
+from vfc.heads.contract.head import TrainConfig
 from vfc.heads.methods import linear_probe, mean_pool, vidprism
-from vfc.heads.paired import Difference, Group, Run, difference, student
+from vfc.heads.runs.paired_statistics import Difference, Group, Run, difference, student
 from vfc.heads.tasks import classification
+from vfc.heads.training.fit import train
 
 CLASSES: Final = tuple(sorted(label for label, split in SPLIT_OF.items() if split == "test"))
 CLIPS, TRAINED = 60, 24
@@ -161,7 +161,7 @@ def accuracy(found: Group) -> str:
 
 def usage_lines(root: Path, done: Sequence[Unit]) -> list[str]:
     """How much each expert counts, by class and by right and wrong, mean over the seeds."""
-    from vfc.heads.report import read_rows
+    from vfc.heads.results.tables import read_rows
 
     rows = [read_rows(u.folder(root) / "results.jsonl")[0]["usage"] for u in done if u.method == "VidPrism"]
     names = list(next(iter(rows[0].values())))

@@ -13,7 +13,7 @@ from suites.store import RECIPE
 
 from vfc.cache_schema import ArraySpec, Damaged, Key, Record, StoreWriter, catalog, open_store
 from vfc.cache_schema.catalog import Catalog, _merge, _winners, current, load
-from vfc.cache_schema.part import Part, PartInfo
+from vfc.cache_schema.parts.part import Part, PartInfo
 
 SPEC = ArraySpec("x", "int64", ())
 

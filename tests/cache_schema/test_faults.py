@@ -29,15 +29,14 @@ from vfc.cache_schema import (
     Refused,
     StoreWriter,
     VfcError,
-    disk,
     open_store,
-    publish,
 )
-from vfc.cache_schema.layout import group_json
-from vfc.cache_schema.part import check
-from vfc.cache_schema.progress import Silent
+from vfc.cache_schema.parts import atomic_files, disk
+from vfc.cache_schema.parts.layout import group_json
+from vfc.cache_schema.parts.part import check
 from vfc.cache_schema.root import bind_axis, bind_kind, create_root
 from vfc.cache_schema.upkeep import Verification, verify
+from vfc.cache_schema.values.progress import Silent
 
 OPERATIONS = ("mkdir", "open", "write", "fsync", "rename", "link", "replace")
 
@@ -98,9 +97,9 @@ class Disk:
 @pytest.fixture
 def faults(monkeypatch: pytest.MonkeyPatch) -> Disk:
     found = Disk()
-    for module in (disk, publish):
+    for module in (disk, atomic_files):
         monkeypatch.setattr(module, "os", found)
-    monkeypatch.setattr(publish, "open", found.open_file, raising=False)
+    monkeypatch.setattr(atomic_files, "open", found.open_file, raising=False)
     return found
 
 

@@ -24,10 +24,10 @@ from vfc.cache_schema import (
     UnknownName,
     open_store,
 )
-from vfc.cache_schema import mapping as mapping_module
-from vfc.cache_schema.dtypes import encode
-from vfc.cache_schema.progress import Silent
+from vfc.cache_schema.parts import shard_mmap as mapping_module
 from vfc.cache_schema.upkeep import compact
+from vfc.cache_schema.values.dtypes import encode
+from vfc.cache_schema.values.progress import Silent
 
 
 class TestStore(StoreSuite):
@@ -208,7 +208,7 @@ def test_opening_and_reading_loads_no_zarr_and_no_hdf5(tmp_path: Path) -> None:
 
 def test_errors_and_progress_are_light_to_import() -> None:
     code = (
-        "import sys; import vfc.cache_schema.errors, vfc.cache_schema.progress\n"
+        "import sys; import vfc.cache_schema.values.errors, vfc.cache_schema.values.progress\n"
         "sys.exit(bool({'numpy', 'safetensors', 'zarr', 'h5py'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -12,21 +12,12 @@ import numpy as np
 import pytest
 from suites.store import RECIPE, VIDEO, made, record
 
-from vfc.cache_schema import (
-    ArraySpec,
-    BadInput,
-    Key,
-    Record,
-    RecordRejected,
-    StoreWriter,
-    UnknownName,
-    disk,
-    open_store,
-)
+from vfc.cache_schema import ArraySpec, BadInput, Key, Record, RecordRejected, StoreWriter, UnknownName, open_store
 from vfc.cache_schema import root as root_module
-from vfc.cache_schema.dtypes import stored_arrays
-from vfc.cache_schema.part import Part
-from vfc.cache_schema.recipe import Recipe
+from vfc.cache_schema.parts import disk
+from vfc.cache_schema.parts.part import Part
+from vfc.cache_schema.values.dtypes import stored_arrays
+from vfc.cache_schema.values.recipe import Recipe
 
 SPEC = ArraySpec("x", "fp32", (100,))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.core import TyperGroup
 
-from vfc.cache_schema.errors import VfcError
+from vfc.cache_schema.values.errors import VfcError
 from vfc.cli import app
 
 

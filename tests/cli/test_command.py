@@ -17,8 +17,8 @@ from typing import NoReturn
 
 import pytest
 
-from vfc.cache_schema.errors import Damaged, Refused
-from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.values.errors import Damaged, Refused
+from vfc.cache_schema.values.progress import Progress
 from vfc.cli import app
 from vfc.cli.command import Command, Outcome, human_bytes, table
 

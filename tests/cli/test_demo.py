@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from vfc.cache_schema import open_store
-from vfc.cache_schema.progress import Silent
 from vfc.cache_schema.upkeep import verify
+from vfc.cache_schema.values.progress import Silent
 from vfc.cli import app
 
 

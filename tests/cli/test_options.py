@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from vfc.cache_schema.errors import BadInput, MissingPath, UnknownName, VfcError
+from vfc.cache_schema.values.errors import BadInput, MissingPath, UnknownName, VfcError
 from vfc.cli.options import build, flags, parameter, to_json
 
 

@@ -14,9 +14,9 @@ from suites.language import video_llava_checkpoint
 
 from vfc.cache_schema import Key, open_store
 from vfc.cli import app
-from vfc.extract.tiny import write_tiny_vit
+from vfc.extract.synthetic.tiny_vit import write_tiny_vit
 from vfc.heads.methods import fsar
-from vfc.heads.run_folder import load_weights
+from vfc.heads.runs.run_folder import load_weights
 from vfc.heads.tasks.fewshot import Batch
 
 CLASSES = ("hop", "jump", "run", "sit", "stand", "walk")

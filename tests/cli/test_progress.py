@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.values.progress import Progress
 from vfc.cli.progress import Bar, JsonLines, Lines, Quiet, Stage, duration, show
 
 

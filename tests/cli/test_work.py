@@ -18,7 +18,7 @@ from suites.motion_store import make_store
 
 from vfc.cache_schema import open_store
 from vfc.cli import app
-from vfc.extract.tiny import write_tiny_vit
+from vfc.extract.synthetic.tiny_vit import write_tiny_vit
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfc.cache_schema.errors import BadInput, UnknownName
+from vfc.cache_schema.values.errors import BadInput, UnknownName
 from vfc.extract.backbone import (
     BackboneOptions,
     TextBackbone,
@@ -46,7 +46,7 @@ def test_a_misspelt_model_gets_a_suggestion() -> None:
 def test_the_contract_is_read_without_torch() -> None:
     program = (
         "import sys; from vfc.extract.backbone import BackboneOptions, names; names(); BackboneOptions();"
-        "import vfc.extract.checkpoint;"
+        "import vfc.extract.models.checkpoint;"
         "sys.exit(', '.join({'torch', 'transformers', 'av', 'huggingface_hub'} & sys.modules.keys()) or None)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

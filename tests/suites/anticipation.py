@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.record import ArraySpec
-from vfc.heads.head import Head
+from vfc.cache_schema.values.record import ArraySpec
+from vfc.heads.contract.head import Head
 from vfc.heads.tasks.anticipation import AnticipationHead, Batch, targets
 
 from .head import HeadSuite

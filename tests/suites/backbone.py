@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vfc.cache_schema.errors import BadInput, MissingPath
-from vfc.cache_schema.record import FEATURE_DTYPES, ArraySpec
+from vfc.cache_schema.values.errors import BadInput, MissingPath
+from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec
 from vfc.extract.backbone import Backbone, BackboneOptions, TextBackbone, open_backbone
-from vfc.extract.taps import TRANSFER
+from vfc.extract.models.taps import TRANSFER
 
 SIDE = {"int64": torch.int64, "int32": torch.int32, "uint8": torch.uint8, "float64": torch.float64}
 WEIGHTS = ("*.safetensors", "*.bin", "*.index.json")

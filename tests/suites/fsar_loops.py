@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vfc.heads.attention import Layer
+from vfc.heads.layers.attention import Layer
 
 
 def layer(module: Layer, query: Tensor, context: Tensor) -> Tensor:

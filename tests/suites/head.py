@@ -18,10 +18,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vfc.cache_schema.errors import Damaged, UnknownName
-from vfc.cache_schema.record import ArraySpec
-from vfc.heads.head import Head, find
-from vfc.heads.run_folder import load_weights, weights
+from vfc.cache_schema.values.errors import Damaged, UnknownName
+from vfc.cache_schema.values.record import ArraySpec
+from vfc.heads.contract.head import Head
+from vfc.heads.lookup import find
+from vfc.heads.runs.run_folder import load_weights, weights
 from vfc.heads.tasks import classification
 from vfc.heads.tasks.fewshot import Batch
 

@@ -10,7 +10,7 @@ import torch
 from suites.checkpoints import randomise
 from torch import Tensor
 
-from vfc.extract.i3d.network import InceptionI3d
+from vfc.extract.backbones.i3d.network import InceptionI3d
 
 NARROW = 8
 BRANCHES = {"b0": "branch_0", "b1a": "branch_1.0", "b1b": "branch_1.1", "b2a": "branch_2.0", "b2b": "branch_2.1"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vfc.cache_schema.progress import Silent
+from vfc.cache_schema.values.progress import Silent
 
 
 class Killed(Exception):

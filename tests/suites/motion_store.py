@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from vfc.cache_schema.annotations import Annotation, Annotations, write_annotations
-from vfc.cache_schema.progress import Silent
-from vfc.cache_schema.recipe import Recipe
-from vfc.cache_schema.record import ArraySpec, Key, Record
+from vfc.cache_schema.values.progress import Silent
+from vfc.cache_schema.values.recipe import Recipe
+from vfc.cache_schema.values.record import ArraySpec, Key, Record
 from vfc.cache_schema.writer import StoreWriter
 
 FRAMES, WIDTH = 4, 12

@@ -16,8 +16,8 @@ from suites.backbone import BackboneSuite, clip_of, equal, parameters
 from suites.language import PROMPTS, many_prompts
 from torch import Tensor
 
-from vfc.cache_schema.errors import BadInput, RecordRejected, UnknownName
-from vfc.cache_schema.record import FEATURE_DTYPES
+from vfc.cache_schema.values.errors import BadInput, RecordRejected, UnknownName
+from vfc.cache_schema.values.record import FEATURE_DTYPES
 from vfc.extract.backbone import BackboneOptions, PromptedBackbone, open_backbone
 
 LAYERS = ("0", "1", "2", "3", "4", "norm")

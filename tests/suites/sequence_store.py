@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vfc.cache_schema.annotations import Annotation, Annotations, write_annotations
-from vfc.cache_schema.recipe import Recipe
-from vfc.cache_schema.record import ArraySpec, Dtype, Key, Record
+from vfc.cache_schema.values.recipe import Recipe
+from vfc.cache_schema.values.record import ArraySpec, Dtype, Key, Record
 from vfc.cache_schema.writer import StoreWriter
 
 from .mstcn import class_ids, class_means, drawn, real_labels

@@ -31,8 +31,8 @@ import transformers  # noqa: E402
 from suites.patch_cases import CLIPS, PATCH_CASES, patch_sha  # noqa: E402
 from suites.pixel_cases import CASES, SIZES, frames, sha  # noqa: E402
 
-from vfc.extract.patches import patch_rule  # noqa: E402
-from vfc.extract.pixels import pixel_rule  # noqa: E402
+from vfc.extract.frames.pixels import pixel_rule  # noqa: E402
+from vfc.extract.frames.qwen_patches import patch_rule  # noqa: E402
 
 
 def theirs(processor: Any, clip: npt.NDArray[np.uint8]) -> torch.Tensor:

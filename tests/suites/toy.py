@@ -20,12 +20,12 @@ import av
 import numpy as np
 import torch
 
-from vfc.cache_schema.errors import VfcError
-from vfc.cache_schema.record import ArraySpec, Json
+from vfc.cache_schema.values.errors import VfcError
+from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.extract import backbone as contract
 from vfc.extract.backbone import BackboneOptions, Prepared
 from vfc.extract.config import ExtractConfig
-from vfc.extract.run import extract
+from vfc.extract.pipeline.run import extract
 
 WIDTH = 64
 MARKS = {250: "pixels-raise", 200: "forward-raise", 150: "overflow"}

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vfc.extract.viclip.architecture import Architecture, Tower
-from vfc.extract.viclip.network import ViCLIP
-from vfc.extract.viclip.tiny import random_weights
+from vfc.extract.backbones.viclip.architecture import Architecture, Tower
+from vfc.extract.backbones.viclip.network import ViCLIP
+from vfc.extract.backbones.viclip.tiny import random_weights
 
 TINY = Architecture(
     Tower(24, 4, 2), Tower(16, 4, 2), patch=8, image=16, frames=4, context=12, vocabulary=40, embedding=20

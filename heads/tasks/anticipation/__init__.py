@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from vfc.cache_schema.progress import Progress
-from vfc.heads.head import Head, TrainConfig
+from vfc.cache_schema.values.progress import Progress
+from vfc.heads.contract.head import Head, TrainConfig
 
 from .contract import AnticipationHead as AnticipationHead
 from .contract import Batch as Batch

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vfc.heads.head import Head
+from vfc.heads.contract.head import Head
 
 IGNORED = -100
 """Where `Batch.past` has no class."""

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.dtypes import stored_dtype
-from vfc.cache_schema.errors import BadInput, UnknownName, unknown_name
 from vfc.cache_schema.reader import StoreReader
-from vfc.cache_schema.record import FEATURE_DTYPES, ArraySpec, Key
-from vfc.heads.ahead import Placement
-from vfc.heads.memory import placed
-from vfc.heads.serve import STORED, Resident, as_float, finite
+from vfc.cache_schema.values.dtypes import stored_dtype
+from vfc.cache_schema.values.errors import BadInput, UnknownName, unknown_name
+from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Key
+from vfc.heads.data.features import STORED, Resident, as_float, finite
+from vfc.heads.data.placement import placed
+from vfc.heads.data.prefetch import Placement
 
+from .ground_truth import Truth
 from .segments import Ids
-from .truth import Truth
 
 _SLACK: Final = (25, 0.01)
 """Frames, and share, by which features and labels may differ: those of the published archives do by a few."""

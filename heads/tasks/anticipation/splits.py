@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from vfc.cache_schema.errors import BadInput
-from vfc.heads.paired import student
-from vfc.heads.report import Table
+from vfc.cache_schema.values.errors import BadInput
+from vfc.heads.results.tables import Table
+from vfc.heads.runs.paired_statistics import student
 
 from .tables import cells
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vfc.heads.report import Table, segments_picture
+from vfc.heads.results.tables import Table, segments_picture
 
 Grid = Sequence[Sequence[float]]
 

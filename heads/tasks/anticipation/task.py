@@ -10,23 +10,23 @@ from typing import Any, Final, cast
 import numpy as np
 import torch
 
-from vfc.cache_schema.errors import BadInput
-from vfc.cache_schema.progress import Progress, Silent
 from vfc.cache_schema.reader import open_store
-from vfc.cache_schema.recipe import digest
-from vfc.cache_schema.record import ArraySpec, Json
-from vfc.heads.head import Head, TrainConfig
-from vfc.heads.run_folder import ITEMS
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.progress import Progress, Silent
+from vfc.cache_schema.values.recipe import digest
+from vfc.cache_schema.values.record import ArraySpec, Json
+from vfc.heads.contract.head import Head, TrainConfig
+from vfc.heads.runs.run_folder import ITEMS
 
-from . import trivial
+from . import trivial_baselines
 from .contract import AnticipationHead
 from .decoding import Decoder
+from .ground_truth import digest_of, truth_of
 from .moc import Tally
+from .observed_labels import told_labels
 from .segments import Ids, runs
 from .sequences import Sequences, choose_sequence
 from .settings import Config
-from .told import told_labels
-from .truth import digest_of, truth_of
 from .windows import Sample, collate, cut_of, moved, observed_steps, one_pass, windows
 
 _SHOWN: Final = 3
@@ -153,7 +153,7 @@ class Anticipation:
         part, config = self._parts["test"], self._config
         found = self._score(head, part, progress)
         queries = cast("AnticipationHead", head).queries
-        predictors = trivial.rows(
+        predictors = trivial_baselines.rows(
             self._scored(self._parts["train"].videos),
             classes=len(self.class_names),
             queries=queries,
@@ -161,7 +161,7 @@ class Anticipation:
         )
         others: list[Json] = []
         for name, predictor in predictors.items():
-            tally = trivial.tallied(
+            tally = trivial_baselines.tallied(
                 predictor, self._scored(part.videos), len(self.class_names), config.observe, config.predict
             )
             others.append({"name": name, "moc": tally.moc().tolist()})

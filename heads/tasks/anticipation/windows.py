@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.errors import BadInput
+from vfc.cache_schema.values.errors import BadInput
 
 from .contract import IGNORED, Batch, Sampling
+from .observed_labels import disturbed, stacked
 from .segments import Ids, Window, runs, window
 from .sequences import Sequences
-from .told import disturbed, stacked
 
 _BUCKET: Final = 16
 """Batches whose windows are sorted by length among themselves: little padding, and still another order every pass."""

@@ -13,10 +13,10 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from vfc.cache_schema.annotations.lists import spelling
-from vfc.cache_schema.errors import BadInput, MissingRecord, UnknownName, VfcError, unknown_name
 from vfc.cache_schema.reader import StoreReader
-from vfc.cache_schema.record import FEATURE_DTYPES, ArraySpec, Key
-from vfc.heads.serve import choose_array
+from vfc.cache_schema.values.errors import BadInput, MissingRecord, UnknownName, VfcError, unknown_name
+from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Key
+from vfc.heads.data.features import choose_array
 
 from .config import Config
 from .contract import Wants

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from vfc.heads.bounds import NUMBER, PART, within
-from vfc.heads.head import TrainConfig
-from vfc.heads.serve import Resident
+from vfc.heads.contract.head import TrainConfig
+from vfc.heads.contract.ranges import NUMBER, PART, within
+from vfc.heads.data.features import Resident
 
 TRAIN: Final = TrainConfig(epochs=30, least_steps=200, batch=32, select="last")
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from vfc.heads.head import Head
+from vfc.heads.contract.head import Head
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import numpy as np
 from vfc.cache_schema.annotations import Annotation, Annotations, load, with_video_split
 from vfc.cache_schema.annotations.lists import spelling
 from vfc.cache_schema.annotations.ordered import read_class_list
-from vfc.cache_schema.errors import BadInput, unknown_name
-from vfc.cache_schema.progress import Progress
 from vfc.cache_schema.protocol import k_shot
 from vfc.cache_schema.reader import StoreReader
-from vfc.cache_schema.recipe import canonical
-from vfc.cache_schema.record import Json
+from vfc.cache_schema.values.errors import BadInput, unknown_name
+from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.recipe import canonical
+from vfc.cache_schema.values.record import Json
 
 from .config import Config
 from .official import with_lists

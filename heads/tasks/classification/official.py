@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from vfc.cache_schema.annotations import Annotations
-from vfc.cache_schema.errors import BadInput, MissingPath
-from vfc.cache_schema.progress import Progress
+from vfc.cache_schema.values.errors import BadInput, MissingPath
+from vfc.cache_schema.values.progress import Progress
 
 _NUMBERS: Final = re.compile(r"(\s+\d+)+$")
 _FORM: Final = (

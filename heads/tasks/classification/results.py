@@ -9,9 +9,9 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from vfc.cache_schema.record import Json
-from vfc.heads.episodes import half_width
-from vfc.heads.report import Confusion, Table, percent
+from vfc.cache_schema.values.record import Json
+from vfc.heads.results.tables import Confusion, Table, percent
+from vfc.heads.tasks.fewshot.episodes import half_width
 
 from .lists import Listed
 

@@ -13,21 +13,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.errors import BadInput, RecipeMismatch
-from vfc.cache_schema.progress import Progress, Silent
 from vfc.cache_schema.reader import StoreReader, open_store
-from vfc.cache_schema.record import ArraySpec, Json
-from vfc.heads.ahead import stream
-from vfc.heads.head import Head, TrainConfig
-from vfc.heads.run_folder import ITEMS
-from vfc.heads.serve import as_served
+from vfc.cache_schema.values.errors import BadInput, RecipeMismatch
+from vfc.cache_schema.values.progress import Progress, Silent
+from vfc.cache_schema.values.record import ArraySpec, Json
+from vfc.heads.contract.head import Head, TrainConfig
+from vfc.heads.data.features import as_served
+from vfc.heads.data.prefetch import stream
+from vfc.heads.runs.run_folder import ITEMS
 
 from .arrays import ClassTexts, find_arrays
 from .config import Config
 from .contract import Batch, ClassifierHead, Wants
+from .dataset import AT_TEST, Shelf, records, shuffled, test_views, training_views
 from .lists import Listed, lists
 from .results import Scored, result_of
-from .shelf import AT_TEST, Shelf, records, shuffled, test_views, training_views
 
 
 class Classification:

@@ -25,11 +25,11 @@ from vfc.cache_schema import (
     open_store,
 )
 from vfc.cache_schema.annotations import Annotation, Annotations, load, write_annotations
-from vfc.cache_schema.progress import Silent
-from vfc.cache_schema.projection import fit_projection, load_projection, publish_projection
-from vfc.cache_schema.record import Json
+from vfc.cache_schema.reduction.projection import fit_projection, load_projection, publish_projection
 from vfc.cache_schema.upkeep import compact, inspect, merge, verify
 from vfc.cache_schema.upkeep.stored import alone
+from vfc.cache_schema.values.progress import Silent
+from vfc.cache_schema.values.record import Json
 
 QUIET = Silent()
 

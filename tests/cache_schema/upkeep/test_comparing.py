@@ -8,9 +8,9 @@ import pytest
 from suites.store import RECIPE, TEXT, VIDEO, record
 
 from vfc.cache_schema import ArraySpec, Key, Recipe, Record, StoreWriter
-from vfc.cache_schema.progress import Silent
-from vfc.cache_schema.record import Json
 from vfc.cache_schema.upkeep import compact, compare, convert
+from vfc.cache_schema.values.progress import Silent
+from vfc.cache_schema.values.record import Json
 
 QUIET = Silent()
 

@@ -26,11 +26,11 @@ from vfc.cache_schema import (
     open_store,
 )
 from vfc.cache_schema.annotations import Annotation, Annotations, load, write_annotations
-from vfc.cache_schema.part import Part
-from vfc.cache_schema.progress import Silent
-from vfc.cache_schema.record import Dtype
-from vfc.cache_schema.shrink import Shrink
+from vfc.cache_schema.parts.part import Part
+from vfc.cache_schema.reduction.shrink import Shrink
 from vfc.cache_schema.upkeep import compact, convert, inspect, materialize, merge, verify
+from vfc.cache_schema.values.progress import Silent
+from vfc.cache_schema.values.record import Dtype
 
 QUIET = Silent()
 Values = npt.NDArray[Any]

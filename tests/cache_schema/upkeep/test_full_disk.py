@@ -10,9 +10,9 @@ from suites.store import RECIPE
 
 from vfc.cache_schema import ArraySpec, Key, ReadOnlyTarget, Record, Refused, StoreWriter, VfcError, open_store
 from vfc.cache_schema.exchange import Format, export
-from vfc.cache_schema.progress import Silent
-from vfc.cache_schema.shrink import Shrink
+from vfc.cache_schema.reduction.shrink import Shrink
 from vfc.cache_schema.upkeep import compact, convert, materialize, merge, repair, verify
+from vfc.cache_schema.values.progress import Silent
 
 QUIET = Silent()
 SPECS = (ArraySpec("tokens", "fp16", (4, 16, 64), "frame-major"),)

@@ -15,10 +15,10 @@ from suites.store import RECIPE, TEXT, VIDEO, as_stored, made, record
 
 from vfc.cache_schema import Damaged, Key, NotAStore, Record, Refused, StoreWriter, open_store
 from vfc.cache_schema.annotations import Annotation, Annotations, write_annotations
-from vfc.cache_schema.progress import Silent
-from vfc.cache_schema.projection import fit_projection, publish_projection
+from vfc.cache_schema.reduction.projection import fit_projection, publish_projection
 from vfc.cache_schema.upkeep import compact, repair, verify
 from vfc.cache_schema.upkeep.stored import alone
+from vfc.cache_schema.values.progress import Silent
 
 QUIET = Silent()
 

@@ -9,9 +9,9 @@ from suites.store import RECIPE, TEXT, VIDEO, record
 
 from vfc.cache_schema import Key, MissingPath, NotAStore, Record, StoreWriter, open_store
 from vfc.cache_schema.annotations import Annotation, Annotations, write_annotations
-from vfc.cache_schema.progress import Silent
-from vfc.cache_schema.shrink import Shrink
+from vfc.cache_schema.reduction.shrink import Shrink
 from vfc.cache_schema.upkeep import inspect, materialize
+from vfc.cache_schema.values.progress import Silent
 
 QUIET = Silent()
 

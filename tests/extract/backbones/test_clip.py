@@ -13,7 +13,7 @@ from suites.backbone import TextBackboneSuite, clip_of, parameters
 from suites.checkpoints import clip_checkpoint, image_checkpoint, image_pixels
 from torch import Tensor
 
-from vfc.cache_schema.errors import BadInput
+from vfc.cache_schema.values.errors import BadInput
 from vfc.extract.backbone import BackboneOptions, TextBackbone, open_backbone
 
 CONTEXT = 16

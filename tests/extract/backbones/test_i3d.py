@@ -14,11 +14,11 @@ from suites.backbone import clip_of
 from suites.i3d import i3d_checkpoint, piergiaj
 from torch import Tensor
 
-from vfc.cache_schema.errors import BadInput, MissingPath, RecordRejected, UnknownName
-from vfc.cache_schema.record import ArraySpec
+from vfc.cache_schema.values.errors import BadInput, MissingPath, RecordRejected, UnknownName
+from vfc.cache_schema.values.record import ArraySpec
 from vfc.extract.backbone import BackboneOptions, StreamingBackbone, open_backbone
-from vfc.extract.describe import describe
-from vfc.extract.i3d.network import InceptionI3d
+from vfc.extract.backbones.i3d.network import InceptionI3d
+from vfc.extract.pipeline.model_card import describe
 
 FRAMES = 30
 

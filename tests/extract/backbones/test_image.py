@@ -13,7 +13,7 @@ from suites.backbone import BackboneSuite, clip_of
 from suites.checkpoints import image_checkpoint, image_configs, image_pixels, save
 from torch import Tensor
 
-from vfc.cache_schema.errors import BadInput, UnknownName
+from vfc.cache_schema.values.errors import BadInput, UnknownName
 from vfc.extract.backbone import BackboneOptions, open_backbone
 from vfc.extract.backbones.image import ImageBackbone, layout
 

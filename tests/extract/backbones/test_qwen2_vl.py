@@ -18,7 +18,7 @@ from suites.language import PROMPTS, qwen2_checkpoint
 from suites.prompted import PromptedSuite, full_model
 from torch import Tensor
 
-from vfc.cache_schema.errors import BadInput, RecordRejected
+from vfc.cache_schema.values.errors import BadInput, RecordRejected
 from vfc.extract.backbone import BackboneOptions, open_backbone
 
 

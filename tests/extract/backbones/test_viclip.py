@@ -15,13 +15,13 @@ from suites.checkpoints import image_checkpoint
 from suites.viclip import text_states, vision_states
 from torch import Tensor
 
-from vfc.cache_schema.errors import BadInput, MissingPath, RecordRejected, UnknownName
+from vfc.cache_schema.values.errors import BadInput, MissingPath, RecordRejected, UnknownName
 from vfc.extract.backbone import BackboneOptions, open_backbone
-from vfc.extract.checkpoint import BPE, Checkpoint
-from vfc.extract.viclip.architecture import PUBLISHED, architecture_of
-from vfc.extract.viclip.network import ViCLIP
-from vfc.extract.viclip.tiny import write_tiny_viclip
-from vfc.extract.viclip.tokens import Texts, read_bpe
+from vfc.extract.backbones.viclip.architecture import PUBLISHED, architecture_of
+from vfc.extract.backbones.viclip.network import ViCLIP
+from vfc.extract.backbones.viclip.tiny import write_tiny_viclip
+from vfc.extract.backbones.viclip.tokens import Texts, read_bpe
+from vfc.extract.models.checkpoint import BPE, Checkpoint
 
 LONG = "a video of someone waving the hand " * 4
 

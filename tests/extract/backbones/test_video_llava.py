@@ -17,7 +17,7 @@ from suites.language import video_llava_checkpoint
 from suites.prompted import PromptedSuite
 from torch import Tensor
 
-from vfc.cache_schema.errors import BadInput
+from vfc.cache_schema.values.errors import BadInput
 from vfc.extract.backbone import BackboneOptions, open_backbone
 
 TOKENS = 5

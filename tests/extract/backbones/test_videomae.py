@@ -14,9 +14,9 @@ from suites.backbone import BackboneSuite, clip_of
 from suites.checkpoints import randomise, save
 from torch import Tensor
 
-from vfc.cache_schema.errors import BadInput
+from vfc.cache_schema.values.errors import BadInput
 from vfc.extract.backbone import BackboneOptions, StreamingBackbone, open_backbone
-from vfc.extract.videomae_names import library_names
+from vfc.extract.backbones.videomae.weights import library_names
 
 SMALL: dict[str, Any] = {
     "image_size": 32,

@@ -16,20 +16,19 @@ from suites.sequence_store import write_made_up
 from torch import Tensor
 from torch.nn import functional
 
-from vfc.cache_schema.errors import BadInput, Damaged, MissingExtra, MissingPath
-from vfc.cache_schema.progress import Silent
-from vfc.cache_schema.record import ArraySpec
-from vfc.heads.actionllm import checkpoint
-from vfc.heads.actionllm.cmib import Cmia, Cmib, sinusoids
-from vfc.heads.actionllm.names import name_table
-from vfc.heads.actionllm.trunk import Trunk
-from vfc.heads.actionllm.tuning import ActionTuning
-from vfc.heads.fit import train
-from vfc.heads.methods.actionllm import TRAIN, Config, Head
-from vfc.heads.report import read_rows
-from vfc.heads.run_folder import weights
+from vfc.cache_schema.values.errors import BadInput, Damaged, MissingExtra, MissingPath
+from vfc.cache_schema.values.progress import Silent
+from vfc.cache_schema.values.record import ArraySpec
+from vfc.heads.methods.actionllm import TRAIN, Config, Head, checkpoint
+from vfc.heads.methods.actionllm.cmib import Cmia, Cmib, sinusoids
+from vfc.heads.methods.actionllm.names import name_table
+from vfc.heads.methods.actionllm.trunk import Trunk
+from vfc.heads.methods.actionllm.tuning import ActionTuning
+from vfc.heads.results.tables import read_rows
+from vfc.heads.runs.run_folder import weights
 from vfc.heads.tasks import anticipation
 from vfc.heads.tasks.anticipation import Batch
+from vfc.heads.training.fit import train
 
 WIDTH, CLASSES = 24, 6
 NAMES = ("cut_tomato", "peel_cucumber", "add_oil", "mix_dressing", "action_start", "action_end")

@@ -13,10 +13,10 @@ from suites.head import ClassifierHeadSuite
 from torch import nn
 from torch.nn import functional
 
-from vfc.cache_schema.errors import BadInput
-from vfc.cache_schema.record import ArraySpec
-from vfc.heads.cosines import CLIP_SCALE, cosine_logits
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.methods import linear_probe, mean_pool, mote, text_zero_shot
+from vfc.heads.similarity.text_similarity import CLIP_SCALE, cosine_logits
 from vfc.heads.tasks.classification import Batch, ClassifierHead
 
 

@@ -10,8 +10,8 @@ import torch
 from suites.head import HeadSuite
 from torch import Tensor
 
-from vfc.cache_schema.record import ArraySpec
-from vfc.heads.head import find
+from vfc.cache_schema.values.record import ArraySpec
+from vfc.heads.lookup import find
 from vfc.heads.methods import frame_classifier
 from vfc.heads.tasks.frame_labels import GROUPS, Batch
 

@@ -11,9 +11,10 @@ from suites import fsar_loops as loops
 from suites.head import EpisodicHeadSuite
 from torch import Tensor
 
-from vfc.cache_schema.errors import BadInput
-from vfc.cache_schema.record import ArraySpec
-from vfc.heads.head import TrainConfig, configs
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.record import ArraySpec
+from vfc.heads.contract.head import TrainConfig
+from vfc.heads.lookup import configs
 from vfc.heads.methods.fsar import Config, Head
 from vfc.heads.tasks.fewshot import Batch
 

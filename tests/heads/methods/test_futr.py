@@ -8,8 +8,8 @@ import pytest
 import torch
 from suites.anticipation import AnticipationHeadSuite
 
-from vfc.cache_schema.errors import BadInput
-from vfc.cache_schema.record import ArraySpec
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.methods import futr
 
 

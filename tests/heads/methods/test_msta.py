@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vfc.cache_schema.annotations import Annotation, Annotations, write_annotations
-from vfc.cache_schema.errors import BadInput, Damaged, MissingRecord, RecipeMismatch, UnknownName
-from vfc.cache_schema.progress import Silent
 from vfc.cache_schema.protocol.descriptions import write_descriptions
-from vfc.cache_schema.recipe import Recipe
-from vfc.cache_schema.record import ArraySpec, Key, Record
+from vfc.cache_schema.values.errors import BadInput, Damaged, MissingRecord, RecipeMismatch, UnknownName
+from vfc.cache_schema.values.progress import Silent
+from vfc.cache_schema.values.recipe import Recipe
+from vfc.cache_schema.values.record import ArraySpec, Key, Record
 from vfc.cache_schema.writer import StoreWriter
-from vfc.heads.fit import train
-from vfc.heads.head import Head as AnyHead
+from vfc.heads.contract.head import Head as AnyHead
 from vfc.heads.methods import msta
 from vfc.heads.tasks import classification
-from vfc.heads.updates import learning_rate, optimizer
+from vfc.heads.training.fit import train
+from vfc.heads.training.schedule import learning_rate, optimizer
 
 NAMES = ("kick", "point", "wave")
 TOKENS = 1 + TINY.grid**2 * TINY.frames

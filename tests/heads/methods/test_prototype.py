@@ -9,10 +9,10 @@ import pytest
 import torch
 from suites.head import EpisodicHeadSuite
 
-from vfc.cache_schema.errors import BadInput
-from vfc.cache_schema.record import ArraySpec
-from vfc.heads.matching import METRICS, comparable
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.methods.prototype import Config, Head
+from vfc.heads.similarity.matching import METRICS, comparable
 from vfc.heads.tasks.fewshot import Batch
 
 Representation = Literal["mean", "ordered", "difference"]

@@ -11,8 +11,8 @@ import pytest
 import torch
 from suites.head import EpisodicHeadSuite
 
-from vfc.cache_schema.errors import BadInput
-from vfc.cache_schema.record import ArraySpec
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.methods.trx import Config, Head, Tuples
 from vfc.heads.tasks.fewshot import Batch
 

@@ -14,17 +14,18 @@ from suites.head import ClassifierHeadSuite
 from suites.motion_store import MakeStore
 from torch import Tensor
 
-from vfc.cache_schema.errors import BadInput, UnknownName
-from vfc.cache_schema.progress import Silent
-from vfc.cache_schema.record import ArraySpec
-from vfc.heads.fit import train
-from vfc.heads.head import TrainConfig, configs
+from vfc.cache_schema.values.errors import BadInput, UnknownName
+from vfc.cache_schema.values.progress import Silent
+from vfc.cache_schema.values.record import ArraySpec
+from vfc.heads.contract.head import TrainConfig
+from vfc.heads.lookup import configs
 from vfc.heads.methods.vidprism import PRESETS, Config, Head
+from vfc.heads.methods.vidprism.aggregation import Grouping, Plain, RgSTA
+from vfc.heads.methods.vidprism.losses import balance, diversity, diversity_of_clips, text_contrast
+from vfc.heads.methods.vidprism.released import our_name, pour_released
 from vfc.heads.tasks import classification
 from vfc.heads.tasks.classification import Batch
-from vfc.heads.vidprism.aggregation import Grouping, Plain, RgSTA
-from vfc.heads.vidprism.losses import balance, diversity, diversity_of_clips, text_contrast
-from vfc.heads.vidprism.released import our_name, pour_released
+from vfc.heads.training.fit import train
 
 WIDTH, CLASSES = 16, 5
 SMALL = Config(rates=(2, 4, 8))

@@ -15,7 +15,9 @@ from suites.motion_store import Told
 from suites.sequence_store import made_up, write_made_up, write_sequences
 
 from vfc.cache_schema.annotations import Annotation, Annotations, write_annotations
-from vfc.cache_schema.errors import (
+from vfc.cache_schema.reader import open_store
+from vfc.cache_schema.upkeep import inspect, verify
+from vfc.cache_schema.values.errors import (
     BadInput,
     MissingPath,
     MissingRecord,
@@ -23,25 +25,23 @@ from vfc.cache_schema.errors import (
     RecordRejected,
     UnknownName,
 )
-from vfc.cache_schema.progress import Silent
-from vfc.cache_schema.reader import open_store
-from vfc.cache_schema.recipe import Recipe
-from vfc.cache_schema.record import ArraySpec, Json, Key, Record
-from vfc.cache_schema.upkeep import inspect, verify
+from vfc.cache_schema.values.progress import Silent
+from vfc.cache_schema.values.recipe import Recipe
+from vfc.cache_schema.values.record import ArraySpec, Json, Key, Record
 from vfc.cache_schema.writer import StoreWriter
-from vfc.heads.compare import ReportConfig, report
-from vfc.heads.fit import train
-from vfc.heads.head import TrainConfig
+from vfc.heads.contract.head import TrainConfig
+from vfc.heads.evaluation.compare_runs import ReportConfig, report
 from vfc.heads.methods import frame_classifier, futr
-from vfc.heads.report import read_rows
+from vfc.heads.results.tables import read_rows
 from vfc.heads.tasks import anticipation, frame_labels
+from vfc.heads.tasks.anticipation.ground_truth import StoreTruth
+from vfc.heads.tasks.anticipation.observed_labels import disturbed, told_labels
 from vfc.heads.tasks.anticipation.segments import Window
 from vfc.heads.tasks.anticipation.sequences import Sequences, choose_sequence, stored_stride
 from vfc.heads.tasks.anticipation.splits import over_runs, over_splits, per_split
-from vfc.heads.tasks.anticipation.told import disturbed, told_labels
-from vfc.heads.tasks.anticipation.trivial import repeat_last, tallied
-from vfc.heads.tasks.anticipation.truth import StoreTruth
+from vfc.heads.tasks.anticipation.trivial_baselines import repeat_last, tallied
 from vfc.heads.tasks.anticipation.windows import Sample, collate, cut_of, moved, one_pass, windows
+from vfc.heads.training.fit import train
 
 CPU = torch.device("cpu")
 FUTR = futr.Config(width=16, decoder_layers=1, queries=6, positions=48, attention_heads=2)
@@ -227,7 +227,9 @@ def test_a_run_from_end_to_end(store: Path, tmp_path: Path, told: Told, monkeypa
             out = tmp_path / f"run{fold}{seed}"
             training = replace(TRAINING, seed=seed, out=out)
             results.append(train("futr", replace(config, fold=fold), FUTR, training, told))
-            monkeypatch.setattr("vfc.heads.fit.write_html", lambda *_: None)  # the first run's page is looked at
+            monkeypatch.setattr(
+                "vfc.heads.training.fit.write_html", lambda *_: None
+            )  # the first run's page is looked at
     row = results[0].row
     assert np.array(row["moc"]).shape == (2, 4)
     assert row["mean_moc"] == pytest.approx(np.mean(row["moc"]))

@@ -16,7 +16,7 @@ from suites.sequence_store import official_splits
 from vfc.heads.tasks.anticipation.decoding import Decoder
 from vfc.heads.tasks.anticipation.moc import Tally
 from vfc.heads.tasks.anticipation.segments import runs, window
-from vfc.heads.tasks.anticipation.trivial import Predictor, constant, oracle, repeat_last, rows, tallied
+from vfc.heads.tasks.anticipation.trivial_baselines import Predictor, constant, oracle, repeat_last, rows, tallied
 
 Ids = npt.NDArray[np.int64]
 OBSERVE, PREDICT = (0.2, 0.3), (0.1, 0.2, 0.3, 0.5)

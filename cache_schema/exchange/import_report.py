@@ -1,0 +1,112 @@
+"""What every import shares: what is told of it, the list of failures, annotations, reading back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final, cast
+
+from vfc.cache_schema.annotations import Annotation
+from vfc.cache_schema.parts.atomic_files import writing
+from vfc.cache_schema.reader import open_store
+from vfc.cache_schema.values.dtypes import stored_arrays
+from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.record import ArraySpec, Json, Key
+
+from . import labels
+from .options import ImportOptions
+from .sources import Source
+
+WORKER: Final = "import"
+
+# What was read stays mapped, and counts as memory, until the reader lets go of it.
+_MAPPED_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True)
+class Import:
+    """What an import did.
+
+    `present` records were there already; `failed`: name and reason; `trimmed`: name, steps of features and of labels;
+    `unlabelled`: names without a row of labels; `strangers`: rows of labels without a record; `splits`: for every
+    split how many of the videos that it names have a record; `checked` records were read back.
+    """
+
+    path: str
+    source: str
+    format: str
+    added: int
+    present: int
+    checked: int
+    failed: tuple[tuple[str, str], ...]
+    trimmed: tuple[tuple[str, int, int], ...] = ()
+    unlabelled: tuple[str, ...] = ()
+    strangers: tuple[str, ...] = ()
+    splits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    arrays: tuple[ArraySpec, ...] = ()
+
+    def to_json(self) -> dict[str, Json]:
+        """As one JSON document."""
+        return cast("dict[str, Json]", asdict(self))
+
+
+def list_failures(out: Path, failed: Sequence[tuple[Key, Path, str]]) -> None:
+    """Append to `failures/import.jsonl` what is not listed there yet, in the words of extraction's own lists."""
+    path = out / "failures" / f"{WORKER}.jsonl"
+    listed = path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []
+    lines = []
+    for key, file, reason in failed:
+        status = file.stat() if file.exists() else None
+        size, changed = (status.st_size, status.st_mtime_ns) if status else (-1, -1)
+        row = {"kind": key.kind, "name": key.name, "reason": reason, "size": size, "mtime_ns": changed}
+        line = json.dumps({**row, "view": key.view, "prompt": key.prompt})
+        lines += [line] if line not in listed else []
+    if lines:
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+            with open(path, "a", encoding="utf-8") as file_:
+                file_.write("\n".join(["", *lines, ""] if listed else [*lines, ""]))
+
+
+def annotate(out: Path, source: Source, options: ImportOptions) -> Import:
+    """Bring annotations up to date; what there is to tell of them."""
+    names = [key.name for key in open_store(out).keys("video")]
+    rows: Mapping[str, Annotation] = {}
+    strangers: list[str] = []
+    unlabelled: list[str] = []
+    otherwise = {name: Annotation(name) for name in names}
+    if options.labels is not None:
+        rows, strangers = labels.matched(labels.read_labels(options.labels), names)
+        unlabelled = [name for name in names if name not in rows or not rows[name].label]
+    elif not source.classes:
+        otherwise |= labels.by_folder(names)
+    labels.bring_up_to_date(out, "default", rows, otherwise)
+    known, splits = set(names), {}
+    for name, named in source.splits.items():
+        there = {row.name: row for row in named if row.name in known}
+        # What an archive in pieces has brought before stays.
+        labels.bring_up_to_date(out, name, there, {})
+        splits[name] = (len(there), len(named))
+    return Import(str(out), "", source.format, 0, 0, 0, (), (), tuple(unlabelled), tuple(strangers), splits)
+
+
+def read_back(out: Path, keys: Sequence[Key], progress: Progress) -> int:
+    """Read records as they lie on disk and compare their checksums; how many.
+
+    Raises:
+        Damaged: bytes of a record are not what was committed.
+    """
+    progress.begin("verify", len(keys), "records")
+    with open_store(out, verify="always") as reader:
+        names = {kind: [array.name for array in stored_arrays(specs)] for kind, specs in reader.kinds.items()}
+        mapped = 0
+        for key in keys:
+            for name in names[key.kind]:
+                mapped += reader.view(key, name).nbytes
+            if mapped > _MAPPED_BYTES:
+                reader.close()
+                mapped = 0
+            progress.advance()
+    return len(keys)

@@ -1,0 +1,213 @@
+"""Pooling: mean over the tokens of a frame, by what an array's layout says of how they lie.
+
+A layout is one of the constants below; behind it may stand `, grid RxC` (rows and columns of a frame's tokens), and
+more behind another comma.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from vfc.cache_schema.values.errors import BadInput, RecordRejected
+from vfc.cache_schema.values.record import ArraySpec
+
+Array: TypeAlias = npt.NDArray[Any]
+
+FRAME_MAJOR: Final = "frame-major"
+CLS_FIRST: Final = "frame-major, cls first in frame"
+RAGGED_GRID: Final = "ragged grid"
+PATCH_MAJOR: Final = "cls first, patch-major"
+_FRAMES: Final = (FRAME_MAJOR, CLS_FIRST)
+_STATED: Final = ", grid "
+"""Between the layout of tokens per frame and their rows x columns, where a layout says them."""
+
+
+def pooled_spec(spec: ArraySpec, pool: str, grid: str = "") -> ArraySpec:
+    """What an array looks like after `pool_values`.
+
+    Raises:
+        BadInput: the array cannot be pooled so, with the reason.
+    """
+    if not pool:
+        return spec
+    cells = pool_cells(pool)
+    if spec.layout == RAGGED_GRID and spec.ragged:
+        return spec
+    order = _order(spec)
+    if len(spec.shape) == 3 and order in _FRAMES:
+        frames, tokens, width = spec.shape
+        extra = int(order == CLS_FIRST)
+        if cells is None:
+            return dataclasses.replace(spec, shape=(frames, 2, width) if extra else (frames, width), layout=order)
+        rows, columns = _token_grid(spec, (tokens or 0) - extra, grid)
+        if cells[0] > rows or cells[1] > columns:
+            raise _cannot(spec, pool, f"its frames have {rows}x{columns} tokens")
+        layout = order if order == spec.layout else f"{order}, grid {cells[0]}x{cells[1]}"
+        return dataclasses.replace(spec, shape=(frames, cells[0] * cells[1] + extra, width), layout=layout)
+    if order == PATCH_MAJOR and len(spec.shape) == 2:
+        return _pooled_patches(spec, pool, cells or (1, 1), grid)
+    if cells is None and len(spec.shape) == 2 and not spec.layout.startswith("cls first"):
+        return dataclasses.replace(spec, shape=spec.shape[1:], layout="")
+    raise _cannot(spec, pool, f"its layout is {spec.layout!r} with {len(spec.shape)} axes")
+
+
+def _pooled_patches(spec: ArraySpec, pool: str, cells: tuple[int, int], grid: str) -> ArraySpec:
+    """Class token, then every cell of every frame: the order stays."""
+    rows, columns = _patch_grid(spec, pool, grid)
+    tokens, width = spec.shape
+    if cells[0] > rows or cells[1] > columns:
+        raise _cannot(spec, pool, f"its frames have {rows}x{columns} tokens")
+    stated = spec.layout.partition(_STATED)[2].partition(", ")[2]
+    layout = f"{PATCH_MAJOR}{_STATED}{cells[0]}x{cells[1]}" + (f", {stated}" if stated else "")
+    frames = None if tokens is None else _patch_frames(spec, tokens, rows * columns)
+    shape = (None if frames is None else 1 + frames * cells[0] * cells[1], width)
+    return dataclasses.replace(spec, shape=shape, layout=layout)
+
+
+def pool_values(values: Array, spec: ArraySpec, pool: str, grid: str = "", token_grid: Sequence[int] = ()) -> Array:
+    """Mean over tokens; float32 in, float32 out.
+
+    A grid `RxC` averages the tokens of every frame into R x C cells. Where the token grid is no multiple of it, cell r
+    of R takes the rows floor(r*H/R) up to ceil((r+1)*H/R), so that neighbours overlap by a row (the rule of the usual
+    adaptive average pooling). `mean` averages all tokens of a frame, or, where an array has one vector per frame or
+    step, all of these. A class token that stands first in each frame is not averaged with the others: it stays, first,
+    as it is (so `mean` leaves two tokens per frame, class token and mean). So does the one class token of a video that
+    stands before patches in `cls first, patch-major` (so `mean` leaves 1 + T tokens).
+
+    Args:
+        values: `[T, N, D]`, `[L, D]`, `[1 + N*T, D]` or `[T, D]`, as `spec` says.
+        spec: The array before pooling.
+        pool: `RxC` or `mean`.
+        grid: Rows x columns of the tokens of a frame where that is no square.
+        token_grid: (T, H, W) of this record, for the layout `ragged grid`: its `<stream>.grid`.
+
+    Raises:
+        BadInput: the array cannot be pooled so.
+        RecordRejected: this record's token grid is smaller than the pooled one, or does not fit its rows.
+    """
+    pooled_spec(spec, pool, grid)
+    cells = pool_cells(pool)
+    if spec.layout == RAGGED_GRID and spec.ragged:
+        frames, rows, columns = _record_grid(values, spec, token_grid)
+        mean = _cell_means(values.reshape(frames, rows, columns, -1), cells or (1, 1), spec, pool)
+        return mean.reshape(-1, values.shape[-1])
+    if _order(spec) == PATCH_MAJOR:
+        rows, columns = _patch_grid(spec, pool, grid)
+        frames = _patch_frames(spec, len(values), rows * columns)
+        maps = values[1:].reshape(rows, columns, frames, -1).transpose(2, 0, 1, 3)
+        mean = _cell_means(maps, cells or (1, 1), spec, pool).transpose(1, 0, 2).reshape(-1, values.shape[-1])
+        return np.concatenate([values[:1].astype(np.float32), mean])
+    if len(spec.shape) == 2:
+        if not len(values):
+            raise RecordRejected(f"Array {spec.name!r} of this record has no rows.", "Leave the video out.")
+        return np.asarray(values.mean(axis=0, dtype=np.float32))
+    extra = int(_order(spec) == CLS_FIRST)
+    tokens = values[:, extra:]
+    if cells is None:
+        mean = tokens.mean(axis=1, keepdims=True, dtype=np.float32)
+    else:
+        rows, columns = _token_grid(spec, tokens.shape[1], grid)
+        mean = _cell_means(tokens.reshape(len(values), rows, columns, -1), cells, spec, pool)
+    if extra:
+        return np.concatenate([values[:, :1].astype(np.float32), mean], axis=1)
+    return mean[:, 0] if cells is None else mean
+
+
+def _cell_means(tokens: Array, cells: tuple[int, int], spec: ArraySpec, pool: str) -> Array:
+    """`[T, H, W, D]` to `[T, R*C, D]`."""
+    frames, rows, columns, width = tokens.shape
+    if cells[0] > rows or cells[1] > columns:
+        raise RecordRejected(
+            f"Array {spec.name!r} of this record has {rows}x{columns} tokens per frame; --pool {pool} needs as many.",
+            "Give a smaller --pool, or leave the video out.",
+        )
+    bands = [_bands(rows, cells[0]), _bands(columns, cells[1])]
+    means = np.empty((frames, cells[0] * cells[1], width), np.float32)
+    places = ((top, left) for top in bands[0] for left in bands[1])
+    for cell, (top, left) in enumerate(places):
+        tokens[:, top, left].mean(axis=(1, 2), dtype=np.float32, out=means[:, cell])
+    return means
+
+
+def _bands(size: int, parts: int) -> list[slice]:
+    return [slice(p * size // parts, -(-(p + 1) * size // parts)) for p in range(parts)]
+
+
+def _record_grid(values: Array, spec: ArraySpec, token_grid: Sequence[int]) -> tuple[int, int, int]:
+    if len(token_grid) != 3 or math.prod(token_grid) != len(values):
+        raise RecordRejected(
+            f"Array {spec.name!r} of this record has {len(values)} rows, not those of its grid {list(token_grid)}.",
+            "The grid must be frames, rows, columns of the tokens as stored.",
+        )
+    frames, rows, columns = token_grid
+    return frames, rows, columns
+
+
+def _order(spec: ArraySpec) -> str:
+    """The layout without the grid of tokens that it may state."""
+    return spec.layout.partition(_STATED)[0]
+
+
+def _stated_grid(spec: ArraySpec) -> str:
+    return spec.layout.partition(_STATED)[2].partition(", ")[0]
+
+
+def _patch_grid(spec: ArraySpec, pool: str, grid: str) -> tuple[int, int]:
+    """Rows and columns of the patches of a frame: frames and patches lie in one row, so their number does not tell."""
+    given = parse_grid(grid or _stated_grid(spec), "--grid")
+    if given is None:
+        raise _cannot(spec, pool, f"its layout {spec.layout!r} states no grid, and --grid gives none")
+    return given
+
+
+def _patch_frames(spec: ArraySpec, tokens: int, per_frame: int) -> int:
+    frames, rest = divmod(tokens - 1, per_frame)
+    if rest or frames < 1:
+        raise BadInput(
+            f"Array {spec.name!r} has {tokens} tokens, which is no class token and frames of {per_frame}.",
+            "Give rows and columns of the patches of a frame with --grid, for example --grid 14x14.",
+        )
+    return frames
+
+
+def _token_grid(spec: ArraySpec, tokens: int, grid: str) -> tuple[int, int]:
+    given = parse_grid(grid or _stated_grid(spec), "--grid")
+    side = math.isqrt(tokens)
+    rows, columns = given or (side, side)
+    if rows * columns != tokens:
+        wanted = f"grid of {given[0]}x{given[1]}" if given else "square"
+        raise BadInput(
+            f"Array {spec.name!r} has {tokens} tokens per frame, which is no {wanted}.",
+            "Give their rows and columns with --grid, for example --grid 8x14.",
+        )
+    return rows, columns
+
+
+def pool_cells(pool: str) -> tuple[int, int] | None:
+    """Rows and columns of a pooled grid; None for `mean` and for no pooling. Raises BadInput for anything else."""
+    return None if pool in ("", "mean") else parse_grid(pool, "--pool")
+
+
+def parse_grid(text: str, flag: str) -> tuple[int, int] | None:
+    """`8x14` -> (8, 14); None for nothing. Raises BadInput, naming the flag, for anything else."""
+    if not text:
+        return None
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if not found:
+        either = " or `mean`" if flag == "--pool" else ""
+        raise BadInput(f"{flag} {text!r} is no grid.", f"Give rows x columns, as in {flag} 4x4{either}.")
+    return int(found[1]), int(found[2])
+
+
+def _cannot(spec: ArraySpec, pool: str, reason: str) -> BadInput:
+    return BadInput(
+        f"Array {spec.name!r} cannot be pooled with {pool!r}: {reason}.",
+        "Name the arrays to keep with --array; a grid needs tokens per frame ('frame-major' or 'ragged grid').",
+    )

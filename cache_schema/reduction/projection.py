@@ -1,0 +1,202 @@
+"""A fixed projection onto fewer dimensions: fitted once, published once, applied to every record of a store.
+
+It lies in `projection/<array>.safetensors` of the store whose records went through it, so that videos added later,
+by whatever worker, go through the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from vfc.cache_schema.parts.atomic_files import create_file
+from vfc.cache_schema.values.errors import BadInput, Damaged
+from vfc.cache_schema.values.record import Json
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """`values -> (values - mean) @ basis`, with orthonormal columns.
+
+    `mean` is float32 `[D]` (zeros for a random projection), `basis` float32 `[D, d]`. `about` says how it was made:
+    rule, sample, and `explained`, the share that is kept of the sample's variance (pca) or squared length (random).
+    """
+
+    mean: npt.NDArray[np.float32]
+    basis: npt.NDArray[np.float32]
+    about: Mapping[str, Json]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the shapes and values, in hex."""
+        told = hashlib.sha256(json.dumps(self.basis.shape).encode())
+        for part in (self.mean, self.basis):
+            told.update(np.ascontiguousarray(part, "<f4").tobytes())
+        return told.hexdigest()
+
+    def same_as(self, other: Projection) -> bool:
+        """Whether both give the same numbers but for rounding, as two machines fit one."""
+        if self.basis.shape != other.basis.shape:
+            return False
+        far = float(np.abs(self.mean).max())
+        return np.allclose(self.basis, other.basis, rtol=0, atol=1e-4) and np.allclose(
+            self.mean, other.mean, rtol=0, atol=1e-4 * far
+        )
+
+    def apply(self, values: Array) -> Array:
+        """float32 `[..., D]` to float32 `[..., d]`."""
+        return np.asarray((values - self.mean) @ self.basis, np.float32)
+
+
+def parse_projection(text: str) -> tuple[str, int]:
+    """`pca:256` -> ("pca", 256).
+
+    Raises:
+        BadInput: neither `pca:<d>` nor `random:<d>`.
+    """
+    found = re.fullmatch(r"(pca|random):([1-9]\d*)", text)
+    if not found:
+        raise BadInput(
+            f"--project {text!r} is no projection.", "Give pca:<dimensions> or random:<dimensions>, as in pca:256."
+        )
+    return found[1], int(found[2])
+
+
+class Fitting:
+    """A projection in the making: the rows of one record after the other, then the fit.
+
+    `pca`: the leading eigenvectors of the covariance of all rows, the sign of each such that its largest entry is
+    positive. `random`: the Q of a seeded Gaussian matrix; the rows serve to measure what it keeps.
+    """
+
+    def __init__(self, text: str, width: int, *, seed: int = 0) -> None:
+        """Begin `pca:<d>` or `random:<d>` of rows `[width]`; `seed` is of the random projection.
+
+        Raises:
+            BadInput: neither of the two.
+        """
+        self._rule, self._wanted = parse_projection(text)
+        self._text, self._width, self._seed = text, width, seed
+        self._rows = 0
+        if self._rule == "random":
+            self._basis = _random_basis(width, self._wanted, seed)
+            self._kept = self._whole = 0.0
+        else:
+            self._shift, self._total = np.zeros(width), np.zeros(width)
+            self._squares = np.zeros((width, width))
+
+    def add(self, values: Array) -> None:
+        """Take in the rows of one record, float32 `[..., D]`."""
+        rows = values.reshape(-1, self._width)
+        if self._rule == "random":
+            self._whole += float(np.square(rows, dtype=np.float64).sum())
+            self._kept += float(np.square(rows @ self._basis, dtype=np.float64).sum())
+        else:
+            rows = rows.astype(np.float64)
+            if not self._rows and len(rows):
+                # Moments are taken about a typical point: a few channels are far from zero and would eat the digits.
+                self._shift = rows.mean(axis=0)
+            rows -= self._shift
+            self._total += rows.sum(axis=0)
+            self._squares += rows.T @ rows
+        self._rows += len(rows)
+
+    def finished(self) -> Projection:
+        """The projection.
+
+        Raises:
+            BadInput: fewer rows than dimensions asked of a pca.
+        """
+        about: dict[str, Json] = {"rule": self._text, "rows": self._rows}
+        if self._rule == "random":
+            about |= {"seed": self._seed, "explained": self._kept / self._whole if self._whole > 0 else 1.0}
+            return Projection(np.zeros(self._width, np.float32), self._basis, about)
+        wanted = self._wanted
+        if self._rows < wanted:
+            raise BadInput(
+                f"A {self._text} cannot be fitted on {self._rows} rows.",
+                "Ask for fewer dimensions, or extract more first.",
+            )
+        offset = self._total / self._rows
+        variances, vectors = np.linalg.eigh(self._squares / self._rows - np.outer(offset, offset))
+        basis = vectors[:, ::-1][:, :wanted]
+        basis = basis * np.where(basis[np.abs(basis).argmax(axis=0), np.arange(wanted)] < 0, -1, 1)
+        kept, whole = variances[::-1][:wanted].clip(0).sum(), variances.clip(0).sum()
+        about["explained"] = float(kept / whole) if whole > 0 else 1.0
+        return Projection((self._shift + offset).astype(np.float32), basis.astype(np.float32), about)
+
+
+def fit_projection(text: str, sample: Iterable[Array], width: int, *, seed: int = 0) -> Projection:
+    """Fit on the rows of a sample of records `[..., D]`, one record in memory at a time; see `Fitting`."""
+    fitting = Fitting(text, width, seed=seed)
+    for values in sample:
+        fitting.add(values)
+    return fitting.finished()
+
+
+def _random_basis(width: int, wanted: int, seed: int) -> npt.NDArray[np.float32]:
+    gaussian = np.random.default_rng(seed).standard_normal((width, wanted))
+    basis, triangle = np.linalg.qr(gaussian)
+    # Without this the signs are LAPACK's choice; with it the basis is uniform over all of them.
+    return (basis * np.where(np.diag(triangle) < 0, -1, 1)).astype(np.float32)
+
+
+def projection_path(store_root: Path, array: str) -> Path:
+    """Where a store keeps the projection of an array."""
+    return store_root / "projection" / f"{array}.safetensors"
+
+
+def load_projection(store_root: Path, array: str) -> Projection | None:
+    """The published projection of an array, or None.
+
+    Raises:
+        Damaged: the file is not what was published.
+    """
+    path = projection_path(store_root, array)
+    if not path.is_file():
+        return None
+    data = path.read_bytes()
+    try:
+        parts = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        told, check = (header["__metadata__"][name] for name in ("about", "sha256"))
+        found = Projection(parts["mean"], parts["basis"], json.loads(told))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise _damaged(path) from error
+    if found.about.get("digest") != found.digest or hashlib.sha256(told.encode()).hexdigest() != check:
+        raise _damaged(path)
+    return found
+
+
+def publish_projection(store_root: Path, array: str, projection: Projection) -> Projection:
+    """Publish a projection unless one is there; the one that is there afterwards, which may be another worker's.
+
+    Raises:
+        Refused, ReadOnlyTarget: see `publish.writing`.
+    """
+    about = json.dumps({**projection.about, "digest": projection.digest}, sort_keys=True)
+    metadata = {"about": about, "sha256": hashlib.sha256(about.encode()).hexdigest()}
+    data = save({"mean": projection.mean, "basis": projection.basis}, metadata)
+    create_file(projection_path(store_root, array), data)
+    found = load_projection(store_root, array)
+    assert found is not None
+    return found
+
+
+def _damaged(path: Path) -> Damaged:
+    return Damaged(
+        f"The projection {path} is not what was published.",
+        "Restore it from a copy: another one would not fit the records that went through it.",
+    )

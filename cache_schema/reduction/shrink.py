@@ -1,0 +1,132 @@
+"""Making arrays smaller: mean over tokens, a fixed projection, another dtype; at extraction or afterwards.
+
+Plain functions on numpy arrays, told by an array's spec how its rows lie. Extraction applies them before a record is
+written, `materialize` to records that are there; the numbers are the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from vfc.cache_schema.values.dtypes import LEAST_ROWS_FOR_INT8
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Dtype, Json
+
+from .pooling import RAGGED_GRID, parse_grid, pool_cells, pool_values, pooled_spec
+from .projection import Projection, parse_projection
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """What to do, in this order: pool over tokens, project, change the dtype. Nothing is done unless it is named."""
+
+    pool: str = field(
+        default="",
+        metadata={
+            "help": "Mean over tokens: `4x4` onto a grid per frame, `mean` over all tokens of a frame (or all frames)"
+        },
+    )
+    grid: str = field(
+        default="", metadata={"help": "Rows x columns of the tokens of a frame, where it is no square: `8x14`"}
+    )
+    project: str = field(
+        default="", metadata={"help": "`pca:256` or `random:256`: onto so many dimensions, fitted once and kept"}
+    )
+    fit_records: int = field(
+        default=256, metadata={"help": "Records the projection is fitted on, the first by hash of the key"}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of a random projection"})
+    dtype: Dtype | None = field(default=None, metadata={"help": "Storage dtype of features", "choices": FEATURE_DTYPES})
+
+    def __post_init__(self) -> None:
+        pool_cells(self.pool)
+        parse_grid(self.grid, "--grid")
+        if self.project:
+            parse_projection(self.project)
+            if self.fit_records < 1 or self.seed < 0:
+                raise BadInput(
+                    f"A projection cannot be fitted on {self.fit_records} records with the seed {self.seed}.",
+                    "Give --fit-records from 1 up, and --seed from 0 up.",
+                )
+
+    def to_json(self) -> dict[str, Json]:
+        """As kept in a recipe: what is done, with what; what is not done is left out."""
+        told: dict[str, Json] = {"pool": self.pool, "grid": self.grid, "project": self.project, "dtype": self.dtype}
+        if self.project:
+            told |= {"fit_records": self.fit_records, "seed": self.seed}
+        return {name: value for name, value in told.items() if value not in ("", None)}
+
+
+def shrunk_spec(spec: ArraySpec, shrink: Shrink) -> ArraySpec:
+    """What a feature array looks like afterwards; its name stays.
+
+    Raises:
+        BadInput: it cannot be pooled, projected or kept as int8 as asked; the array is named.
+    """
+    spec = dataclasses.replace(pooled_spec(spec, shrink.pool, shrink.grid), dtype=shrink.dtype or spec.dtype)
+    if shrink.project:
+        _, width = parse_projection(shrink.project)
+        if spec.shape[-1] is None or width > spec.shape[-1]:
+            raise BadInput(
+                f"Array {spec.name!r} has {spec.shape[-1]} dimensions; {shrink.project!r} asks for {width}.",
+                f"Give --project with {spec.shape[-1]} dimensions or fewer, or leave the array out (--array).",
+            )
+        spec = dataclasses.replace(spec, shape=(*spec.shape[:-1], width))
+    if spec.dtype == "int8" and not spec.ragged:
+        rows = math.prod(size or 1 for size in spec.shape[:-1])
+        if rows < LEAST_ROWS_FOR_INT8:
+            raise BadInput(
+                f"Array {spec.name!r} would have {rows} rows per record; int8 keeps a scale per channel and needs "
+                f"{LEAST_ROWS_FOR_INT8}.",
+                "Give --dtype fp16 or bf16, or pool less.",
+            )
+    return spec
+
+
+def shrink_record(
+    arrays: Mapping[str, Array],
+    specs: Iterable[ArraySpec],
+    shrink: Shrink,
+    projections: Mapping[str, Projection] | None = None,
+) -> dict[str, Array]:
+    """All arrays of one record, made smaller; features float32 in and out, side arrays as they are.
+
+    `specs` are those of the arrays wanted, before shrinking. A token grid is side array `<stream>.grid`, int64 `[3]`:
+    frames, rows, columns; it is rewritten where its array was pooled. The dtype is left to the writer.
+
+    Raises:
+        BadInput, RecordRejected: see `pool_values`.
+    """
+    shrunk: dict[str, Array] = {}
+    for spec in specs:
+        values = arrays[spec.name]
+        if spec.dtype in FEATURE_DTYPES:
+            if shrink.pool:
+                values = pool_values(values, spec, shrink.pool, shrink.grid, _grid_beside(arrays, spec))
+            if projections:
+                values = projections[spec.name].apply(values)
+        elif shrink.pool and spec.name.rpartition(".")[2] == "grid":
+            cells = pool_cells(shrink.pool) or (1, 1)
+            values = np.array([values[0], *cells], values.dtype)
+        shrunk[spec.name] = values
+    return shrunk
+
+
+def _grid_beside(arrays: Mapping[str, Array], spec: ArraySpec) -> Sequence[int]:
+    if spec.layout != RAGGED_GRID:
+        return ()
+    name = f"{spec.name.rpartition('.')[2]}.grid"
+    if name not in arrays:
+        raise BadInput(
+            f"Array {spec.name!r} has the layout 'ragged grid' but no {name!r} beside it.", "Pooling needs the grid."
+        )
+    return [int(size) for size in arrays[name]]

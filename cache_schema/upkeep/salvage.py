@@ -1,0 +1,193 @@
+"""What is left of a damaged part: its keys as far as they can be told, and the records that are whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vfc.cache_schema.catalog import Catalog
+from vfc.cache_schema.parts.layout import METADATA, TABLE, checksum, chunk_name, unpack
+from vfc.cache_schema.parts.part import Fault, Part, PartInfo
+from vfc.cache_schema.values.dtypes import StoredArray, stored_arrays
+from vfc.cache_schema.values.errors import Damaged, VfcError
+from vfc.cache_schema.values.record import ArraySpec, Key
+
+from .stored import StoredRecord
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Remains:
+    """A damaged part: who it was, what is wrong, its keys by row (None where unknown), the rows that are whole.
+
+    A tombstone is whole where its keys are known. `dated`: whether it is known when the part was committed.
+    """
+
+    folder: Path
+    info: PartInfo
+    faults: tuple[Fault, ...]
+    keys: tuple[Key | None, ...]
+    intact: tuple[int, ...]
+    table: Mapping[str, Array]
+    arrays: tuple[StoredArray, ...]
+    dated: bool
+
+    @property
+    def lost(self) -> tuple[Key, ...]:
+        """The keys of the records that are not whole, as far as they can be told."""
+        whole = set(self.intact)
+        return tuple(key for row, key in enumerate(self.keys) if key is not None and row not in whole)
+
+    @property
+    def unnamed(self) -> int:
+        """Records that are not whole and cannot be named."""
+        return self.info.records - len(self.intact) - len(self.lost)
+
+    def records(self) -> Iterator[StoredRecord]:
+        """The records that are whole."""
+        data = {array.name: _read(self.folder, array) for array in self.arrays}
+        for row in self.intact:
+            key = self.keys[row]
+            assert key is not None
+            if not self.table:
+                yield StoredRecord(key, {}, b"{}")
+                continue
+            start, stop = self.table["metadata.offsets"][row : row + 2].tolist()
+            values = {}
+            for array in self.arrays:
+                rows = data[array.name][_bounds(self.table, array, row)].view(array.dtype)
+                values[array.name] = rows.reshape((-1, *array.row_shape) if array.ragged else array.row_shape)
+            yield StoredRecord(key, values, self.table["metadata"][start:stop].tobytes())
+
+
+def remains(
+    folder: Path, faults: list[Fault], kinds: Mapping[str, tuple[ArraySpec, ...]], saved: Catalog | None
+) -> Remains:
+    """Look through a damaged part.
+
+    Keys, metadata and checksums are believed only from a table that still has the checksum its attributes name; keys
+    also where they have the hash beside them, or from the catalog. A record is whole where its bytes in every array
+    have their checksum, whatever became of indexes, Zarr metadata or its neighbours.
+    """
+    attributes = _attributes(folder)
+    raw = _table(folder)
+    wanted = attributes.get("files", {}).get(f"{TABLE}/{chunk_name()}", {}).get("crc32c")
+    table = _unpacked(raw) if len(raw) and checksum(raw) == wanted else {}
+    known = next((info for info in saved.parts if info.name == folder.name), None) if saved else None
+    keys = _keys(table) or _from_catalog(folder.name, saved) or _keys(_unpacked(raw))
+    info = _info(folder.name, attributes, keys, table or _unpacked(raw), known)
+    dated = known is not None or "tombstone" in attributes
+    named = (*keys, *[None] * (info.records - len(keys)))
+    if info.tombstone:
+        intact = tuple(range(info.records)) if all(named) else ()
+        return Remains(folder, info, tuple(faults), named, intact, table, (), dated)
+    arrays = stored_arrays(kinds[info.kind]) if info.kind in kinds else ()
+    if not table or not arrays:
+        return Remains(folder, info, tuple(faults), named, (), {}, arrays, dated)
+    whole = np.ones(info.records, bool)
+    for array in arrays:
+        data, crcs = _read(folder, array), table[f"crc32c/{array.name}"].tolist()
+        for row in np.flatnonzero(whole).tolist():
+            bounds = _bounds(table, array, row)
+            whole[row] = bounds.stop <= len(data) and checksum(data[bounds]) == crcs[row]
+    intact = tuple(np.flatnonzero(whole).tolist())
+    return Remains(folder, info, tuple(faults), named, intact, table, arrays, dated)
+
+
+def _attributes(folder: Path) -> dict[str, Any]:
+    """The attributes as committed; where they are hit, single numbers that still stand in the text of the file."""
+    try:
+        return Part(folder).attributes
+    except (Damaged, OSError):
+        pass
+    try:
+        text = (folder / METADATA).read_bytes()
+    except OSError:
+        return {}
+    # What is found is only a hint: a table is believed when it has this checksum, which chance does not give it.
+    crc = re.search(rb'"%s/%s":\{"crc32c":(\d+),' % (TABLE.encode(), chunk_name().encode()), text)
+    found: dict[str, Any] = {"files": {f"{TABLE}/{chunk_name()}": {"crc32c": int(crc[1])}}} if crc else {}
+    for name in ("records", "committed_ns"):
+        number = re.search(rb'"%s":(\d+)' % name.encode(), text)
+        if number:
+            found[name] = int(number[1])
+    return found
+
+
+def _info(
+    name: str,
+    attributes: Mapping[str, Any],
+    keys: tuple[Key | None, ...],
+    table: Mapping[str, Array],
+    known: PartInfo | None,
+) -> PartInfo:
+    if known is not None:
+        return known
+    kind = next((key.kind for key in keys if key is not None), str(attributes.get("kind", "")))
+    records = len(keys) or int(attributes.get("records", 0))
+    bare = bool(table) and not any(column.startswith("crc32c/") for column in table)
+    tombstone = bool(attributes.get("tombstone", bare))
+    # A stamp that cannot be read sorts first: a record must not come back that was deleted later.
+    return PartInfo(name, kind, records, int(attributes.get("committed_ns", 1)), tombstone)
+
+
+def _table(folder: Path) -> Array:
+    try:
+        return np.fromfile(folder / TABLE / chunk_name(), np.uint8)
+    except OSError:
+        return np.empty(0, np.uint8)
+
+
+def _unpacked(raw: Array) -> dict[str, Array]:
+    try:
+        return unpack(raw)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return {}
+
+
+def _keys(table: Mapping[str, Array]) -> tuple[Key | None, ...]:
+    """The keys of a table, None where a key has not the hash beside it."""
+    try:
+        offsets, data, hashes = table["keys.offsets"].tolist(), table["keys"], table["hashes"]
+        found: list[Key | None] = []
+        for row in range(len(offsets) - 1):
+            found.append(_key(data[offsets[row] : offsets[row + 1]].tobytes(), hashes[row].tobytes()))
+        return tuple(found)
+    except (LookupError, ValueError, TypeError, AttributeError):
+        return ()
+
+
+def _key(data: bytes, name: bytes) -> Key | None:
+    try:
+        key = Key.decode(data)
+        return key if key.hash128() == name else None
+    except (ValueError, TypeError, VfcError):
+        return None
+
+
+def _from_catalog(name: str, saved: Catalog | None) -> tuple[Key | None, ...]:
+    known = saved.keys_of(name) if saved else None
+    return tuple(Key.decode(data) for data in known or ())
+
+
+def _read(folder: Path, array: StoredArray) -> Array:
+    """The bytes of an array's chunk file, mapped; empty where there is none."""
+    try:
+        path = folder / array.name / chunk_name(array)
+        return np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
+    except OSError:
+        return np.empty(0, np.uint8)
+
+
+def _bounds(table: Mapping[str, Array], array: StoredArray, row: int) -> slice:
+    if array.ragged:
+        start, stop = (table[f"rows/{array.name}"][row : row + 2] * array.row_bytes).tolist()
+        return slice(start, stop)
+    return slice(row * array.row_bytes, (row + 1) * array.row_bytes)

@@ -1,0 +1,1 @@
+"""Keys, records, recipes, dtypes, errors, progress: what every room of the store passes on."""

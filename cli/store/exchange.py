@@ -1,0 +1,110 @@
+"""What comes into a store from other programs, and what goes out to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vfc.cache_schema.exchange.options import ImportOptions
+from vfc.cache_schema.values.progress import Progress
+from vfc.cli.command import Command, Outcome, human_bytes, table
+
+from .inspect import count
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """Which features, into which store, how."""
+
+    source: Path = field(metadata={"help": "Folder or file of features", "argument": True})
+    out: Path = field(metadata={"help": "The store to make or to add to", "panel": "Output"})
+    options: ImportOptions = field(default_factory=ImportOptions)
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Which store, into which format."""
+
+    store: Path = field(metadata={"help": "The store", "argument": True})
+    format: Literal["hdf5", "npy", "safetensors"] = field(metadata={"help": "The format", "panel": "Output"})
+    out: Path = field(metadata={"help": "The file (hdf5) or folder to make or to go on with", "panel": "Output"})
+    arrays: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "Arrays to export; default: all of them",
+            "flag": "array",
+            "panel": "Input",
+            "metavar": "ARRAY,...",
+        },
+    )
+    verify: bool = field(
+        default=True, metadata={"help": "Read back what was written, checksums compared", "panel": "Output"}
+    )
+
+
+def _import(config: ImportConfig, progress: Progress) -> Outcome:
+    from vfc.cache_schema.exchange import import_features
+
+    done = import_features(config.source, config.out, config.options, progress)
+    lines = [
+        f"{done.path} from {done.source} ({done.format}): {count(done.added, 'record')} added, "
+        f"{done.present:,} there already, {done.checked:,} read back"
+    ]
+    if done.splits:
+        rows = [(name, f"{there} of {named} videos named") for name, (there, named) in sorted(done.splits.items())]
+        lines.append(table(("annotations", "with a record"), rows))
+    trimmed = [f"{name}, {steps} steps of features, {told} of labels" for name, steps, told in done.trimmed]
+    lines += _few("trimmed to the shorter", trimmed)
+    lines += _few("no label", done.unlabelled)
+    lines += _few("a label, but no record", done.strangers)
+    lines += _few("not imported", [f"{name}: {reason}" for name, reason in done.failed])
+    if done.failed:
+        lines.append(f"Listed in {Path(done.path) / 'failures'}; the same command tries them again.")
+    return Outcome(done.to_json(), "\n".join(lines), 3 if done.failed or done.unlabelled else 0)
+
+
+def _few(what: str, lines: Sequence[str]) -> list[str]:
+    """The first of many lines, and how many more there are."""
+    more = [f"{what}: and {len(lines) - _SHOWN:,} more (all of them with --json)"] if len(lines) > _SHOWN else []
+    return [*(f"{what}: {line}" for line in lines[:_SHOWN]), *more]
+
+
+def _export(config: ExportConfig, progress: Progress) -> Outcome:
+    from vfc.cache_schema.exchange import export
+
+    done = export(config.store, config.out, config.format, progress, arrays=config.arrays, verify=config.verify)
+    lines = [
+        f"{done.path}: {count(done.records, 'record')} of {', '.join(done.arrays)} in {count(done.files, 'file')}, "
+        f"{human_bytes(done.bytes)}"
+    ]
+    if done.present or done.mended:
+        lines.append(f"{done.present:,} were there already, {done.mended:,} were written anew")
+    lines += [f"{done.checked:,} read back: every byte is what was committed"] if done.checked else []
+    return Outcome(done.to_json(), "\n".join(lines))
+
+
+COMMANDS: tuple[Command[Any], ...] = (
+    Command(
+        "store import",
+        "Bring features that others made, or an export, into a store.",
+        ImportConfig,
+        _import,
+        "vfc store import ./50salads --fps 30 --out ./store",
+        "SOURCE is an MS-TCN folder (features/, groundTruth/, mapping.txt, splits/), an HDF5 file, a folder of npy, "
+        "npz, safetensors or pt files with one video each, one such file with many, or what `vfc store export` wrote. "
+        "What cannot be used is listed and costs only itself. Run again, it adds what is missing.",
+    ),
+    Command(
+        "store export",
+        "Write a store as HDF5, as a folder of npy files, or as safetensors.",
+        ExportConfig,
+        _export,
+        "vfc store export ./store --format hdf5 --out store.h5",
+        "HDF5 copies no features: its data sets point at the files of the store, which must stay where it is. "
+        "Run again, it checks what is there and writes what is missing or damaged.",
+    ),
+)

@@ -1,0 +1,94 @@
+"""Verbs that take something out of a store: each wants --yes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.progress import Progress
+from vfc.cli.command import Command, Outcome, human_bytes
+
+from .inspect import count, damage, names
+
+_YES = {"help": "Do it", "one_way": True}
+
+
+@dataclass(frozen=True)
+class CompactConfig:
+    """Which store, and how large its parts become."""
+
+    store: Path = field(metadata={"help": "The store", "argument": True})
+    part_mb: float = field(default=128.0, metadata={"help": "Megabytes of a part"})
+    yes: bool = field(default=False, metadata=_YES)
+
+
+@dataclass(frozen=True)
+class RepairConfig:
+    """Which store, and what becomes of damaged parts."""
+
+    store: Path = field(metadata={"help": "The store", "argument": True})
+    drop: bool = field(
+        default=False, metadata={"help": "Delete damaged parts instead of moving them to quarantine/", "one_way": True}
+    )
+    yes: bool = field(default=False, metadata=_YES)
+
+
+def _require(yes: bool, what: str, store: Path, first: str) -> None:
+    if not yes:
+        raise BadInput(f"This {what} {store}, so it wants --yes.", f"Look first: vfc store {first} {store}")
+
+
+def _compact(config: CompactConfig, progress: Progress) -> Outcome:
+    from vfc.cache_schema.upkeep import compact
+
+    _require(config.yes, "rewrites parts and drops duplicate and deleted records of", config.store, "inspect")
+    if not 0 < config.part_mb < math.inf:
+        raise BadInput(f"--part-mb is {config.part_mb:g}.", "--part-mb takes more than 0, such as 128.")
+    done = compact(config.store, progress, part_bytes=int(config.part_mb * 1e6))
+    text = (
+        f"{done.path}: {count(done.records, 'record')} in {count(done.parts_after, 'part')} "
+        f"(before: {done.parts_before}), {human_bytes(done.bytes_after)} (before: {human_bytes(done.bytes_before)}); "
+        f"{count(done.dropped, 'record')} dropped that did not count any more. The digest is the same."
+    )
+    return Outcome(done.to_json(), text)
+
+
+def _repair(config: RepairConfig, progress: Progress) -> Outcome:
+    from vfc.cache_schema.upkeep import repair
+
+    _require(config.yes, "takes damaged parts out of", config.store, "verify")
+    done = repair(config.store, progress, drop=config.drop)
+    if not done.damaged and not done.other:
+        return Outcome(done.to_json(), f"{done.path}: nothing is damaged.")
+    lines = [f"{done.path}: {count(len(done.damaged), 'damaged part')}", *damage(done.damaged)]
+    lines.append(f"{count(done.saved, 'record')} saved from them.")
+    if done.quarantine:
+        lines.append(f"What was damaged lies in {done.quarantine}.")
+    if done.redo:
+        lines += [f"To make again, by the same vfc extract line: {count(len(done.redo), 'record')}", names(done.redo)]
+    lines += [f"Cannot be named: {what}" for what in done.unnamed]
+    lines += [f"Not repaired: {fault}" for fault in done.other]
+    return Outcome(done.to_json(), "\n".join(lines), 4 if done.other else 3 if done.redo or done.unnamed else 0)
+
+
+COMMANDS: tuple[Command[Any], ...] = (
+    Command(
+        "store repair",
+        "Take damaged parts out, save what is whole in them, name the rest.",
+        RepairConfig,
+        _repair,
+        "vfc store repair ./store --yes",
+        "Leaves with 3 where records are to be made again: the same vfc extract line makes them.",
+    ),
+    Command(
+        "store compact",
+        "Merge small parts and drop records that do not count any more.",
+        CompactConfig,
+        _compact,
+        "vfc store compact ./store --yes",
+        "Writers and readers may go on meanwhile; the digest stays the same.",
+    ),
+)

@@ -1,0 +1,193 @@
+"""I3D (Inception-v1 3D) over windows of a video of any length: 1024 numbers per window from RGB, 1024 more from flow.
+
+`frames` are the numbers that action segmentation and anticipation work on: means of the last map over its height, width
+and time, RGB first. `--window 64 --stride 64` are the usual stacks; `--window 21 --stride 1 --border repeat` one vector
+around every frame, as the features of 50 Salads and Breakfast were made (with `--flow tv-l1`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vfc.cache_schema.values.errors import BadInput, RecordRejected
+from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
+from vfc.extract.backbone import BackboneOptions, Chunking, Frames, Prepared, kept_streams, versions
+from vfc.extract.frames.pixels import PixelRule, pixel_rule, read_pixel_rule
+from vfc.extract.models.taps import COMPUTE, require_device, transferred
+
+from .flow import normalised, source
+from .network import LEAST_FRAMES, WIDTH, InceptionI3d
+from .weights import Tower, digest, towers
+from .windows import SECONDS, Windows, cut
+
+DEFAULT_CHECKPOINT: str | None = None
+WINDOWS: Final = True
+STREAMS: Final = {"video": ("rgb", "flow")}
+CHUNK: Final = 64
+PIXELS: Final[dict[str, Json]] = {
+    "video_processor_type": "VideoMAEVideoProcessor",
+    "size": {"shortest_edge": 256},
+    "crop_size": {"height": 224, "width": 224},
+}
+"""How the network's authors made pixels: short side 256, middle 224 x 224, values from -1 to 1."""
+
+
+class I3dBackbone:
+    """One or two I3D towers over windows of a video; see `backbone.StreamingBackbone`."""
+
+    def __init__(self, options: BackboneOptions) -> None:
+        self.options = options
+        if options.checkpoint is None:
+            raise BadInput(
+                "i3d has no checkpoint of its own.",
+                "Give --checkpoint FOLDER with rgb_imagenet.pt (and flow_imagenet.pt) of pytorch-i3d, or a file.",
+            )
+        if options.layers or options.texts:
+            raise BadInput(
+                "i3d keeps one vector per window: it has no layers to name and no texts.",
+                "Leave --layer and --texts out.",
+            )
+        if options.attention is not None or options.max_pixels is not None:
+            raise BadInput("i3d has no attention and takes one size of frames.", "Leave --attention, --max-pixels out.")
+        kept = kept_streams(options.keep, STREAMS) if options.keep or options.flow else frozenset({"rgb"})
+        if "flow" in kept and options.flow is None:
+            raise BadInput(
+                "Flow is to be kept, but there is none.", "Say where it comes from: --flow dis, or a folder."
+            )
+        if "flow" not in kept and options.flow is not None:
+            raise BadInput("--flow is given, but flow is not kept.", "Add flow to --keep, or leave --flow out.")
+        self.streams = tuple(name for name in STREAMS["video"] if name in kept)
+        self.windows = Windows.asked(options.window, options.stride, options.border, LEAST_FRAMES)
+        self.place = Path(options.checkpoint).expanduser()
+        self.towers: Mapping[str, Tower] = towers(self.place, self.streams)
+        self._flow = source(options.flow) if options.flow is not None else None
+        self._require_frames()
+        self.rule = _pixel_rule(self.place)
+        if self.rule.size is None:
+            raise BadInput(
+                f"The processor beside {self.place} leaves each video its own shape.", "Set crop_size or size in it."
+            )
+        self._widths = [WIDTH // tower.narrow for tower in self.towers.values()]
+        self._dtype = options.dtype or "fp32"
+        self._storage: Dtype = options.storage or "fp16"
+        self._models: dict[str, InceptionI3d] = {}
+
+    def specs(self) -> Mapping[str, tuple[ArraySpec, ...]]:
+        """See `Backbone.specs`: `frames` `[S, D]`, `seconds` float64 `[S]`: when the middle frame is shown."""
+        frames = ArraySpec("frames", self._storage, (None, sum(self._widths)), "steps")
+        return {"video": (frames, ArraySpec(SECONDS, "float64", (None,), "steps"))}
+
+    def taps(self) -> Mapping[str, Mapping[str, ArraySpec]]:
+        """See `Backbone.taps`: there are none."""
+        return {}
+
+    def recipe(self) -> dict[str, Json]:
+        """See `Backbone.recipe`."""
+        return {
+            "backbone": "i3d",
+            "checkpoint": {
+                "id": self.place.resolve().name,
+                "revision": None,
+                "digest": digest(self.towers),
+                "architecture": "InceptionI3d",
+            },
+            "taps": {"visual": [], "frames": "mean of Mixed_5c over space and pairs of time steps, then over time"},
+            "streams": list(self.streams),
+            "windows": self.windows.recipe(),
+            "flow": None if self._flow is None else self._flow.recipe(),
+            "pixels": self.rule.recipe(),
+            "compute": {"dtype": self._dtype, "attention": None},
+            "storage": self._storage,
+            "versions": versions(),
+        }
+
+    def load(self) -> None:
+        """See `Backbone.load`."""
+        require_device(self.options.device)
+        for name, tower in self.towers.items():
+            self._models[name] = tower.load(self.options.device, COMPUTE[self._dtype])
+
+    @property
+    def chunking(self) -> Chunking:
+        """See `StreamingBackbone`: flow between frames needs the last frame again."""
+        return Chunking(CHUNK, int(self._flow is not None and self._flow.between))
+
+    def pixels(self, clip: Frames) -> Prepared:
+        """See `Backbone.pixels`: `rgb` `[T, 3, h, w]`, `flow` `[T, 2, h, w]` or one less of it, `seconds` `[T]`."""
+        tensors = {SECONDS: torch.from_numpy(np.array(clip.seconds, np.float64))}
+        if "rgb" in self.streams:
+            tensors["rgb"] = self.rule(clip.frames)
+        if self._flow is not None:
+            fields = self._flow(clip.frames, str(getattr(clip, "name", "")), clip.indices.tolist())
+            tensors["flow"] = normalised(fields, self.rule)
+        return Prepared(tensors, {})
+
+    def encode_videos(self, batch: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """See `Backbone.encode_videos`: window by window, whatever the batch."""
+        found = []
+        for item in batch:
+            parts = list(self.encode_stream([item]))
+            found.append({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+        return found
+
+    @torch.inference_mode()
+    def encode_stream(self, chunks: Iterable[Mapping[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """See `StreamingBackbone`: one row per window, as soon as its last frame is there.
+
+        Raises RecordRejected for a video that is shorter than a window.
+        """
+        steps, seen = 0, 0
+
+        def rows() -> Iterator[Mapping[str, Tensor]]:
+            nonlocal seen
+            for i, chunk in enumerate(chunks):
+                again = self.chunking.overlap if i else 0
+                new = {name: rows if name == "flow" else rows[again:] for name, rows in chunk.items()}
+                seen += len(new[SECONDS])
+                yield new
+
+        for window, seconds in cut(rows(), self.windows, self.streams):
+            steps += 1
+            yield {"frames": self._vector(window), SECONDS: torch.tensor([seconds], dtype=torch.float64)}
+        if not steps:
+            flow = " and their flow" if "flow" in self.streams else ""
+            raise RecordRejected(
+                f"Its {seen} frames{flow} are fewer than one window of {self.windows.frames} needs.",
+                "Give a smaller --window, a denser --frames, or --border repeat.",
+            )
+
+    def _vector(self, window: Mapping[str, Tensor]) -> Tensor:
+        found = []
+        for name, model in self._models.items():
+            rows = window[name].to(self.options.device, COMPUTE[self._dtype], non_blocking=True)
+            found.append(model.vectors(rows.transpose(0, 1)[None]).mean(dim=1))
+        return transferred(torch.cat(found, dim=1), self._storage)
+
+    def _require_frames(self) -> None:
+        """Refuse what no video could give: fewer frames than a window."""
+        count, needed = self.options.num_frames, self.windows.frames + self.chunking.overlap
+        if count is not None and self.windows.border == "drop" and count < needed:
+            raise BadInput(
+                f"Windows of {self.windows.frames} frames were asked for, of {count} frames per video.",
+                f"Give --frames all (or fps:25, stride:2), or --num-frames {needed} or more.",
+            )
+
+
+def _pixel_rule(place: Path) -> PixelRule:
+    """As the authors made pixels, unless a `preprocessor_config.json` beside the weights says otherwise."""
+    folder = place if place.is_dir() else place.parent
+    if (folder / "preprocessor_config.json").is_file():
+        return read_pixel_rule(folder, model_type="videomae", video=True)
+    section: dict[str, Any] = dict(PIXELS)
+    return pixel_rule(section, where="i3d")
+
+
+def build(options: BackboneOptions) -> I3dBackbone:
+    """See `Family.build`. Needs weights: there is no default."""
+    return I3dBackbone(options)

@@ -1,1 +1,0 @@
-"""I3D: Inception-v1 inflated to 3D, its weights as published, windows over time, optical flow."""

@@ -1,0 +1,1 @@
+"""What the families share: checkpoints, captured layers, frame encoders, tokenizers, determinism."""

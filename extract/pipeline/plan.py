@@ -1,0 +1,196 @@
+"""`vfc plan`: what a run would make, how large, how long; and the check that stops what cannot fit."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from vfc.cache_schema.values.dtypes import record_bytes
+from vfc.cache_schema.values.errors import Refused
+from vfc.cache_schema.values.progress import Progress, Silent
+from vfc.cache_schema.values.record import ArraySpec, Json
+from vfc.extract.config import PlanConfig
+from vfc.extract.models.determinism import numerics
+
+from .calibrate import Calibration, calibrate, estimated, foretold
+from .ranks import place
+from .worklist import Work, survey
+
+_BESIDE: Final = 1024
+"""Bytes that keys, metadata and checksums of a record take, roughly."""
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of a planned kind. `rows`: of a ragged array, measured or None; `bytes`: of one record."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+    rows: float | None
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The records of one kind: how many are wanted, there, failed before, to do; what one and what all to do take."""
+
+    kind: str
+    arrays: tuple[Array, ...]
+    wanted: int
+    there: int
+    failed: int
+    to_do: int
+    record_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `vfc extract` with these settings would do. `seconds`: of this many ranks together; None if not measured."""
+
+    model: str
+    recipe: Mapping[str, Json]
+    device: str
+    mode: str
+    out: str
+    kinds: tuple[Kind, ...]
+    free_bytes: int
+    world_size: int
+    calibration: Calibration | None
+    seconds: float | None
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all records to do."""
+        return sum(kind.total_bytes for kind in self.kinds)
+
+    def to_json(self) -> dict[str, Any]:
+        """As printed with --json."""
+        return {**asdict(self), "total_bytes": self.total_bytes}
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        said = [f"{self.model} on {self.device}, {self.mode} mode, into {self.out}"]
+        for kind in self.kinds:
+            counts = f"{kind.wanted} wanted, {kind.there} there, {kind.failed} failed before, {kind.to_do} to do"
+            said.append(f"{kind.kind}: {counts}")
+            for array in kind.arrays:
+                shape = ", ".join("L" if size is None else str(size) for size in array.shape)
+                rows = f" with L = {array.rows:.4g}" if array.rows else " and row" if "L" in shape else ""
+                said.append(f"  {array.name} [{shape}] {array.dtype}: {_size(array.bytes)} per record{rows}")
+        said.append(f"{_size(self.total_bytes)} to write, {_size(self.free_bytes)} free at {self.out}")
+        if self.calibration is not None and self.seconds is not None:
+            found = self.calibration
+            ranks = f" with {self.world_size} ranks" if self.world_size > 1 else ""
+            said.append(
+                f"About {_duration(self.seconds)}{ranks}: per video {found.decode:.3g} s decode in one process, "
+                f"{found.pixels:.3g} s pixels, {found.forward:.3g} s forward ({found.videos} videos measured)"
+            )
+            device = f", {_size(found.device_memory)} on the device" if found.device_memory else ""
+            said.append(f"Memory: {_size(found.memory)}{device} at most while measuring")
+        return said
+
+
+def plan(config: PlanConfig, progress: Progress | None = None) -> Plan:
+    """Look at videos, model and store, and say what a run would do. Writes nothing.
+
+    Raises:
+        Refused: the records cannot fit on the disk, or the model not in memory.
+        VfcError: whatever would stop the run itself.
+    """
+    progress = progress or Silent()
+    here = place(config.rank, config.world_size)
+    work = survey(config, here, progress)
+    measured: Calibration | None = None
+    rows = foretold(work)
+    if config.calibrate and work.visits:
+        with numerics(work.mode, config.threads):
+            measured, found = calibrate(config, work, progress)
+            rows |= found
+    refuse_what_cannot_fit(work, config.out, rows)
+    return Plan(
+        model=config.model,
+        recipe=work.recipe.fields,
+        device=str(work.device),
+        mode=work.mode,
+        out=str(config.out),
+        kinds=tuple(_kinds(work, rows)),
+        free_bytes=free_bytes(config.out),
+        world_size=here.world_size,
+        calibration=measured,
+        seconds=None if measured is None else estimated(config, work, measured) / here.world_size + measured.load,
+    )
+
+
+def refuse_what_cannot_fit(work: Work, out: Path, rows: Mapping[str, float] | None = None) -> None:
+    """Stop before the first byte where the records of all ranks take more than the disk has.
+
+    Args:
+        work: What is to do, of all ranks.
+        out: Where it goes.
+        rows: Array -> mean rows, for ragged arrays; they count as one row where it cannot be told.
+
+    Raises:
+        Refused: with the arithmetic.
+    """
+    kinds = [kind for kind in _kinds(work, foretold(work) if rows is None else rows) if kind.to_do]
+    needed, free = sum(kind.total_bytes for kind in kinds), free_bytes(out)
+    if needed > free:
+        sums = " + ".join(f"{kind.to_do} {kind.kind} records of {_size(kind.record_bytes)}" for kind in kinds)
+        raise Refused(
+            f"{sums} take {_size(needed)}, but {_size(free)} are free at {out}.",
+            f"Free {_size(needed - free)} or give an --out on another disk; fewer layers or frames, or --dtype int8, "
+            "make the records smaller.",
+        )
+
+
+def free_bytes(out: Path) -> int:
+    """Free bytes on the disk that `out` is or would be on."""
+    folder = out.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _kinds(work: Work, rows: Mapping[str, float]) -> Iterator[Kind]:
+    to_do = work.to_make()
+    for kind, specs in work.specs.items():
+        arrays = tuple(_array(spec, rows) for spec in specs)
+        each = sum(array.bytes for array in arrays)
+        yield Kind(
+            kind=kind,
+            arrays=arrays,
+            wanted=work.wanted[kind],
+            there=sum(key.kind == kind for key in work.there),
+            failed=sum(failed.kind == kind for failed in work.failed),
+            to_do=to_do[kind],
+            record_bytes=each,
+            total_bytes=to_do[kind] * (each + _BESIDE),
+        )
+
+
+def _array(spec: ArraySpec, rows: Mapping[str, float]) -> Array:
+    if not spec.ragged:
+        return Array(spec.name, spec.dtype, spec.shape, None, record_bytes(spec))
+    mean = rows.get(spec.name)
+    return Array(spec.name, spec.dtype, spec.shape, mean, record_bytes(spec, round(mean or 1)))
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.4g} {unit}"
+        count /= 1000
+    return f"{count:.4g} TB"
+
+
+def _duration(seconds: float) -> str:
+    whole = max(1, round(seconds))
+    hours, minutes = divmod(whole // 60, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"

@@ -1,0 +1,155 @@
+"""Making records smaller before they are written: pooled, projected, with the functions that `materialize` uses.
+
+Pooling is for the tokens of frames; a projection for all features of videos and prompts. Records of texts stay as they
+are. Side arrays stay, but for a token grid, which is rewritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy.typing as npt
+
+from vfc.cache_schema.reduction.pooling import PATCH_MAJOR, RAGGED_GRID
+from vfc.cache_schema.reduction.projection import Projection
+from vfc.cache_schema.reduction.shrink import Shrink, shrink_record, shrunk_spec
+from vfc.cache_schema.values.dtypes import decode
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Dtype, Json, Key, Record
+
+from .writer_thread import Writer
+
+Specs = Mapping[str, tuple[ArraySpec, ...]]
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+SHRUNK = ("video", "prompted")
+"""Kinds of records that are pooled and projected."""
+FEW_ROWS: Mapping[str, Dtype] = {"prompted": "bf16", "text": "fp16"}
+"""Kinds of records that are kept in another dtype where int8 was asked for."""
+
+
+@dataclass(frozen=True)
+class Shrinking:
+    """What happens to records between the model and the store.
+
+    `made`: kind -> arrays as the model makes them. `projections`: array -> its projection, once it is known.
+    """
+
+    made: Specs
+    shrink: Shrink = field(default_factory=Shrink)
+    projections: Mapping[str, Projection] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.shrink.pool and not any(self._pooled(spec) for specs in self._shrunk() for spec in specs):
+            names = ", ".join(spec.name for specs in self._shrunk() for spec in specs)
+            raise BadInput(
+                f"--pool {self.shrink.pool} is for tokens of frames, and there are none: {names}.",
+                "Leave --pool out, or give --layer for the tokens of a layer.",
+            )
+
+    def stored(self) -> Specs:
+        """Kind -> arrays as they are stored.
+
+        int8 keeps a scale per channel, which the few rows of a prompt or a text are not worth: those of prompts stay
+        bf16, those of texts fp16.
+
+        Raises:
+            BadInput: an array that cannot be shrunk as asked, by name.
+        """
+        return {kind: tuple(self._stored(kind, spec) for spec in specs) for kind, specs in self.made.items()}
+
+    @property
+    def cells(self) -> int:
+        """How many tokens of a frame are left by pooling; 0 where nothing is pooled."""
+        if self.shrink.pool in ("", "mean"):
+            return int(bool(self.shrink.pool))
+        rows, columns = self.shrink.pool.split("x")
+        return int(rows) * int(columns)
+
+    def rows(self, rows: Mapping[str, float]) -> dict[str, float]:
+        """Array -> rows of ragged arrays after pooling, from those before."""
+        grids = [spec.name for specs in self._shrunk() for spec in specs if spec.layout == RAGGED_GRID]
+        if not (grids and self.cells):
+            return dict(rows)
+        return {**rows, **dict.fromkeys(grids, rows["visual.seconds"] * self.cells)}
+
+    def features(self) -> Mapping[str, int]:
+        """The arrays that are projected, and how wide they are before."""
+        wide = [spec for specs in self._shrunk() for spec in specs if spec.dtype in FEATURE_DTYPES]
+        return {spec.name: int(spec.shape[-1] or 0) for spec in wide}
+
+    def recipe(self) -> dict[str, Json]:
+        """Its share of the recipe; nothing where nothing is pooled or projected."""
+        told = self.shrink.to_json()
+        return {"shrink": told} if told else {}
+
+    def record(self, record: Record) -> Record:
+        """A record made smaller; bf16 comes as bits and leaves as float32 where it changes.
+
+        Raises:
+            RecordRejected: its token grid is smaller than the pooled one.
+        """
+        if record.key.kind not in SHRUNK or not (self.shrink.pool or self.projections):
+            return record
+        return replace(record, arrays=self._arrays(record.key, record.arrays))
+
+    def pooled(self, record: Record) -> Arrays:
+        """The arrays of a record as a projection takes them: features pooled, as float32.
+
+        Raises:
+            RecordRejected: see `record`.
+        """
+        return replace(self, projections={})._arrays(record.key, record.arrays)
+
+    def _arrays(self, key: Key, arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
+        specs = self.made[key.kind]
+        given = {spec.name: _as_float(arrays[spec.name], spec) for spec in specs}
+        pooled = [spec for spec in specs if self._pooled(spec) or spec.dtype not in FEATURE_DTYPES]
+        others = [spec for spec in specs if spec not in pooled]
+        return {
+            **shrink_record(given, pooled, self.shrink, self.projections),
+            **shrink_record(given, others, replace(self.shrink, pool=""), self.projections),
+        }
+
+    def _stored(self, kind: str, spec: ArraySpec) -> ArraySpec:
+        if spec.dtype not in FEATURE_DTYPES:
+            return spec
+        if spec.dtype == "int8" and kind in FEW_ROWS:
+            spec = replace(spec, dtype=FEW_ROWS[kind])
+        shrink = self.shrink if kind in SHRUNK else Shrink()
+        return shrunk_spec(spec, shrink if self._pooled(spec) else replace(shrink, pool=""))
+
+    def _shrunk(self) -> list[tuple[ArraySpec, ...]]:
+        return [self.made[kind] for kind in SHRUNK if kind in self.made]
+
+    @staticmethod
+    def _pooled(spec: ArraySpec) -> bool:
+        in_frames = len(spec.shape) == 3 and spec.layout.startswith("frame-major")
+        return in_frames or spec.layout == RAGGED_GRID or spec.layout.startswith(PATCH_MAJOR)
+
+
+class ShrinkingWriter:
+    """A writer that makes records smaller first: in the thread that writes, beside the forward."""
+
+    def __init__(self, writer: Writer, shrinking: Shrinking) -> None:
+        self._writer, self.shrinking = writer, shrinking
+
+    def __contains__(self, key: Key) -> bool:
+        """See `Writer`."""
+        return key in self._writer
+
+    def add(self, record: Record) -> None:
+        """See `Writer`."""
+        self._writer.add(self.shrinking.record(record))
+
+    def commit(self) -> None:
+        """See `Writer`."""
+        self._writer.commit()
+
+
+def _as_float(values: npt.NDArray[Any], spec: ArraySpec) -> npt.NDArray[Any]:
+    if spec.dtype not in FEATURE_DTYPES or spec.dtype in ("fp32", "int8"):
+        return values
+    return decode(values, spec.dtype)

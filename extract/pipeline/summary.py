@@ -1,0 +1,104 @@
+"""What a run did, for a person and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vfc.cache_schema.values.record import Key
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The end of a run of one rank; counts are of that rank's share.
+
+    `done`: records made and committed. `skipped`: there already. `failed`, `failed_before`: (name, reason) of records
+    that this run, or an earlier one, could not make. `left`: not reached before an interrupt. `seconds`: without
+    loading the model. `shares`: stage -> part of the main thread's time. `waited`: part of the time in which the device
+    had no forward to do. `bytes`: written. `digest`: of the store as a whole. `signum`: of the signal that ended the
+    run early, else 0.
+    """
+
+    out: str
+    rank: int
+    world_size: int
+    mode: str
+    device: str
+    done: int
+    skipped: int
+    failed: tuple[tuple[str, str], ...]
+    failed_before: tuple[tuple[str, str], ...]
+    left: int
+    seconds: float
+    shares: Mapping[str, float]
+    waited: float
+    bytes: int
+    digest: str
+    signum: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """0; 3 where records failed, now or before; 128 + signal after an interrupt."""
+        if self.signum:
+            return 128 + self.signum
+        return 3 if self.failed or self.failed_before else 0
+
+    @property
+    def records_per_second(self) -> float:
+        """Records made per second."""
+        return self.done / self.seconds if self.seconds else 0.0
+
+    @property
+    def bottleneck(self) -> str:
+        """The stage that the others waited for most; empty where nothing ran."""
+        return max(self.shares, key=lambda stage: self.shares[stage]) if any(self.shares.values()) else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As printed with --json."""
+        derived = {name: getattr(self, name) for name in ("records_per_second", "bottleneck", "exit_code")}
+        lists = {
+            name: [{"name": item, "reason": reason} for item, reason in getattr(self, name)]
+            for name in ("failed", "failed_before")
+        }
+        return {**asdict(self), **lists, **derived}
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        share = f" of rank {self.rank} of {self.world_size}" if self.world_size > 1 else ""
+        if not (self.done or self.failed or self.signum):
+            said = [f"Nothing to do{share}: all {self.skipped} records are in {self.out}."]
+            if self.failed_before:
+                said = [f"Nothing to do{share}: {self.skipped} records are in {self.out}."]
+        else:
+            said = [
+                f"{self.done} records made{share}, {self.skipped} were there, {len(self.failed)} failed; "
+                f"{self.records_per_second:.3g} per second, {self.bytes / 1e6:.4g} MB written to {self.out}."
+            ]
+        if self.bottleneck:
+            parts = ", ".join(f"{stage} {100 * part:.0f} %" for stage, part in self.shares.items())
+            said.append(
+                f"Bound by {self.bottleneck} ({parts} of the time); the device waited {100 * self.waited:.0f} % of it."
+            )
+        if self.signum:
+            said.append(f"Interrupted with {self.left} records left. What was made is kept: the same line goes on.")
+        said += _listed(f"Failed, listed in {self.out}/failures", self.failed)
+        said += _listed("Failed before, tried again with --retry-failed or when the file changes", self.failed_before)
+        if self.digest:
+            said.append(f"Store digest {self.digest}.")
+        return said
+
+
+def shown(key: Key) -> str:
+    """A record's name for people: of the video or text, the view and the prompt where they say something."""
+    view = f" (view {key.view})" if key.view else ""
+    return f"{key.name}{view}{f' under {key.prompt}' if key.prompt else ''}"
+
+
+def _listed(title: str, items: tuple[tuple[str, str], ...]) -> list[str]:
+    if not items:
+        return []
+    more = [f"  and {len(items) - _SHOWN} more"] if len(items) > _SHOWN else []
+    return [f"{title} ({len(items)}):", *(f"  {name}: {reason}" for name, reason in items[:_SHOWN]), *more]

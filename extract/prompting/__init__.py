@@ -1,0 +1,1 @@
+"""Prompts, the assignment of prompts to videos, and the texts of classes."""

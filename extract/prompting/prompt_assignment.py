@@ -1,0 +1,104 @@
+"""What a language model is asked about each video: the templates of a run, filled for one video after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vfc.cache_schema.protocol import EpisodeList, fill_prompt
+from vfc.cache_schema.values.errors import BadInput, RecordRejected
+from vfc.extract.backbone import Backbone, PromptedBackbone
+from vfc.extract.collection import Video
+from vfc.extract.config import ExtractConfig
+
+from .prompts import Prompt, Template, fill, templates
+
+DEFAULT = ("unknown",)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The templates of a run; `options`: query video -> the distinct lists of classes its episodes ask it about."""
+
+    templates: tuple[Template, ...] = ()
+    options: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+
+    def of(self, video: Video) -> tuple[tuple[Prompt, ...], tuple[tuple[str, str], ...]]:
+        """The prompts of a video, each once; and (template id, reason) of those that cannot be filled for it."""
+        filled: dict[str, Prompt] = {}
+        lacking: list[tuple[str, str]] = []
+        for template in self.templates:
+            lists = self.options.get(video.name, ()) if "options" in template.fields else ((),)
+            for options in lists:
+                try:
+                    prompt = fill(template, label=video.label, options=options)
+                except RecordRejected as error:
+                    lacking.append((template.id, str(error).replace("\n", " ")))
+                    break
+                filled.setdefault(prompt.id, prompt)
+        return tuple(filled.values()), tuple(lacking)
+
+
+def text_kept(keep: Sequence[str]) -> bool:
+    """Whether the streams to keep count text in."""
+    return not keep or "text" in keep
+
+
+def read_questions(config: ExtractConfig, backbone: Backbone, videos: Sequence[Video]) -> Questions:
+    """What the settings ask about these videos; nothing of a model that takes no prompts.
+
+    Raises:
+        BadInput: prompts for such a model, `{options}` without an episode list or the other way round, a list that
+            names other videos.
+        UnknownName: no such prompt, or no such field.
+        RecordRejected: a prompt that this model cannot be asked.
+        MissingPath, Damaged: see `EpisodeList.read`.
+    """
+    if not isinstance(backbone, PromptedBackbone):
+        for flag in ("prompt", "prompt_text", "episodes", "plan", "max_pixels"):
+            if getattr(config, flag) not in (None, ()):
+                raise BadInput(
+                    f"--{flag.replace('_', '-')} is given, but --model {config.model} takes no prompts.",
+                    "Leave it out, or give --model video-llava, qwen2-vl or qwen3-vl.",
+                )
+        return Questions()
+    if not text_kept(config.keep):
+        if config.episodes is not None:
+            raise BadInput("--episodes is given, but text is not kept.", "Add text to --keep, or leave --episodes out.")
+        return Questions()
+    asked = config.prompt or (() if config.prompt_text else DEFAULT)
+    found = templates(asked, config.prompt_text)
+    for template in found:
+        # The words of the template itself: what is wrong with them is wrong for every video.
+        backbone.prompt(fill_prompt(template.text, {"label": "a", "options": "'a', 'b'"}))
+    with_options = [template.id for template in found if "options" in template.fields]
+    if with_options and config.episodes is None:
+        raise BadInput(
+            f"The prompt {with_options[0]!r} names the classes of an episode, and no episodes are given.",
+            "Write a list with vfc episodes --out FILE, and give it with --episodes FILE.",
+        )
+    if config.episodes is not None and not with_options:
+        raise BadInput(
+            "--episodes is given, but no prompt names the classes of an episode.",
+            "Give --prompt known-query as well, or leave --episodes out.",
+        )
+    return Questions(found, _options(config.episodes, videos) if config.episodes else {})
+
+
+def _options(path: Path, videos: Sequence[Video]) -> dict[str, tuple[tuple[str, ...], ...]]:
+    there = {video.name for video in videos}
+    found: dict[str, dict[tuple[str, ...], None]] = {}
+    listed: set[str] = set()
+    for episode in EpisodeList.read(path).episodes:
+        listed.update(name for names in (*episode.support, *episode.query) for name in names)
+        for names in episode.query:
+            for name in names:
+                found.setdefault(name, {})[episode.classes] = None
+    if absent := sorted(listed - there):
+        raise BadInput(
+            f"{len(absent)} of the {len(listed)} videos that {path} names are not among the {len(there)} given, "
+            f"first {absent[0]!r}.",
+            "Give the --videos (and --include, --exclude) that the episodes were drawn from, or write a new list.",
+        )
+    return {name: tuple(lists) for name, lists in found.items()}

@@ -1,0 +1,1 @@
+"""What a store gives a head: features, text features, where they are kept, prefetch."""

@@ -1,0 +1,58 @@
+"""Where features rest, by how much memory is free: the machine's, or what our job or container may still take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from .prefetch import Placement
+
+_SHARE: Final = 0.5
+"""The part of the free memory that one array may fill."""
+
+_VERSIONS: Final = (
+    ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Of control groups: where they lie, and what limit, use and droppable file cache are called (versions 2 and 1)."""
+
+
+def placed(wanted: int, device: torch.device) -> Placement:
+    """Where an array of so many bytes rests: on the device or else in memory where it fits in, otherwise on disk."""
+    if device.type == "cuda" and wanted <= _SHARE * torch.cuda.mem_get_info(device)[0]:
+        return "device"
+    return "ram" if wanted <= _SHARE * available_memory() else "off"
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes of free memory, by the system's own count; at most what every control group above us leaves.
+
+    `root` is where `proc` and `sys` lie.
+    """
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    with suppress(OSError, ValueError, KeyError):
+        fields = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
+        free = int(fields["MemAvailable"].split()[0]) * 1024
+    return max(0, min([free, *_left(root)]))
+
+
+def _left(root: Path) -> Iterator[int]:
+    """What each group with a limit leaves: file cache that can be dropped counts as free."""
+    own = ["/"]
+    with suppress(OSError):
+        own += [line.split(":", 2)[2] for line in (root / "proc/self/cgroup").read_text().splitlines()]
+    for place, limit, use, cache in _VERSIONS:
+        top = root / place
+        groups = {folder for path in own for folder in (top / path.lstrip("/"), *(top / path.lstrip("/")).parents)}
+        for folder in groups:
+            # A group without a limit says "max", or has none of the files.
+            with suppress(OSError, ValueError, KeyError):
+                if folder.is_relative_to(top):
+                    stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                    used = int((folder / use).read_text()) - int(stat[cache])
+                    yield int((folder / limit).read_text()) - used

@@ -1,0 +1,1 @@
+"""Training-free scores, layer probes, prediction, comparison of runs."""

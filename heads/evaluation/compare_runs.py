@@ -1,0 +1,179 @@
+"""`vfc report`: finished runs in groups that differ in the seed alone, and how far apart the groups are."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.recipe import digest
+from vfc.cache_schema.values.record import Json
+from vfc.heads import tasks
+from vfc.heads.results.tables import Table, percent, read_rows
+from vfc.heads.runs.paired_statistics import Difference, Group, Run, difference
+
+_VARIED: Final = {
+    "task": ("shot_seed", "fold", "annotations", "train_list", "test_list", "cache", "resident"),
+    "train": ("seed", "out", "device"),
+}
+"""Settings in which runs of one group may differ: seeds, what is tested, and where they lie."""
+_SETUP: Final = ("shots", "protocol", "way", "shot", "observe", "predict")
+"""Settings of a task that two groups must share to be compared."""
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Which runs, and beside which of them the others are put."""
+
+    runs: tuple[Path, ...] = field(
+        default=(), metadata={"help": "Run folders, or folders of run folders.", "argument": True, "metavar": "RUN..."}
+    )
+    against: tuple[Path, ...] = field(
+        default=(),
+        metadata={
+            "help": "Runs that the others are compared with, item by item; their groups' other seeds come along.",
+            "panel": "Protocol",
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Report:
+    """Groups by name, and for each pair of a group and one it is compared with the paired difference."""
+
+    groups: Mapping[str, Group]
+    differences: Mapping[tuple[str, str], Difference]
+    more: tuple[Table, ...] = ()
+
+    def to_json(self) -> dict[str, Json]:
+        """Shares, not percentages."""
+        apart: list[Json] = [{"runs": a, "against": b, **found.to_json()} for (a, b), found in self.differences.items()]
+        groups: dict[str, Json] = {name: group.to_json() for name, group in self.groups.items()}
+        return {"groups": groups, "differences": apart}
+
+    def tables(self) -> list[Table]:
+        """A row per group; a row per difference."""
+        title = "Runs: how much of a test item (task, clip, window) is right, on average"
+        found = [Table(title, ("", "mean ± std over seeds", "seeds", "folds", "95 % over folds"), self._rows())]
+        if self.differences:
+            rows = tuple(
+                (
+                    f"{a} - {b}",
+                    f"{100 * d.mean:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}]",
+                    " ".join(f"{100 * value:+.2f}" for value in d.per_seed),
+                    "yes" if d.beyond else "no",
+                )
+                for (a, b), d in self.differences.items()
+            )
+            columns = ("paired item by item", "points [95 % bootstrap]", "seed by seed", "beyond")
+            found.append(Table("Differences", columns, rows))
+        return [*found, *self.more]
+
+    def _rows(self) -> tuple[tuple[str, ...], ...]:
+        rows = []
+        for name, group in self.groups.items():
+            told: Mapping[str, Any] = group.to_json()
+            over = told["interval_over_lists"]
+            rows.append(
+                (
+                    name,
+                    percent(told["mean"], told["std"]),
+                    str(told["seeds"]),
+                    str(told["lists"]),
+                    "" if over is None else f"± {100 * over:.2f}",
+                )
+            )
+        return tuple(rows)
+
+
+def report(config: ReportConfig, progress: Progress) -> Report:
+    """Read the runs, put them into groups, compare each group with those asked for.
+
+    Raises:
+        MissingPath: a folder without a finished run.
+        BadInput: no run; two runs of one group with one seed and one test; see `paired.difference`.
+    """
+    runs = [Run.read(folder) for folder in _folders((*config.runs, *config.against))]
+    if not runs:
+        raise BadInput("No run was given.", "Give the folders that `vfc train-head` named, or runs/.")
+    groups = _grouped(runs)
+    wanted = {folder.resolve() for folder in _folders(config.against)}
+    references = [name for name, g in groups.items() if wanted & {run.folder.resolve() for run in g.runs}]
+    pairs = [(a, b) for b in references for a in groups if a != b and _setup(groups[a]) == _setup(groups[b])]
+    for b in references:
+        if all(b != other for _, other in pairs):
+            progress.say(f"Nothing is compared with {b}: no other group has the same {', '.join(_SETUP)}.")
+    return Report(groups, {(a, b): difference(groups[a], groups[b]) for a, b in pairs}, tuple(_of_tasks(groups)))
+
+
+def _of_tasks(groups: Mapping[str, Group]) -> Iterator[Table]:
+    """What the tasks themselves make of several runs, each under the name of its group."""
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for name, group in groups.items():
+        for run in group.runs:
+            (row, *_) = read_rows(run.folder / "results.jsonl")
+            rows.setdefault(str(row.get("task")), []).append({**row, "head": name})
+    for task, results in rows.items():
+        kind = tasks.find(task) if task in tasks.names() else None
+        if kind is not None and hasattr(kind, "over_runs"):
+            yield from kind.over_runs(results)
+
+
+def _folders(given: Sequence[Path]) -> list[Path]:
+    """Run folders: those given, and the finished runs in those that are none themselves; each once."""
+    found: dict[Path, Path] = {}
+    for path in given:
+        inner = sorted(child.parent for child in path.glob("*/results.jsonl"))
+        for folder in [path] if (path / "config.json").exists() or not inner else inner:
+            found.setdefault(folder.resolve(), folder)
+    return list(found.values())
+
+
+def _grouped(runs: Sequence[Run]) -> dict[str, Group]:
+    """Runs by what they have in common, named by the head and by the settings in which the groups differ."""
+    parts: dict[str, list[Run]] = {}
+    for run in runs:
+        parts.setdefault(digest({"head": run.settings["head"], **_common(run)}), []).append(run)
+    groups = [Group(tuple(sorted(part, key=lambda run: (run.tested, run.seed)))) for part in parts.values()]
+    for group in groups:
+        for a, b in itertools.pairwise(group.runs):
+            if (a.tested, a.seed) == (b.tested, b.seed):
+                raise BadInput(
+                    f"{a.folder} and {b.folder} are the same training, tested on the same items.", "Give one of them."
+                )
+    return dict(zip(_names(groups), groups, strict=True))
+
+
+def _common(run: Run) -> dict[str, Any]:
+    """The settings that the runs of a group share, one level deep, and how the features they read were made."""
+    found = {
+        f"{part}.{name}": value
+        for part, values in run.settings["config"].items()
+        for name, value in values.items()
+        if name not in _VARIED.get(part, ())
+    }
+    return {**found, "data.recipe": str(run.settings["data"].get("recipe_digest", ""))[:12]}
+
+
+def _setup(group: Group) -> dict[str, Any]:
+    task = group.runs[0].settings["config"]["task"]
+    return {name: task.get(name) for name in _SETUP}
+
+
+def _names(groups: Sequence[Group]) -> list[str]:
+    """The head of each group, with the settings in which it differs from others of that head, or of that task."""
+    names = []
+    settings = [(group.runs[0].settings["head"], _common(group.runs[0])) for group in groups]
+    for head, own in settings:
+        apart = [
+            name
+            for name, value in own.items()
+            if any(o[name] != value for h, o in settings if name in o and (h == head or name.startswith("task.")))
+        ]
+        told = ", ".join(f"{name.partition('.')[2]} {own[name]}" for name in apart)
+        names.append(f"{head} ({told})" if told else head)
+    return names

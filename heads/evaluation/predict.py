@@ -1,0 +1,183 @@
+"""`vfc predict`, the part behind extraction: a trained head scores new clips by a few labelled ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vfc.cache_schema.annotations import load
+from vfc.cache_schema.reader import StoreReader, open_store
+from vfc.cache_schema.values.errors import BadInput, MissingPath, RecipeMismatch
+from vfc.cache_schema.values.recipe import Recipe
+from vfc.cache_schema.values.record import ArraySpec, Json
+from vfc.heads.data.features import as_served
+from vfc.heads.data.text_features import Wording
+from vfc.heads.lookup import find
+from vfc.heads.results.tables import Table, percent
+from vfc.heads.runs.run_folder import load_weights
+from vfc.heads.tasks.fewshot.clips import Clips
+from vfc.heads.tasks.fewshot.episodic_head import Batch, EpisodicHead, encode_all
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training: its folder, the head's name and settings, the recipe of its features, and its streams."""
+
+    folder: Path
+    head: str
+    settings: Mapping[str, Any]
+    recipe: Recipe
+    data: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """The run in a folder.
+
+        Raises:
+            MissingPath: it holds no run, or one that is not finished.
+            BadInput: a run of a head that does not take labelled examples.
+        """
+        for name in ("config.json", "head.safetensors", "results.jsonl"):
+            if not (folder / name).exists():
+                raise MissingPath(
+                    f"The folder {folder} has no {name}, so it is no finished training.",
+                    "Give the folder that `vfc train-head` named; run its line again if it was interrupted.",
+                )
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if find(found["head"]).TASK != "fewshot":
+            raise BadInput(
+                f"The head {found['head']!r} does not learn from labelled examples at hand.",
+                "Give the run of a few-shot head: fsar, trx, prototype.",
+            )
+        return cls(folder, found["head"], found["config"], Recipe(found["recipe"]), found["data"])
+
+    @property
+    def prompt(self) -> str:
+        """The prompt whose text the head reads; empty without text."""
+        return str(self.data.get("prompt", ""))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Scores of every query: `shares [Q, W]` add up to 1 per query."""
+
+    classes: tuple[str, ...]
+    queries: tuple[str, ...]
+    shares: tuple[tuple[float, ...], ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Json]:
+        """One row per query, its likeliest class first."""
+        rows: list[Json] = [
+            {"query": name, "class": ranked[0][0], "shares": dict(ranked)} for name, ranked in self._ranked()
+        ]
+        return {"predictions": rows, "notes": [*self.notes]}
+
+    def tables(self) -> list[Table]:
+        """One table per query."""
+        return [
+            Table(name, ("class", "share"), tuple((label, percent(share)) for label, share in ranked))
+            for name, ranked in self._ranked()
+        ]
+
+    def _ranked(self) -> list[tuple[str, list[tuple[str, float]]]]:
+        return [
+            (name, sorted(zip(self.classes, shares, strict=True), key=lambda pair: -pair[1]))
+            for name, shares in zip(self.queries, self.shares, strict=True)
+        ]
+
+
+def predict(run: Run, support: Path, query: Path) -> Prediction:
+    """Score every clip of the store `query` by the labelled clips of the store `support`.
+
+    Raises:
+        RecipeMismatch: features were not made as those the head was trained on.
+        BadInput: fewer than two classes, or classes with different numbers of clips.
+    """
+    with open_store(support) as given_store, open_store(query) as asked_store, torch.no_grad():
+        stores = (given_store, asked_store)
+        for reader in stores:
+            _require_recipe(run, reader)
+        labelled = _labelled(support)
+        names = [
+            [name for group in labelled.values() for name in group],
+            sorted({key.name for key in asked_store.keys("video")}),
+        ]
+        head, parts = _head(run, given_store), []
+        for reader, wanted in zip(stores, names, strict=True):
+            clips = _clips(run, reader, wanted, pool=not head.tokens)
+            rows = {role: torch.arange(len(wanted)) for role in clips.sources}
+            parts.append(encode_all(head.encode, clips, rows))
+        count = len(names[0])
+        asked = torch.arange(count, count + len(names[1]))[None]
+        given = torch.arange(count).view(1, len(labelled), -1)
+        logits = head.match(Batch(_joined(parts), given, asked, torch.zeros_like(asked)))[0]
+    shares = tuple(tuple(row) for row in logits.softmax(dim=-1).tolist())
+    return Prediction(tuple(labelled), tuple(names[1]), shares, head.notes)
+
+
+def _labelled(support: Path) -> dict[str, list[str]]:
+    """Class -> its clips, classes in order of their names."""
+    labelled = load(support, "default").by_label()
+    shots = {label: len(names) for label, names in sorted(labelled.items())}
+    if len(shots) < 2 or len(set(shots.values())) > 1:
+        raise BadInput(
+            f"The labelled clips are {', '.join(f'{n} of {label!r}' for label, n in shots.items()) or 'none'}.",
+            "Give two classes or more, one folder each, with the same number of clips.",
+        )
+    return {label: labelled[label] for label in shots}
+
+
+def _require_recipe(run: Run, reader: StoreReader) -> None:
+    changed = run.recipe.difference(reader.recipe)
+    if changed:
+        listed = "; ".join(f"{name}: {json.dumps(a)} in training, {json.dumps(b)} here" for name, a, b in changed)
+        raise RecipeMismatch(
+            f"The features in {reader.root} were not made as those that the head was trained on: {listed}.",
+            "Extract with the model, the checkpoint and the library versions of the training store.",
+        )
+
+
+def _head(run: Run, reader: StoreReader) -> EpisodicHead:
+    method = find(run.head)
+    specs: dict[str, ArraySpec] = {
+        "visual": as_served(reader.spec("video", run.data["array"]), pool_tokens=not method.Head.tokens)
+    }
+    if run.prompt:
+        specs["text"] = reader.spec("prompted", run.data["text"])
+    head = method.Head(_restored(method.Config, run.settings["head"]), specs)
+    load_weights(head, run.folder / "head.safetensors")
+    assert isinstance(head, EpisodicHead)
+    return head.eval()
+
+
+def _clips(run: Run, reader: StoreReader, names: list[str], *, pool: bool) -> Clips:
+    wording = Wording(reader.spec("prompted", run.data["text"]), run.prompt, {}) if run.prompt else None
+    array = reader.spec("video", run.data["array"])
+    return Clips(reader, names, array, wording, device=torch.device("cpu"), pool_tokens=pool, resident="off")
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Two sets of encoded clips as one; texts of different length are filled up."""
+    found = {}
+    for name in parts[0]:
+        values = [part[name] for part in parts]
+        if name.startswith("text"):
+            longest = max(value.shape[1] for value in values)
+            values = [functional.pad(v, (0, 0) * (v.ndim - 2) + (0, longest - v.shape[1])) for v in values]
+        found[name] = torch.cat(values)
+    return found
+
+
+def _restored(config: type[Any], values: Mapping[str, Any]) -> Any:
+    """A settings dataclass from its JSON: lists are tuples again."""
+    known = {given.name for given in dataclasses.fields(config)}
+    return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known})

@@ -1,0 +1,306 @@
+"""ActionLLM: a frozen LLaMA with small adapters reads observed features and class names and answers with segments.
+
+"Multimodal Large Models Are Effective Action Anticipators" (arXiv 2501.00795), checked against its public code. Where
+the two differ, the defaults follow whichever explains the printed parameter counts, and the class heads are trained;
+`--parity` is the released configuration: class heads frozen as drawn, the adapters' idle second expert and router,
+no position within CMIB. Everything beyond the frozen table of class names is trained through the whole LLM: only
+reading the features is cheap here, not computing. FUTR is the head of this task without a language model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Final, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vfc.cache_schema.protocol.prompts import spoken
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.record import ArraySpec
+from vfc.heads.contract.head import TrainConfig, require
+from vfc.heads.contract.ranges import COUNT, PART, within
+from vfc.heads.tasks.anticipation import AnticipationHead, Batch, Prediction, Sampling, future_losses, past_loss
+
+from . import checkpoint
+from .cmib import Cmib, FeatureAdapter
+from .names import name_table
+from .trunk import Trunk
+
+TASK = "anticipation"
+EXAMPLE = "vfc train-head actionllm --llm ./llama-7b --cache ./store"
+TRAIN = TrainConfig(
+    epochs=20,
+    warmup_epochs=2,
+    batch=1,
+    accumulate=2,
+    lr=1e-3,
+    weight_decay=0.02,
+    betas=(0.9, 0.95),
+    clip=0.0,
+    validate_every=400,
+    select="last",
+)
+"""Of the preset 50salads (the released script: --epochs 25); for breakfast add --lr 1e-4."""
+
+_QUERIES: Final = {"50salads": 20, "breakfast": 8}
+_SAMPLING: Final = {
+    "50salads": Sampling(8, (0.1, 0.2, 0.3, 0.4, 0.5), 8),
+    "breakfast": Sampling(6, (0.2, 0.3, 0.5), 1),
+}
+
+
+def _model(text: str) -> dict[str, str]:
+    return {"help": text, "panel": "Model"}
+
+
+def _ablation(text: str) -> dict[str, str]:
+    return {"help": text, "panel": "Ablations"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The model; None stands for the value of the preset, which `--parity` changes."""
+
+    llm: str = field(default="", metadata=_model("The LLaMA: a folder of transformers, or a hub id (owner/name)."))
+    llm_dtype: Literal["fp32", "fp16", "bf16"] | None = field(
+        default=None, metadata=_model("Of the frozen weights; default the checkpoint's (fp16 without a GPU: fp32).")
+    )
+    quantize: Literal["8bit", "4bit"] | None = field(
+        default=None, metadata=_model("Frozen weights through bitsandbytes; needs a CUDA device and vfc[quant].")
+    )
+    checkpointing: bool = field(
+        default=False, metadata=_model("Compute each layer twice and keep less: gradient checkpointing.")
+    )
+    beyond: bool | None = field(
+        default=None,
+        metadata=_model("Allow sequences longer than the LLM's max_position_embeddings; default only in parity."),
+    )
+    preset: Literal["50salads", "breakfast"] = field(
+        default="50salads", metadata=_model("Published number of queries, stride and training windows.")
+    )
+    queries: int | None = field(default=None, metadata=_model("Segments answered with, N; default 20 or 8."))
+    adapter_width: int = field(default=128, metadata=_model("Narrow width of the feature adapter."))
+    cmib_width: int = field(default=128, metadata=_model("Narrow width D of CMIB."))
+    tuning_width: int = field(default=4, metadata=_model("Channels H of action tuning; even."))
+    dropout: float = field(default=0.1, metadata=_model("Dropout of CMIB's attention and of action tuning."))
+    class_names: Literal["raw", "spoken"] = field(
+        default="raw", metadata=_model("Class names as the data set spells them, or as words (cut tomato).")
+    )
+    parity: bool = field(
+        default=False,
+        metadata=_model("The released configuration: frozen class heads, idle expert and router, no CMIB positions."),
+    )
+    class_heads: Literal["trained", "frozen"] | None = field(
+        default=None, metadata=_model("Class heads trained, or kept as they were drawn; both are saved.")
+    )
+    spare_expert: bool | None = field(
+        default=None, metadata=_model("The adapters' second expert and router, which nothing uses.")
+    )
+    cmib_time: bool | None = field(
+        default=None, metadata=_model("Positional encoding along time in CMIB; without: that of step 0 everywhere.")
+    )
+    cmib: Literal["both", "self", "cross", "none"] = field(
+        default="both", metadata=_ablation("What CMIB's streams read: themselves and the others, or less.")
+    )
+    modalities: Literal["both", "text", "visual"] = field(default="both", metadata=_ablation("What the LLM is shown."))
+    loss_text: bool = field(default=True, metadata=_ablation("L_T: name the past at the text rows."))
+    loss_visual: bool = field(default=True, metadata=_ablation("L_V: name the past at the visual rows."))
+    duration_loss: Literal["sum", "mean"] = field(
+        default="sum", metadata=_ablation("L_D over the segments of a window: sum (ActionLLM), or mean (FUTR).")
+    )
+    query_init: Literal["ones", "zeros", "randn", "learned"] = field(
+        default="ones", metadata=_ablation("The queries: constants, or learned from ones.")
+    )
+    causal: bool = field(default=False, metadata=_ablation("The LLM's own causal mask, instead of none."))
+
+    def __post_init__(self) -> None:
+        within(self, COUNT, "queries", "adapter_width", "cmib_width")
+        within(self, PART, "dropout")
+
+    def resolved(self) -> Config:
+        """The same with the preset's values in the place of None."""
+        parity = {"beyond": True, "class_heads": "frozen", "spare_expert": True, "cmib_time": False}
+        usual = {"beyond": False, "class_heads": "trained", "spare_expert": False, "cmib_time": True}
+        preset: dict[str, Any] = {**(parity if self.parity else usual), "queries": _QUERIES[self.preset]}
+        return replace(self, **{name: value for name, value in preset.items() if getattr(self, name) is None})
+
+
+class Head(AnticipationHead):
+    """`visual [B, S, D]` and class ids `told [B, S]` to N segments, through `[text | visual | queries]` in the LLM."""
+
+    told: ClassVar[bool] = True
+    query: Tensor
+    table: Tensor
+
+    @classmethod
+    def sampling(cls, settings: Config) -> Sampling:
+        """What the paper and its code read."""
+        return _SAMPLING[settings.preset]
+
+    @classmethod
+    def reads_told(cls, settings: Config) -> bool:
+        """Only where text is shown."""
+        return settings.modalities != "visual"
+
+    def __init__(self, config: Config, specs: Mapping[str, ArraySpec], model: Any = None) -> None:
+        super().__init__(config, specs)
+        self.config = config = config.resolved()
+        features = int(require(specs, "visual", "actionllm").shape[-1] or 0)
+        classes = int(require(specs, "classes", "actionllm").shape[0] or 0)
+        if model is None:
+            model = checkpoint.load(config.llm, config.llm_dtype, config.quantize)
+        self.queries = config.queries or 0
+        self.past = tuple(name for name in ("text", "visual") if config.modalities in ("both", name))
+        self.trunk = trunk = Trunk(
+            model,
+            hidden=config.tuning_width,
+            dropout=config.dropout,
+            spare=bool(config.spare_expert),
+            checkpointing=config.checkpointing,
+        )
+        self.adapter = FeatureAdapter(features, config.adapter_width, trunk.width)
+        self.query = _queries(config, features)
+        self.cmib = _cmib(config, (*self.past, "query"), trunk)
+        frozen = config.class_heads == "frozen"
+        taught = {"text": config.loss_text, "visual": config.loss_visual}
+        self.name_past = nn.ModuleDict(
+            {name: ClassHead(trunk.width, classes, frozen) for name in self.past if taught[name]}
+        )
+        self.name_future = ClassHead(trunk.width, classes + 1, frozen)
+        self.last = nn.Linear(trunk.width, 1, bias=False)
+        self.register_buffer("table", torch.zeros(classes, trunk.width), persistent=False)
+        self.notes = _notes(config, self)
+
+    def name_classes(self, names: Sequence[str]) -> None:
+        """Embed the names; the task tells them once, in the order of the class ids."""
+        super().name_classes(names)
+        if len(names) != len(self.table):
+            raise BadInput(
+                f"{len(names)} class names were given for {len(self.table)} classes.",
+                "Import the sequences again, with the mapping.txt that belongs to their labels.",
+            )
+        if "text" in self.past:
+            words = [spoken(name) for name in names] if self.config.class_names == "spoken" else names
+            with torch.no_grad():
+                table = name_table(words, checkpoint.tokenizer(self.config.llm), self.trunk.embeddings())
+                self.table.copy_(table)
+
+    def loss(self, batch: Batch) -> Mapping[str, Tensor]:
+        """`past text`, `past visual`, `action`, `duration`; a plain sum."""
+        states = self._states(batch)
+        steps = batch.valid.shape[1]
+        past = {
+            f"past {name}": past_loss(self.name_past[name](states[:, i * steps : (i + 1) * steps]), batch)
+            for i, name in enumerate(self.past)
+            if name in self.name_past
+        }
+        return {**past, **future_losses(self._answer(states), batch, durations=self.config.duration_loss)}
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Segments of the window that follows."""
+        return self._answer(self._states(batch))
+
+    def _answer(self, states: Tensor) -> Prediction:
+        asked = states[:, -self.queries :]
+        return Prediction(self.name_future(asked), self.last(asked)[..., 0])
+
+    def _states(self, batch: Batch) -> Tensor:
+        """The trunk's states `[B, (1 or 2) S + N, E]`; padded steps are left out of every attention."""
+        count, steps = batch.valid.shape
+        rows = {"query": self.adapter(self.query).expand(count, -1, -1)}
+        if "visual" in self.past:
+            rows["visual"] = self.adapter(batch.visual)
+        if "text" in self.past:
+            rows["text"] = self._text(batch)
+        order = (*self.past, "query")
+        whole = torch.ones(count, self.queries, dtype=torch.bool, device=batch.valid.device)
+        valid = {name: batch.valid if name != "query" else whole for name in order}
+        streams = {name: rows[name] for name in order}
+        if self.cmib is not None:
+            streams = self.cmib(streams, valid)
+        observed = batch.valid.sum(dim=1, keepdim=True)
+        self._check_length(int(observed.max()))
+        lengths = [*[steps] * len(self.past), self.queries]
+        # The rotary positions of an unpadded sequence: each part begins where the valid rows before it end.
+        positions = [i * observed + torch.arange(n, device=observed.device) for i, n in enumerate(lengths)]
+        states: Tensor = self.trunk(
+            torch.cat(list(streams.values()), dim=1),
+            torch.cat(list(valid.values()), dim=1),
+            torch.cat(positions, dim=1),
+            causal=self.config.causal,
+        )
+        return states
+
+    def _text(self, batch: Batch) -> Tensor:
+        if batch.told is None or not self.names_of_classes:
+            raise BadInput(
+                "ActionLLM's text needs a class id per observed step and the names of the classes.",
+                "Give the task labels with their class list, or use --modalities visual.",
+            )
+        return self.table[batch.told.clamp(min=0)]
+
+    def _check_length(self, observed: int) -> None:
+        length, limit = len(self.past) * observed + self.queries, self.trunk.limit
+        if limit and length > limit and not self.config.beyond:
+            raise BadInput(
+                f"{observed} observed steps make a sequence of {length} rows; the LLM was made for {limit}.",
+                "Give a larger --stride, an LLM with a longer context, or --beyond to go past what it has seen.",
+            )
+
+
+class ClassHead(nn.Module):
+    """A linear layer without bias; where `frozen`, its weights stay as drawn and are saved all the same."""
+
+    weight: Tensor
+
+    def __init__(self, width: int, classes: int, frozen: bool) -> None:
+        super().__init__()
+        weight = nn.Linear(width, classes, bias=False).weight
+        if frozen:
+            self.register_buffer("weight", weight.detach())
+        else:
+            self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., E]` to logits."""
+        logits: Tensor = nn.functional.linear(x, self.weight)
+        return logits
+
+
+def _queries(config: Config, features: int) -> Tensor | nn.Parameter:
+    shape = (config.queries or 0, features)
+    if config.query_init == "learned":
+        return nn.Parameter(torch.ones(shape))
+    makers = {"ones": torch.ones, "zeros": torch.zeros, "randn": torch.randn}
+    return nn.Buffer(makers[config.query_init](shape), persistent=config.query_init == "randn")
+
+
+def _cmib(config: Config, streams: tuple[str, ...], trunk: Trunk) -> Cmib | None:
+    if config.cmib == "none":
+        return None
+    return Cmib(
+        streams,
+        trunk.width,
+        width=config.cmib_width,
+        heads=trunk.heads,
+        eps=trunk.eps,
+        reads=config.cmib,
+        dropout=config.dropout,
+        timed=bool(config.cmib_time),
+    )
+
+
+def _notes(config: Config, head: Head) -> tuple[str, ...]:
+    trunk = head.trunk
+    kind = config.quantize or str(trunk.dtype).removeprefix("torch.")
+    notes = [
+        f"The LLM is {config.llm or 'given'}: {len(trunk.model.layers)} layers, {trunk.width} wide, {kind}, frozen."
+    ]
+    idle = sum(p.numel() for name, p in head.named_parameters() if ".spare_" in name)
+    if idle:
+        notes.append(f"{idle:,} of the trained parameters are the idle expert and router, which get no gradient.")
+    if config.class_heads == "frozen":
+        notes.append("The class heads stay as they were drawn.")
+    return tuple(notes)

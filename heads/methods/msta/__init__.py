@@ -1,0 +1,232 @@
+"""MSTA: adapters in the upper blocks of both ViCLIP towers, trained from the cached tokens that enter these blocks.
+
+"Efficient Transfer Learning for Video-language Foundation Models" (CVPR 2025). Its model code was never released: the
+parameter counts of its logs and of its tables hold for what is built here, and where they leave a choice, the choice is
+a flag. LoRA and AdaptFormer stand on the same blocks for comparison.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vfc.cache_schema.reader import open_store
+from vfc.cache_schema.reduction.frozen_blocks import check_tail
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.record import ArraySpec, Json
+from vfc.heads.contract.head import TrainConfig, require
+from vfc.heads.tasks.classification import Batch, ClassifierHead, Wants
+
+from .adapter import consistency
+from .blocks import Tail, read_tail
+from .cost import Sizes, told
+from .described import Described, read_described
+from .settings import PRESETS, Config
+from .towers import Adapters, text_embeddings, video_embeddings
+
+__all__ = ["PRESETS", "TASK", "TRAIN", "Config", "Head"]
+
+TASK = "classification"
+TRAIN = TrainConfig(
+    epochs=50,
+    batch=32,
+    lr=1e-3,
+    weight_decay=1e-3,
+    decay_all=True,
+    betas=(0.9, 0.98),
+    warmup_epochs=5,
+    schedule="cosine-total",
+    clip=0.0,
+    select="last",
+)
+"""The few-shot row of the paper. Other presets say in their help what they are trained with."""
+
+_TAIL = re.compile(r"blocks-(\d+)\.safetensors")
+_LAYOUT = re.compile(r"grid (\d+)x(\d+), frames (\d+)")
+
+
+@dataclass(frozen=True)
+class Settled(Config):
+    """The settings with what was found in the store."""
+
+    described: Described | None = None
+
+
+class Head(ClassifierHead):
+    """`visual [B, 1 + N T, D]` and `tokens [C, L, D']` of the class names to cosine / temperature `[B, C]`."""
+
+    tokens: ClassVar[bool] = True
+    open_classes: ClassVar[bool] = True
+
+    @classmethod
+    def wants(cls, settings: Config) -> Wants:
+        """Layer k-1 of both towers, and layer k of the video if it is there; embeddings of a tower left as it is."""
+        below, optional = settings.first - 1, frozenset[str]()
+        clips, classes = {"visual": "embedding"}, {"embedding": "embedding"}
+        if settings.towers != "text":
+            clips = {"visual": f"layer{below}.visual"}
+            if settings.adapter == "msta":  # a rival works within the block, so that its frozen output is of no use
+                clips["frozen"], optional = f"layer{below + 1}.visual", frozenset({"frozen"})
+        if settings.towers != "video":
+            classes = {"tokens": f"layer{below}.text"}
+        return Wants(clips, classes, optional, extract_line(settings))
+
+    @classmethod
+    def settled(cls, config: Config, task: Any) -> Config:
+        """With the tail of the task's store, and the embeddings of the descriptions that lie there."""
+        tail = config.tail or _tail_of(task.store, config)
+        described = None
+        if config.descriptions and config.alpha:
+            with open_store(task.store) as reader:
+                described = read_described(
+                    reader,
+                    config.descriptions,
+                    config.described_by,
+                    task.class_list,
+                    task.lists.train.names,
+                    extract_line(config).split(" --texts")[0],
+                )
+        return Settled(
+            **{f.name: getattr(config, f.name) for f in fields(Config)} | {"tail": tail}, described=described
+        )
+
+    @classmethod
+    def identity(cls, settled: Config) -> Mapping[str, Json]:
+        """The sentences: another file under the same name makes another run."""
+        described: Described | None = getattr(settled, "described", None)
+        return {} if described is None else {"descriptions_digest": described.digest}
+
+    def __init__(self, config: Config, specs: Mapping[str, ArraySpec]) -> None:
+        super().__init__(config, specs)
+        visual = require(specs, "visual", "msta")
+        require(specs, "class.embedding" if config.towers == "video" else "class.tokens", "msta")
+        if config.tail is None:
+            raise BadInput("The frozen blocks that msta adapts are not given.", "Give --tail FILE.")
+        tail = read_tail(config.tail, config.first)
+        if config.towers != "text":
+            tail = replace(tail, frames=_frames(visual, tail))
+        self._config, self._temperature = config, tail.temperature
+        self.adapters = Adapters(config, tail)
+        self.vision_tail = None if config.towers == "text" else tail.vision
+        self.text_tail = None if config.towers == "video" else tail.text
+        self._described: Described | None = getattr(config, "described", None)
+        self.descriptions: Tensor
+        if self._described is not None:
+            self.register_buffer("descriptions", self._described.values, persistent=False)
+        self.notes = tuple(_notes(config, specs, tail, self._described))
+        self._known: tuple[Tensor, int, Tensor] | None = None
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy over the training classes, and alpha times the consistency with their descriptions."""
+        classes = self._classes(batch.classes)
+        terms = {"cross-entropy": functional.cross_entropy(self._logits(batch.clips, classes), batch.labels)}
+        if self._described is not None:
+            described = replace(self._described, values=self.descriptions).of(batch.names)
+            terms["consistency"] = self._config.alpha * consistency(classes.float(), described)
+        return terms
+
+    def scores(self, batch: Batch) -> Tensor:
+        """Cosine of video and class text over the temperature, `[B, C]`."""
+        return self._logits(batch.clips, self._classes_once(batch.classes))
+
+    def embeddings(self, clips: Mapping[str, Tensor]) -> Tensor:
+        """Of videos `[B, E]`, not normalised."""
+        if self.vision_tail is None:
+            return clips["visual"].flatten(1)
+        return video_embeddings(self.vision_tail, self.adapters, clips["visual"], clips.get("frozen"))
+
+    def _classes(self, classes: Mapping[str, Tensor]) -> Tensor:
+        """Class texts through the adapted tower `[C, E]`, or as they are in the store."""
+        if self.text_tail is None:
+            return classes["embedding"]
+        tokens = classes["tokens"]
+        valid = classes.get("tokens.valid")
+        last = torch.full((len(tokens),), tokens.shape[1], device=tokens.device) if valid is None else valid.sum(dim=1)
+        return text_embeddings(self.text_tail, self.adapters, tokens, last - 1)
+
+    def _classes_once(self, classes: Mapping[str, Tensor]) -> Tensor:
+        """In a test the same texts meet every batch of videos; they are encoded anew only when something changed."""
+        if self.training or torch.is_grad_enabled():
+            return self._classes(classes)
+        given = next(iter(classes.values()))
+        state = sum(parameter._version for parameter in self.parameters())
+        if self._known is None or self._known[0] is not given or self._known[1] != state:
+            self._known = (given, state, self._classes(classes))
+        return self._known[2]
+
+    def _logits(self, clips: Mapping[str, Tensor], classes: Tensor) -> Tensor:
+        videos = self.embeddings(clips)
+        with torch.autocast(videos.device.type, enabled=False):
+            near = functional.normalize(videos.float(), dim=-1) @ functional.normalize(classes.float(), dim=-1).mT
+            return near / self._temperature
+
+
+def extract_line(settings: Config) -> str:
+    """The `vfc extract` line that makes a store with what the head needs."""
+    below = settings.first - 1
+    layers = f" --layer {below},{below + 1}" if settings.towers != "text" else ""
+    text = f" --text-layer {below}" if settings.towers != "video" else ""
+    tail = f" --tail {settings.first}"
+    return f'vfc extract --model viclip{layers}{tail} --texts classes{text} --template "a video of {{label}}"'
+
+
+def _tail_of(store: Path, config: Config) -> Path:
+    """The file in `tail/` of a store that has block k and as little below it as possible.
+
+    Raises:
+        BadInput: there is none, with the line to type.
+        Damaged: it is not what was written.
+    """
+    found = {int(m[1]): m.string for m in map(_TAIL.fullmatch, (p.name for p in store.glob("tail/*"))) if m}
+    fit = [number for number in found if number <= config.first]
+    if not fit:
+        held = ", ".join(found[number] for number in sorted(found)) or "none"
+        raise BadInput(
+            f"The store {store} has no frozen blocks from {config.first} up (in its tail/: {held}).",
+            f"Add them: {extract_line(config)}; or give a ViCLIP checkpoint: --tail FILE.",
+        )
+    path = store / "tail" / found[max(fit)]
+    check_tail(path)
+    return path
+
+
+def _frames(spec: ArraySpec, tail: Tail) -> int:
+    """T of the stored tokens, which may be another than the model's own."""
+    tokens = int(spec.shape[0] or 0)
+    layout = _LAYOUT.search(spec.layout)
+    frames = int(layout[3]) if layout else (tokens - 1) // tail.patches
+    patches = int(layout[1]) * int(layout[2]) if layout else tail.patches
+    if len(spec.shape) != 2 or tokens != 1 + patches * frames or spec.shape[1] != tail.vision.width:
+        raise BadInput(
+            f"{spec.name} is {list(spec.shape)}, which is not a class token and {patches} patches of frames, "
+            f"{tail.vision.width} wide.",
+            "Give the --tail of the model that made this store.",
+        )
+    return frames
+
+
+def _notes(config: Config, specs: Mapping[str, ArraySpec], tail: Tail, described: Described | None) -> list[str]:
+    """What caching saves, and where settings and the paper part."""
+    notes, preset = [], config.known
+    if config.towers != "text":
+        tokens, width = (int(size or 0) for size in specs["visual"].shape)
+        wide = tail.vision.block(tail.vision.last).mlp[0].out_features
+        sizes = Sizes(tokens, width, tail.vision.last, int(wide))  # type: ignore[arg-type]
+        notes.append(told(sizes, config.first, output="frozen" in specs))
+    if config.preset != "fewshot":
+        notes.append(f"The paper trains {config.preset} with {preset.training}, warm-up over the first 5 epochs.")
+    if config.factor == 0:
+        notes.append("--lambda 0: this is the frozen model; nothing is trained.")
+    if described is not None:
+        notes += described.notes
+        if described.count not in preset.sentences:
+            usual = " or ".join(map(str, preset.sentences))
+            notes.append(f"N = {described.count} descriptions per class; the preset {config.preset} has {usual}.")
+    return notes

@@ -1,0 +1,1 @@
+"""Folders of finished trainings, and paired statistics over them."""

@@ -1,0 +1,120 @@
+"""The folder of a run: the settings it was begun with, the weights of its head, what each test item came to."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from vfc.cache_schema.parts.atomic_files import replace_file
+from vfc.cache_schema.values.errors import Damaged, MissingPath, RecipeMismatch
+from vfc.cache_schema.values.recipe import Recipe
+from vfc.cache_schema.values.record import Json
+from vfc.heads.contract.head import TrainConfig
+from vfc.heads.results.tables import lines_of, read_rows
+
+_CIRCUMSTANCES: Final = {"task": ("cache", "labels", "resident"), "train": ("out", "device")}
+"""Settings that say where a run lies and where it runs; two runs that differ in these alone are one run."""
+
+
+ITEMS: Final = "items"
+"""The key of a task's result that goes to predictions.jsonl: rows with `item` (its name) and `correct` (0 to 1)."""
+
+_ITEM_FILE: Final = "predictions.jsonl"
+_SETTINGS_FILE: Final = "config.json"
+
+
+def settings_of(
+    name: str, task: Any, head: Any, config: TrainConfig, identity: Mapping[str, Json], recipe: Mapping[str, Json]
+) -> dict[str, Any]:
+    """Everything a run is begun with, as kept in config.json (`config` can be given back with --config)."""
+    parts = {"task": task, "head": head, "train": config}
+    plain = {part: json.loads(json.dumps(dataclasses.asdict(value), default=str)) for part, value in parts.items()}
+    return {"head": name, "config": plain, "data": dict(identity), "recipe": dict(recipe)}
+
+
+def identity_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What two settings must share to be one run."""
+    config = {
+        part: {name: value for name, value in values.items() if name not in _CIRCUMSTANCES.get(part, ())}
+        for part, values in settings["config"].items()
+    }
+    return {**settings, "config": config}
+
+
+def refuse_other(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Check that a run folder, where there is one, holds this very run.
+
+    Raises:
+        RecipeMismatch: it holds another, with the difference.
+    """
+    path = folder / _SETTINGS_FILE
+    if path.exists():
+        there = Recipe(identity_of(json.loads(path.read_text(encoding="utf-8"))))
+        changed = there.difference(Recipe(identity_of(settings)))
+        if changed:
+            listed = "; ".join(f"{name}: {json.dumps(a)} there, {json.dumps(b)} asked" for name, a, b in changed)
+            raise RecipeMismatch(
+                f"The folder {folder} holds a run with other settings: {listed}.",
+                "Give another --out, or the settings of that run (--config) to go on with it.",
+            )
+
+
+def claim(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Make the run folder: from here on it is this run's."""
+    replace_file(folder / _SETTINGS_FILE, json.dumps(settings, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def weights(head: nn.Module) -> dict[str, Tensor]:
+    """What a head has learned, on the CPU: trained parameters and buffers, not the blocks that stay frozen."""
+    frozen = {name for name, parameter in head.named_parameters() if not parameter.requires_grad}
+    return {name: v.detach().cpu().contiguous() for name, v in head.state_dict().items() if name not in frozen}
+
+
+def load_weights(head: nn.Module, path: Path) -> None:
+    """Read what `weights` gave, from a safetensors file.
+
+    Raises:
+        Damaged: names or shapes are not those of this head.
+    """
+    with safe_open(path, framework="pt") as file:
+        pour(head, {name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118
+
+
+def pour(head: nn.Module, stored: Mapping[str, Tensor], path: Path) -> None:
+    """Put what `weights` gave, read from `path`, into a head; raises as `load_weights`."""
+    own = weights(head)
+    wrong = [name for name in own.keys() | stored.keys() if name not in own or name not in stored]
+    wrong += [name for name in own.keys() & stored.keys() if own[name].shape != stored[name].shape]
+    if wrong:
+        raise Damaged(
+            f"{path} does not hold the weights of this head: {', '.join(sorted(wrong)[:5])} differ.",
+            "Give the run folder of this head and these settings, or remove the folder and train again.",
+        )
+    head.load_state_dict(dict(stored), strict=False)
+
+
+def write_items(folder: Path, items: Sequence[Any]) -> None:
+    """Keep what every test item came to: rows with `item`, `correct`, and whatever else the task knows of it."""
+    if items:
+        replace_file(folder / _ITEM_FILE, lines_of(items).encode())
+
+
+def read_items(folder: Path) -> dict[str, float]:
+    """Item -> how right the run was, of a finished run.
+
+    Raises:
+        MissingPath: the folder holds no finished run that kept its items.
+    """
+    path = folder / _ITEM_FILE
+    if not path.exists() or not (folder / "results.jsonl").exists():
+        raise MissingPath(
+            f"The folder {folder} holds no finished run with {_ITEM_FILE}.",
+            "Give folders that `vfc train-head` named; run the line again if it was interrupted.",
+        )
+    return {str(row["item"]): float(row["correct"]) for row in read_rows(path)}

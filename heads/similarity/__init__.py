@@ -1,0 +1,1 @@
+"""Distances and similarities of clips, tokens and texts, and prototypes made of them."""

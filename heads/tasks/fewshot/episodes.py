@@ -1,0 +1,199 @@
+"""Episodes on a store: which clips are in use, tasks as index tensors, and accuracy over a list of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vfc.cache_schema.annotations import Annotations, load, with_class_split
+from vfc.cache_schema.protocol import Episode
+from vfc.cache_schema.reader import StoreReader
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.record import Json, Key
+
+_GATHER_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True)
+class EpisodeSettings:
+    """What a few-shot measurement rests on beside the features: store, labels, classes, size of a task."""
+
+    cache: Path = field(default=Path("./store"), metadata={"help": "The store to read.", "panel": "Input"})
+    annotations: str = field(
+        default="default",
+        metadata={"help": "Labels and splits: a name in the store, or a .jsonl file.", "panel": "Input"},
+    )
+    classes: str = field(
+        default="",
+        metadata={"help": "Split of the classes: a built-in list (hmdb51-arn ...) or 'seeded'.", "panel": "Input"},
+    )
+    way: int = field(default=5, metadata={"help": "Classes per task.", "panel": "Protocol"})
+    shot: int = field(default=1, metadata={"help": "Labelled clips per class.", "panel": "Protocol"})
+    queries: int = field(default=1, metadata={"help": "Query clips per class, at test.", "panel": "Protocol"})
+
+
+@dataclass(frozen=True)
+class ArraySettings:
+    """Which array of the store is read."""
+
+    array: str = field(
+        default="", metadata={"help": "Array by name; default: frames, else the only one there is.", "panel": "Input"}
+    )
+    layer: str = field(default="", metadata={"help": "Array by layer: 31, norm.", "panel": "Input"})
+    view: int = field(default=0, metadata={"help": "View to test on; 0 is the clean one.", "panel": "Input"})
+
+
+def in_use(
+    reader: StoreReader,
+    settings: EpisodeSettings,
+    splits: Sequence[str] | None,
+    *,
+    seed: int,
+    view: int,
+    progress: Progress,
+) -> Annotations:
+    """The labelled rows that have a record of `view` in the store, with a split of the classes.
+
+    Every split in `splits` must have `way` classes; None leaves the classes undivided.
+
+    Raises:
+        BadInput: no such row; too few classes in a split (with the largest possible way); see `with_class_split`.
+    """
+    rows = load(reader.root, settings.annotations)
+    if splits is not None:
+        rows, line = with_class_split(rows, settings.classes or None, seed=seed, way=settings.way, splits=splits)
+        progress.say(line)
+    labelled = [row for row in rows.rows if row.label]
+    there = {key.name for key in reader.keys("video") if key.view == view}
+    kept = Annotations(tuple(row for row in labelled if row.name in there))
+    if not kept.rows:
+        raise BadInput(
+            f"None of the {len(rows)} annotated videos ({len(labelled)} with a label) has a record of view {view} in "
+            f"{reader.root}.",
+            "Names in the annotations are paths below the collection's root, as `vfc store inspect` shows them.",
+        )
+    if len(kept) < len(rows):
+        progress.say(
+            f"{len(kept)} of {len(rows)} annotated videos are used: {len(rows) - len(labelled)} have no label, "
+            f"{len(labelled) - len(kept)} no record."
+        )
+    return kept
+
+
+def keys_of(annotations: Annotations, view: int) -> list[Key]:
+    """The key of every row, in order of the rows."""
+    return [Key("video", row.name, view) for row in annotations.rows]
+
+
+def positions(annotations: Annotations) -> dict[str, int]:
+    """Name -> place among the rows."""
+    return {row.name: i for i, row in enumerate(annotations.rows)}
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Episodes as positions in a list of clips: `support [E, W, K]`, `query [E, Q]`, both int64.
+
+    Query j belongs to class `target [Q]` of its episode; `classes [E, W]` are positions in `labels`.
+    """
+
+    labels: tuple[str, ...]
+    classes: Tensor
+    support: Tensor
+    query: Tensor
+    target: Tensor
+
+    @classmethod
+    def of(cls, episodes: Sequence[Episode], at: Mapping[str, int]) -> Tasks:
+        """Episodes over clips whose positions are `at`.
+
+        Raises:
+            BadInput: an episode names a clip that is not among them.
+        """
+        labels = sorted({label for episode in episodes for label in episode.classes})
+        number = {label: i for i, label in enumerate(labels)}
+        try:
+            support = [[[at[name] for name in shots] for shots in episode.support] for episode in episodes]
+            query = [[at[name] for shots in episode.query for name in shots] for episode in episodes]
+        except KeyError as error:
+            raise BadInput(
+                f"The episode list names {error.args[0]!r}, which is not among the {len(at)} clips in use.",
+                "Give the annotations and the store it was drawn for, or write a new list with vfc episodes.",
+            ) from None
+        per_class = len(episodes[0].query[0])
+        return cls(
+            tuple(labels),
+            torch.tensor([[number[label] for label in episode.classes] for episode in episodes]),
+            torch.tensor(support),
+            torch.tensor(query),
+            torch.arange(len(episodes[0].classes)).repeat_interleave(per_class),
+        )
+
+    def __len__(self) -> int:
+        return len(self.support)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One classifier on one list of tasks: accuracy of each task `[E]`, confusion `[C, C]` (rows: true class)."""
+
+    labels: tuple[str, ...]
+    per_task: npt.NDArray[np.float64]
+    confusion: npt.NDArray[np.int64]
+
+    @cached_property
+    def accuracy(self) -> float:
+        """Mean over tasks of the share of right queries."""
+        return float(self.per_task.mean())
+
+    @cached_property
+    def interval(self) -> float:
+        """Half width of the 95 % interval over tasks: 1.96 standard errors."""
+        return half_width(self.per_task)
+
+    def to_json(self) -> dict[str, Json]:
+        """Shares, not percentages; `interval` is the half width."""
+        hits, total = self.confusion.diagonal(), self.confusion.sum(axis=1)
+        per_class: dict[str, Json] = {
+            label: (float(hits[i] / total[i]) if total[i] else None) for i, label in enumerate(self.labels)
+        }
+        return {
+            "accuracy": self.accuracy,
+            "interval": self.interval,
+            "per_class": per_class,
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def tasks_at_once(tasks: Tasks, numbers_per_clip: int) -> int:
+    """How many tasks fit into one gather of about 64 MB of float32."""
+    clips = tasks.support[0].numel() + tasks.query[0].numel()
+    return max(1, _GATHER_BYTES // (4 * clips * numbers_per_clip))
+
+
+def half_width(values: npt.NDArray[np.float64]) -> float:
+    """1.96 standard errors of the mean."""
+    return float(1.96 * values.std() / np.sqrt(len(values)))
+
+
+def score(tasks: Tasks, classify: Callable[[Tensor, Tensor], Tensor], chunk: int, progress: Progress) -> Score:
+    """Run `classify(support [B, W, K], query [B, Q]) -> logits [B, Q, W]` over all tasks, `chunk` at a time."""
+    accuracy = np.empty(len(tasks))
+    confusion = np.zeros((len(tasks.labels), len(tasks.labels)), dtype=np.int64)
+    for start in range(0, len(tasks), chunk):
+        part = slice(start, min(start + chunk, len(tasks)))
+        guess = classify(tasks.support[part], tasks.query[part]).argmax(dim=-1).cpu()
+        accuracy[part] = (guess == tasks.target).double().mean(dim=1).numpy()
+        classes = tasks.classes[part]
+        np.add.at(confusion, (classes[:, tasks.target].numpy(), classes.gather(1, guess).numpy()), 1)
+        progress.advance(part.stop - part.start)
+    return Score(tasks.labels, accuracy, confusion)

@@ -1,0 +1,139 @@
+"""Heads that learn from episodes: what they are handed, and how they are scored over a list of tasks."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vfc.cache_schema.values.progress import Progress
+from vfc.heads.contract.head import Head
+from vfc.heads.data.features import sizes
+from vfc.heads.data.prefetch import stream
+
+from .clips import Clips, Plan, in_chunks
+from .episodes import Score, Tasks, score, tasks_at_once
+
+_ENCODE_AT_ONCE: Final = 64
+_ENCODE_BYTES: Final = 256 << 20
+
+Classify = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Episodes over a set of clips: `videos` role -> `[M, ...]`; `support [B, W, K]`, `query [B, Q]` positions in M.
+
+    `target [B, Q]` is the position of each query's class among the W. `peers [B, Q, S]` are, for each query, the
+    queries that a transductive head may look at together with it, itself among them; None: all of the episode.
+    """
+
+    videos: Mapping[str, Tensor]
+    support: Tensor
+    query: Tensor
+    target: Tensor
+    peers: Tensor | None = None
+
+
+class EpisodicHead(Head):
+    """What a few-shot method fills in: `encode` sees single clips, `match` whole episodes."""
+
+    @abstractmethod
+    def encode(self, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is computed per clip: role -> `[M, ...]` to any names -> `[M, ...]`."""
+
+    def alone(self, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The part of `encode` that no text changes; `encode` takes its result in place of the stored features."""
+        return dict(videos)
+
+    @abstractmethod
+    def match(self, batch: Batch) -> Tensor:
+        """Logits `[B, Q, W]` of a batch whose `videos` are encoded."""
+
+    def scores(self, batch: Batch) -> Tensor:
+        """Logits `[B, Q, W]` of a batch of stored features."""
+        return self.match(replace(batch, videos=self.encode(batch.videos)))
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy over the classes of each episode."""
+        return {
+            "cross-entropy": functional.cross_entropy(self.scores(batch).flatten(0, 1).float(), batch.target.flatten())
+        }
+
+
+def batch_of(tasks: Tasks, videos: Mapping[str, Tensor], device: torch.device, peers: Tensor | None = None) -> Batch:
+    """Tasks over `videos` as a batch on the device."""
+    target = tasks.target.expand(len(tasks), -1)
+    support, query, asked = (part.to(device) for part in (tasks.support, tasks.query, target))
+    return Batch(videos, support, query, asked, None if peers is None else peers.to(device))
+
+
+def draw_peers(tasks: Tasks, per_class: int, generator: np.random.Generator) -> Tensor | None:
+    """For each query, `per_class` queries of every class, itself among them, at random: `[E, Q, W * per_class]`.
+
+    None where a task has no more than that.
+    """
+    way = tasks.support.shape[1]
+    here = tasks.query.shape[1] // way
+    if here <= per_class:
+        return None
+    draws = generator.random((len(tasks), way * here, way, here))
+    own = np.arange(way * here)
+    draws[:, own, own // here, own % here] = -1
+    chosen = np.sort(draws.argsort(axis=-1)[..., :per_class], axis=-1) + here * np.arange(way)[:, None]
+    return torch.from_numpy(chosen.reshape(len(tasks), way * here, way * per_class))
+
+
+def score_head(head: EpisodicHead, clips: Clips, plan: Plan, device: torch.device, progress: Progress) -> Score:
+    """A head on frozen tasks; every clip is encoded once, as far as its text does not differ from task to task."""
+    with torch.no_grad():
+        classify, numbers = (_by_chunk if clips.known else _at_once)(head, clips, plan, device)
+        return score(plan.tasks, classify, tasks_at_once(plan.tasks, numbers), progress)
+
+
+def _at_once(head: EpisodicHead, clips: Clips, plan: Plan, device: torch.device) -> tuple[Classify, int]:
+    videos = encode_all(head.encode, clips, plan.rows)
+
+    def classify(support: Tensor, query: Tensor) -> Tensor:
+        return head.match(batch_of(replace(plan.tasks, support=support, query=query), videos, device))
+
+    return classify, sum(values[0].numel() for values in videos.values())
+
+
+def _by_chunk(head: EpisodicHead, clips: Clips, plan: Plan, device: torch.device) -> tuple[Classify, int]:
+    """What no text changes is encoded once, the rest some tasks at a time."""
+    assert plan.of is not None
+    assert clips.texts is not None
+    alone, of = encode_all(head.alone, clips, {"visual": plan.rows["visual"]}), plan.of
+
+    def encode(found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return head.encode({**found, **alone, "visual.of": of[found["entry"]].to(device)})
+
+    chunk = in_chunks(clips, plan, encode)
+
+    def classify(support: Tensor, query: Tensor) -> Tensor:
+        videos, support, query = chunk(support, query)
+        return head.match(batch_of(replace(plan.tasks, support=support, query=query), videos, device))
+
+    return classify, clips.texts.longest * clips.texts.width
+
+
+def encode_all(
+    encode: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]], clips: Clips, rows: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Every entry at `rows` through `encode`, some at a time."""
+    at_once = max(1, min(_ENCODE_AT_ONCE, _ENCODE_BYTES // (4 * math.prod(sizes(clips.visual.spec)))))
+    parts = torch.arange(len(rows["visual"])).split(at_once)
+    plans = ((None, {role: index[part] for role, index in rows.items()}) for part in parts)
+    sources = {role: clips.sources[role] for role in rows}
+    with contextlib.closing(stream(sources, plans)) as batches:
+        made = [{name: values.clone() for name, values in encode(videos).items()} for _, videos in batches]
+    return {name: torch.cat([part[name] for part in made]) for name in made[0]}

@@ -1,0 +1,176 @@
+"""Classifiers without a head on raw visual and textual tokens: Avg, Dec-Avg and MPMM of the FSAR-LLaVA paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vfc.cache_schema.values.errors import BadInput
+from vfc.heads.contract.ranges import COUNT, within
+from vfc.heads.similarity import token_distances
+from vfc.heads.similarity.prototypes import corrected, paired, prototypes
+from vfc.heads.similarity.token_distances import Branch
+
+from .clips import Clips, Plan, in_chunks
+
+STREAM_METRICS: Final = ("avg", "dec-avg", "mpmm")
+
+
+@dataclass(frozen=True)
+class RawSettings:
+    """How raw tokens are compared."""
+
+    distance: Literal["euclidean", "cosine"] | None = field(
+        default=None,
+        metadata={
+            "help": "Between two vectors, for avg, dec-avg and mpmm; default: euclidean for mpmm, else cosine.",
+            "panel": "Protocol",
+        },
+    )
+    u: int = field(default=10, metadata={"help": "mpmm: largest charges that count.", "panel": "Protocol"})
+    prompt: str = field(
+        default="",
+        metadata={"help": "Prompt of the text stream: an id, known, or none to leave text out.", "panel": "Input"},
+    )
+
+    def __post_init__(self) -> None:
+        within(self, COUNT, "u")
+
+
+class RawTokens:
+    """The clips of a plan as raw tokens: per frame the mean over its tokens `[n, T, D]`, and the text as it is.
+
+    `mean [T, D]` is subtracted from the frames, `text_mean [L, D]` from the text.
+    """
+
+    def __init__(self, clips: Clips, plan: Plan, mean: Tensor | None = None, text_mean: Tensor | None = None) -> None:
+        frames = clips.visual.gather(plan.rows["visual"])
+        self.frames = frames if mean is None else frames - mean.to(frames.device)
+        self._per_frame = clips.visual.tokens_per_frame
+        self._text_mean, self._plan = text_mean, plan
+        self._chunk = in_chunks(clips, plan, self._entries)
+        self.numbers_per_entry = self.frames[0].numel()
+        if clips.texts is not None:
+            self.numbers_per_entry += clips.texts.longest * clips.texts.width
+
+    def classifier(self, metric: str, settings: RawSettings) -> Callable[[Tensor, Tensor], Tensor]:
+        """`(support [B, W, K], query [B, Q]) -> logits [B, Q, W]` over places of the plan."""
+        distance = settings.distance or ("euclidean" if metric == "mpmm" else "cosine")
+
+        def classify(support: Tensor, query: Tensor) -> Tensor:
+            videos, support, query = self._chunk(support, query)
+            if metric == "mpmm":
+                return -token_distances.mpmm(_branches(videos, support, query, distance), settings.u)
+            vectors = self._avg(videos) if metric == "avg" else _dec_avg(videos)
+            return torch.stack([_nearness(v[query], v[support].mean(dim=2), distance) for v in vectors]).sum(dim=0)
+
+        return classify
+
+    def _entries(self, found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        entries = found["entry"] if self._plan.of is None else self._plan.of[found["entry"]]
+        videos = {**found, "visual": self.frames[entries.to(self.frames.device)]}
+        if "text" in found and self._text_mean is not None:
+            valid = found["text.valid"][..., None]
+            videos["text"] = torch.where(valid, found["text"] - self._text_mean.to(valid.device), 0)
+        return videos
+
+    def _avg(self, videos: Mapping[str, Tensor]) -> list[Tensor]:
+        """One vector per video: the mean over all its tokens, whichever stream they are of."""
+        frames = videos["visual"]
+        count = frames.shape[1] * self._per_frame
+        if "text" not in videos:
+            return [frames.mean(dim=1)]
+        told = videos["text.valid"].sum(dim=1)[:, None]
+        return [(frames.mean(dim=1) * count + videos["text"].sum(dim=1)) / (count + told)]
+
+
+def _dec_avg(videos: Mapping[str, Tensor]) -> list[Tensor]:
+    """One vector per stream."""
+    means = [videos["visual"].mean(dim=1)]
+    if "text" in videos:
+        means.append(videos["text"].sum(dim=1) / videos["text.valid"].sum(dim=1).clamp(min=1)[:, None])
+    return means
+
+
+def _nearness(query: Tensor, prototype: Tensor, distance: str) -> Tensor:
+    """`[B, Q, D]` and `[B, W, D]` to `[B, Q, W]`: cosine, or minus the Euclidean distance."""
+    if distance == "cosine":
+        with torch.autocast(query.device.type, enabled=False):  # as `vfc eval` has it, whatever a head is trained in
+            return functional.normalize(query, dim=-1) @ functional.normalize(prototype, dim=-1).mT
+    return -torch.cdist(query, prototype, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _branches(
+    videos: Mapping[str, Tensor],
+    support: Tensor,
+    query: Tensor,
+    distance: token_distances.Distance,
+    *,
+    transductive: tuple[float, float] | None = None,
+) -> list[Branch]:
+    found = []
+    for role in ("visual", "text"):
+        if role not in videos:
+            continue
+        valid = videos.get(f"{role}.valid")
+        asked, asked_valid = videos[role][query], None if valid is None else valid[query]
+        proto, reached = prototypes(videos[role][support], None if valid is None else valid[support])
+        if transductive is not None:
+            alpha, tau = transductive
+            proto = corrected(
+                proto,
+                asked[:, None],
+                alpha,
+                tau=tau,
+                query_valid=None if asked_valid is None else asked_valid[:, None],
+            )[:, 0]
+        found.append(paired(asked, asked_valid, proto[:, None], reached, None, distance=distance))
+    return found
+
+
+def corrected_mpmm(
+    raw: RawTokens, settings: RawSettings, *, alpha: float = 0.9, tau: float = 1.0
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """MPMM on raw tokens with prototypes drawn towards all queries of the task: what CTPCM alone gives."""
+
+    def classify(support: Tensor, query: Tensor) -> Tensor:
+        videos, support, query = raw._chunk(support, query)
+        found = _branches(videos, support, query, settings.distance or "euclidean", transductive=(alpha, tau))
+        return -token_distances.mpmm(found, settings.u)
+
+    return classify
+
+
+def mean_frames(clips: Clips, at_once: int = 64) -> Tensor:
+    """The mean clip, frame by frame `[T, D]`."""
+    total = torch.zeros((), dtype=torch.float64)
+    for index in torch.arange(len(clips)).split(at_once):
+        total = total + clips.visual.gather(index).double().sum(dim=0).cpu()
+    return (total / len(clips)).float()
+
+
+def mean_text(clips: Clips, length: int, at_once: int = 64) -> Tensor | None:
+    """The mean text, position by position, cut or filled with zeros to `[length, D]`; None without text.
+
+    Raises:
+        BadInput: under known prompts, where a clip has as many texts as there are episodes.
+    """
+    if clips.texts is None:
+        return None
+    if clips.known:
+        raise BadInput(
+            "Text under known prompts has no mean clip to subtract: it differs from episode to episode.",
+            "Give --centre none, or --prompt with one prompt.",
+        )
+    total, count = torch.zeros((), dtype=torch.float64), torch.zeros(())
+    for index in torch.arange(len(clips)).split(at_once):
+        text = clips.texts.gather(index)
+        total = total + text[""].double().sum(dim=0).cpu()
+        count = count + text[".valid"].sum(dim=0).cpu()
+    mean = (total / count.clamp(min=1)[:, None]).float()
+    return functional.pad(mean, (0, 0, 0, max(0, length - len(mean))))[:length]

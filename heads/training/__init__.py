@@ -1,0 +1,1 @@
+"""Training of a head: updates, learning-rate schedule, checkpoints, resume."""

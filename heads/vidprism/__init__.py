@@ -1,1 +1,0 @@
-"""The parts of VidPrism: aggregation, interaction, experts and their combination, losses, and the released weights."""

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vfc.cache_schema.values.errors import BadInput, Refused
+from vfc.cache_schema.values.record import Key
+from vfc.extract.backbone import Encoded
+from vfc.extract.models.determinism import THREADS, numerics
+from vfc.extract.pipeline.device_copy import host
+from vfc.extract.pipeline.forward import Ready, forward, lost
+from vfc.extract.pipeline.prefetch import file_identity, in_threads
+from vfc.extract.pipeline.stage_timer import STAGES, Clock
+from vfc.extract.pipeline.writer_thread import Lost, Made
+
+Batch = Sequence[Ready]
+
+
+def item(name: str, value: float) -> Ready:
+    return Ready(Key("video", name), {"x": torch.full((2,), value)}, {"about": name})
+
+
+def doubled(batch: Batch) -> list[Encoded]:
+    if any(float(one.tensors["x"][0]) < 0 for one in batch):
+        raise ValueError("a negative clip")
+    return [Encoded({"y": 2 * one.tensors["x"]}, ()) for one in batch]
+
+
+def test_a_bad_one_in_a_batch_costs_itself() -> None:
+    outcome = forward(doubled, [item("a", 1), item("bad", -1), item("c", 3)])
+    assert [type(one) for one in outcome] == [Made, Lost, Made]
+    first, bad, last = outcome
+    assert isinstance(first, Made)
+    assert isinstance(bad, Lost)
+    assert isinstance(last, Made)
+    assert first.record.metadata == {"about": "a"}
+    assert np.array_equal(last.record.arrays["y"], np.full(2, 6, np.float32))
+    assert (bad.key.name, bad.reason) == ("bad", "ValueError: a negative clip")
+
+
+def test_out_of_memory_is_not_the_fault_of_one_video() -> None:
+    calls = []
+
+    def full(batch: Batch) -> list[Encoded]:
+        calls.append(len(batch))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n(a table)")
+
+    with pytest.raises(Refused, match=r"Out of memory at the video record of 'a': CUDA out of memory"):
+        forward(full, [item("a", 1), item("b", 1)])
+    assert calls == [2]
+
+
+def test_errors_of_ours_are_told_in_their_own_words() -> None:
+    told = lost(Key("text", "a b"), BadInput("Too long.", "Shorten it."), None)
+    assert told.reason == "Too long. Shorten it."
+    assert isinstance(told.cause, BadInput)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int64])
+def test_tensors_arrive_as_they_are(dtype: torch.dtype) -> None:
+    tensor = torch.arange(6).reshape(2, 3).to(dtype).t()
+    assert np.array_equal(host(tensor), np.arange(6).reshape(2, 3).T)
+    assert str(host(tensor).dtype) == str(dtype).removeprefix("torch.")
+
+
+def test_bfloat16_arrives_as_its_bits() -> None:
+    values = torch.tensor([1.0, -2.5, 3.140625, 0.0])
+    bits = (values.numpy().view(np.uint32) >> 16).astype(np.uint16)
+    got = host(values.bfloat16())
+    assert got.dtype == np.uint16
+    assert np.array_equal(got, bits)
+
+
+def test_threads_keep_the_order_and_do_not_run_ahead_for_ever() -> None:
+    taken: list[int] = []
+    gate = threading.Event()
+
+    def numbers() -> Iterator[int]:
+        for i in range(50):
+            taken.append(i)
+            yield i
+
+    def work(i: int) -> list[Ready | Lost]:
+        if i == 0:
+            gate.wait(10)
+        time.sleep(0.001 * (i % 3))
+        return [item(str(i), i)]
+
+    clock = Clock()
+    with ThreadPoolExecutor(3) as pool:
+        timer = threading.Timer(0.1, gate.set)
+        timer.start()
+        stream = in_threads(numbers(), work, pool, 4, clock)
+        first = next(stream)
+        assert len(taken) == 5
+        names = [first.key.name, *(one.key.name for one in stream)]
+    assert names == [str(i) for i in range(50)]
+    assert clock.seconds["pixels"] > 0.05
+    assert clock.bottleneck() == "pixels"
+    assert sum(clock.shares().values()) == pytest.approx(1)
+    assert set(clock.shares()) == set(STAGES)
+
+
+def test_a_file_is_known_by_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"abc")
+    assert file_identity(path) == {"size": 3, "sha256": hashlib.sha256(b"abc").hexdigest()}
+    path.write_bytes(b"abcd")
+    assert file_identity(path)["sha256"] == hashlib.sha256(b"abcd").hexdigest()
+
+
+def test_deterministic_mode_fixes_the_threads_and_fast_mode_leaves_them() -> None:
+    before = torch.get_num_threads()
+    with numerics("deterministic", None):
+        assert torch.get_num_threads() == THREADS
+        assert torch.are_deterministic_algorithms_enabled()
+    with numerics("fast", None):
+        assert torch.get_num_threads() == before
+        assert not torch.are_deterministic_algorithms_enabled()
+    with numerics("fast", 3):
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == before

@@ -1,0 +1,166 @@
+"""Runs beside each other: groups, deviation over seeds, paired differences against a slow bootstrap."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from suites.motion_store import Told
+
+from vfc.cache_schema.values.errors import BadInput, MissingPath
+from vfc.cache_schema.values.progress import Silent
+from vfc.heads.evaluation.compare_runs import ReportConfig, report
+from vfc.heads.runs.paired_statistics import Run, beyond, bootstrap, student
+
+
+def write_run(
+    folder: Path,
+    head: str,
+    correct: Mapping[str, float],
+    seed: int = 0,
+    tested: str = "list",
+    recipe: str = "f" * 64,
+    **task: Any,
+) -> Path:
+    folder.mkdir(parents=True)
+    config = {"task": {"shots": 0, "fold": "", "shuffle": False, **task}, "head": {}, "train": {"seed": seed}}
+    settings = {"head": head, "config": config, "data": {"recipe_digest": recipe}}
+    (folder / "config.json").write_text(json.dumps(settings))
+    rows = [json.dumps({"item": item, "correct": value}, ensure_ascii=False) for item, value in correct.items()]
+    (folder / "predictions.jsonl").write_text("\n".join(rows) + "\n")
+    (folder / "results.jsonl").write_text(json.dumps({"list_digest": tested}) + "\n")
+    return folder
+
+
+def shares(text: str) -> dict[str, float]:
+    return {f"clip{i:03}": float(letter) for i, letter in enumerate(text)}
+
+
+def test_the_bootstrap_is_that_of_a_slow_loop() -> None:
+    values = np.random.default_rng(1).normal(0.1, 1, size=40)
+    low, high = bootstrap(values, 4000)
+    generator = np.random.default_rng(2)
+    means = sorted(np.mean([values[generator.integers(40)] for _ in range(40)]) for _ in range(1500))
+    assert low == pytest.approx(means[37], abs=0.03)
+    assert high == pytest.approx(means[1462], abs=0.03)
+    assert bootstrap(values, 4000) == (low, high)
+    assert bootstrap(np.ones(5)) == (1, 1)
+
+
+@pytest.mark.parametrize(("freedom", "printed"), [(2, 4.303), (5, 2.571), (9, 2.262), (30, 2.042)])
+def test_students_t_as_printed_in_tables(freedom: int, printed: float) -> None:
+    assert student(freedom) == pytest.approx(printed, rel=0.03 if freedom < 5 else 0.003)
+
+
+def test_beyond_is_paired_and_asks_every_seed(tmp_path: Path) -> None:
+    # Seeds agree: 12 of 30 clips better, none worse.
+    here = [write_run(tmp_path / f"a{s}", "a", shares("1" * 27 + "000"), s) for s in (0, 1)]
+    there = [write_run(tmp_path / f"b{s}", "b", shares("1" * 15 + "0" * 15), s) for s in (0, 1)]
+    found = beyond(here, there)
+    assert [found.mean, found.items, *found.per_seed] == pytest.approx([0.4, 30, 0.4, 0.4])
+    assert found.low == pytest.approx(0.4 - 1.96 * np.sqrt(0.4 * 0.6 / 30), abs=0.05)
+    assert found.beyond
+    back = beyond(there, here)
+    assert back.mean == pytest.approx(-0.4)
+    assert not back.beyond
+    # One seed says otherwise: the mean is beyond, the runs are not.
+    mixed = [write_run(tmp_path / f"m{s}", "b", shares(t), s) for s, t in enumerate(("0" * 30, "1" * 28 + "00"))]
+    found = beyond(here, mixed)
+    assert found.low > 0
+    assert found.per_seed[1] < 0
+    assert not found.beyond
+
+
+def test_a_method_that_draws_nothing_stands_beside_every_seed(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / f"a{s}", "a", shares(t), s) for s, t in enumerate(("1111", "1110", "1100"))]
+    fixed = write_run(tmp_path / "zero", "text-zero-shot", shares("1000"), 7)
+    assert beyond(runs, [fixed]).per_seed == (0.75, 0.5, 0.25)
+    assert beyond([fixed], runs).per_seed == (-0.75, -0.5, -0.25)
+
+
+def test_what_cannot_be_paired_is_refused(tmp_path: Path) -> None:
+    a = [write_run(tmp_path / f"a{s}", "a", shares("1111"), s) for s in (0, 1)]
+    b = [write_run(tmp_path / f"b{s}", "b", shares("1111"), s) for s in (0, 2)]
+    with pytest.raises(BadInput, match=r"other seeds: 0, 1 here, 0, 2 there.\nTrain both with the same --seed"):
+        beyond(a, b)
+    other = write_run(tmp_path / "c", "c", shares("11111"))
+    with pytest.raises(BadInput, match=r"same items: 4 here, 5 there, 4 of them the same.\nGive both the same store"):
+        beyond(a[:1], [other])
+    elsewhere = write_run(tmp_path / "d", "d", shares("1111"), tested="another list")
+    with pytest.raises(BadInput, match="0 of them the same"):
+        beyond(a[:1], [elsewhere])
+    with pytest.raises(MissingPath, match="no finished run"):
+        beyond(a, [tmp_path])
+
+
+def test_runs_are_grouped_over_seeds_and_folds(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for fold, texts in {"1": ("1100", "1110"), "2": ("11", "10"), "3": ("10", "00")}.items():
+        for seed, text in enumerate(texts):
+            write_run(runs / f"a-{fold}-{seed}", "a", shares(text), seed, tested=fold, fold=fold)
+            write_run(runs / f"b-{fold}-{seed}", "b", shares("0" * len(text)), seed, tested=fold, fold=fold)
+    found = report(ReportConfig((runs,), against=(runs / "b-1-0",)), Silent())
+    told: Mapping[str, Any] = found.to_json()
+    assert set(told["groups"]) == {"a", "b"}
+    a = told["groups"]["a"]
+    assert (a["seeds"], a["lists"]) == (2, 3)
+    by_seed = [np.mean([0.5, 1.0, 0.5]), np.mean([0.75, 0.5, 0.0])]
+    assert a["mean"] == pytest.approx(np.mean(by_seed))
+    assert a["std"] == pytest.approx(np.std(by_seed, ddof=1))
+    lists = [0.625, 0.75, 0.25]
+    assert a["interval_over_lists"] == pytest.approx(4.303 * np.std(lists, ddof=1) / np.sqrt(3), rel=0.03)
+    (apart,) = told["differences"]
+    assert (apart["runs"], apart["against"], apart["items"]) == ("a", "b", 8)
+    assert apart["per_seed"] == [pytest.approx(5 / 8), pytest.approx(4 / 8)]
+    tables = found.tables()
+    assert tables[0].rows[0][:4] == ("a", f"{100 * a['mean']:.2f} ± {100 * a['std']:.2f} %", "2", "3")
+    assert tables[1].rows[0][0] == "a - b"
+    assert tables[1].rows[0][3] == "yes"
+
+
+def test_groups_are_named_by_what_sets_them_apart(tmp_path: Path) -> None:
+    for shots in (2, 4):
+        for head in ("a", "b"):
+            write_run(tmp_path / f"{head}{shots}", head, shares("11"), shots=shots)
+    write_run(tmp_path / "mixed", "a", shares("10"), shots=2, shuffle=True)
+    found = report(ReportConfig((tmp_path,), against=(tmp_path / "a2", tmp_path / "a4")), Silent())
+    names = {"a (shots 2, shuffle False)", "a (shots 4, shuffle False)", "b (shots 2, shuffle False)"}
+    assert set(found.groups) == names | {"b (shots 4, shuffle False)", "a (shots 2, shuffle True)"}
+    # Only what was trained on as much is compared.
+    assert len(found.differences) == 3
+    assert all(a.partition("shots")[2][:2] == b.partition("shots")[2][:2] for a, b in found.differences)
+    told = Told()
+    alone = (tmp_path / "a4", tmp_path / "a2")
+    assert not report(ReportConfig(alone, against=alone[:1]), told).differences
+    (line,) = told.lines
+    assert line.startswith("Nothing is compared with a (shots 4): no other group has the same shots, protocol, way,")
+
+
+def test_runs_on_features_made_in_another_way_are_another_group(tmp_path: Path) -> None:
+    # The seeds differ too: without the recipe they would pass for two seeds of one thing.
+    write_run(tmp_path / "clip", "a", shares("11"), 0, recipe="1" * 64)
+    write_run(tmp_path / "videomae", "a", shares("10"), 1, recipe="2" * 64)
+    found = report(ReportConfig((tmp_path,)), Silent())
+    assert {name: group.seeds for name, group in found.groups.items()} == {
+        "a (recipe 111111111111)": (0,),
+        "a (recipe 222222222222)": (1,),
+    }
+
+
+def test_an_item_is_read_back_by_its_whole_name(tmp_path: Path) -> None:
+    assert dict(Run.read(write_run(tmp_path / "run", "a", {"clip\u2028one": 1.0})).items) == {"clip\u2028one": 1.0}
+
+
+def test_the_same_training_twice_and_none_at_all_are_refused(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_run(tmp_path / "runs" / name, "a", shares("11"))
+    with pytest.raises(BadInput, match=r"one and .*two are the same training.*\nGive one of them"):
+        report(ReportConfig((tmp_path / "runs",)), Silent())
+    with pytest.raises(BadInput, match=r"No run was given.\nGive the folders"):
+        report(ReportConfig(), Silent())
+    with pytest.raises(MissingPath, match="no finished run"):
+        report(ReportConfig((tmp_path / "nothing",)), Silent())

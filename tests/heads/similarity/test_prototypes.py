@@ -1,0 +1,157 @@
+"""Prototypes, CTPCM and the gate against loops written from the equations, with ragged text, K = 1 and 5."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from suites import fsar_loops as loops
+from torch import Tensor
+
+from vfc.heads.similarity.prototypes import PadPolicy, corrected, gate, paired, prototypes, together
+from vfc.heads.similarity.token_distances import Branch
+
+WIDTH, LONGEST = 6, 7
+
+
+class Episode:
+    """Two tasks of three classes and four queries, text of 1 to 7 rows (zeros where padded)."""
+
+    def __init__(self, shots: int, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+
+        def text(*shape: int) -> tuple[Tensor, Tensor]:
+            lengths = torch.randint(1, LONGEST + 1, shape, generator=generator)
+            valid = torch.arange(LONGEST) < lengths[..., None]
+            return torch.randn(*shape, LONGEST, WIDTH, generator=generator) * valid[..., None], valid
+
+        self.support, self.support_valid = text(2, 3, shots)
+        self.query, self.query_valid = text(2, 4)
+        self.frames_support = torch.randn(2, 3, shots, 5, WIDTH, generator=generator)
+        self.frames_query = torch.randn(2, 4, 5, WIDTH, generator=generator)
+
+    def shots(self, b: int, w: int) -> list[Tensor]:
+        return [rows[valid] for rows, valid in zip(self.support[b, w], self.support_valid[b, w], strict=True)]
+
+    def queries(self, b: int, chosen: list[int]) -> list[Tensor]:
+        return [self.query[b, q][self.query_valid[b, q]] for q in chosen]
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+@pytest.mark.parametrize("policy", ["mask", "literal"])
+def test_prototypes_equal_their_loop(shots: int, policy: PadPolicy) -> None:
+    case = Episode(shots)
+    found, reached = prototypes(case.support, case.support_valid, policy)
+    assert reached is not None
+    for b in range(2):
+        for w in range(3):
+            slow = loops.prototype(case.shots(b, w), policy)
+            assert reached[b, w].tolist() == [i < len(slow) for i in range(LONGEST)]
+            torch.testing.assert_close(found[b, w], loops.pad(slow, LONGEST), rtol=1e-5, atol=1e-6)
+    plain, none = prototypes(case.frames_support, None)
+    assert none is None
+    torch.testing.assert_close(plain, case.frames_support.mean(dim=2))
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+@pytest.mark.parametrize("parts", [(True, True), (True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("tau", [1.0, 0.2])
+def test_ctpcm_equals_its_loop(shots: int, parts: tuple[bool, bool], tau: float) -> None:
+    case = Episode(shots, seed=shots)
+    proto, _ = prototypes(case.support, case.support_valid)
+    found = corrected(
+        proto, case.query[:, None], 0.7, local=parts[0], whole=parts[1], tau=tau, query_valid=case.query_valid[:, None]
+    )
+    for b in range(2):
+        for w in range(3):
+            slow = loops.corrected(
+                loops.prototype(case.shots(b, w)),
+                case.queries(b, [0, 1, 2, 3]),
+                0.7,
+                local=parts[0],
+                whole=parts[1],
+                tau=tau,
+            )
+            torch.testing.assert_close(found[b, 0, w], loops.pad(slow, LONGEST), rtol=1e-5, atol=1e-5)
+
+
+def test_ctpcm_of_groups_sees_their_queries_alone() -> None:
+    case = Episode(2)
+    proto, _ = prototypes(case.support, case.support_valid)
+    peers = torch.tensor([[[0, 2], [1, 3], [2, 1], [3, 0]]]).expand(2, -1, -1)
+    alpha = torch.tensor([[0.1, 0.3, 0.5, 0.9], [0.2, 0.4, 0.6, 0.8]])
+    valid = together(case.query_valid, peers)
+    found = corrected(proto, together(case.query, peers), alpha, query_valid=valid)
+    assert found.shape == (2, 4, 3, LONGEST, WIDTH)
+    for b in range(2):
+        for g in range(4):
+            for w in range(3):
+                slow = loops.corrected(
+                    loops.prototype(case.shots(b, w)), case.queries(b, peers[b, g].tolist()), float(alpha[b, g])
+                )
+                torch.testing.assert_close(found[b, g, w], loops.pad(slow, LONGEST), rtol=1e-5, atol=1e-5)
+
+
+def test_one_query_alone_meets_the_prototype_half_way() -> None:
+    case = Episode(1)
+    proto = case.frames_support[:, :, 0]
+    peers = torch.arange(4).expand(2, 4)[..., None]
+    found = corrected(proto, together(case.frames_query, peers), 0.4)
+    torch.testing.assert_close(found, (proto[:, None] + case.frames_query[:, :, None]) / 2)
+
+
+@pytest.mark.parametrize("policy", ["mask", "literal"])
+@pytest.mark.parametrize("alone", [False, True])
+def test_padding_policies_equal_loops_on_true_lengths(policy: PadPolicy, alone: bool) -> None:
+    case = Episode(2, seed=3)
+    proto, reached = prototypes(case.support, case.support_valid, policy)
+    branch = paired(case.query, case.query_valid, proto[:, None], reached, None, policy=policy, alone=alone)
+    to_proto, to_query = branch.nearest()
+    for b in range(2):
+        queries = case.queries(b, [0, 1, 2, 3])
+        for w in range(3):
+            slow = loops.prototype(case.shots(b, w), policy)
+            for q, query in enumerate(queries):
+                mine = slow
+                if policy == "literal":
+                    common = max(len(slow), *(len(other) for other in ([query] if alone else queries)))
+                    mine, query = loops.pad(slow, common), loops.pad(query, common)
+                of_proto, of_query = loops.charges(query, mine)
+                torch.testing.assert_close(
+                    to_proto[b, q, w, : len(of_proto)], torch.tensor(of_proto), rtol=1e-5, atol=1e-5
+                )
+                torch.testing.assert_close(
+                    to_query[b, q, w, : len(of_query)], torch.tensor(of_query), rtol=1e-5, atol=1e-5
+                )
+                assert branch.support_valid is not None
+                assert branch.query_valid is not None
+                assert branch.support_valid[b, q, w].sum() == len(mine)
+                assert branch.query_valid[b, q, w].sum() == len(query)
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+def test_the_gate_equals_its_loop(shots: int) -> None:
+    seen = set()
+    for seed in range(12):
+        case = Episode(shots, seed)
+        scale = 0.2 if seed % 2 else 5.0
+        frames = prototypes(case.frames_support * scale, None)[0]
+        proto, reached = prototypes(case.support, case.support_valid)
+        visual = paired(case.frames_query * scale, None, frames[:, None], None, None)
+        text = paired(case.query, case.query_valid, proto[:, None], reached, None)
+        found = gate(visual, text, None)
+        assert found.shape == (2, 1)
+        for b in range(2):
+            words = case.queries(b, [0, 1, 2, 3])
+            slow = loops.gate(
+                [(case.frames_query[b, q] * scale, words[q]) for q in range(4)],
+                [(frames[b, w], loops.prototype(case.shots(b, w))) for w in range(3)],
+            )
+            assert found[b, 0].item() == pytest.approx(slow)
+            seen.add(slow)
+    assert seen == {0.1, 0.9}
+
+
+def test_the_gate_follows_the_equation_not_the_sentence_after_it() -> None:
+    near, far = Branch(torch.full((1, 2, 3, 8, 8), 0.5)), Branch(torch.full((1, 2, 3, 20, 20), 2.0))
+    assert gate(near, far, None).item() == pytest.approx(0.1)
+    assert gate(far, near, None).item() == pytest.approx(0.9)
