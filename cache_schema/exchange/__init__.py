@@ -22,7 +22,7 @@ Format = Literal["hdf5", "npy", "safetensors"]
 
 _ELSEWHERE = {
     "Export": "exports",
-    "Import": "imported",
+    "Import": "import_report",
     "export_hdf5": "hdf5",
     "export_npy": "files",
     "export_safetensors": "files",

@@ -246,10 +246,10 @@ sys.path.insert(0, sys.argv[1])
 sys.path.insert(0, sys.argv[1] + "/cache_schema")
 import test_faults as tests
 from pathlib import Path
-from vfc.cache_schema import disk, publish
+from vfc.cache_schema.parts import atomic_files, disk
 found = tests.Disk()
-disk.os = publish.os = found
-publish.open = found.open_file
+disk.os = atomic_files.os = found
+atomic_files.open = found.open_file
 found.operation, found.at, found.fail = sys.argv[3], int(sys.argv[4]), lambda: os.kill(os.getpid(), signal.SIGKILL)
 tests.work(Path(sys.argv[2]))
 """

@@ -194,7 +194,7 @@ def test_what_a_dead_writer_left_is_cleared_and_what_a_living_one_has_is_not(tmp
     living.declare("video", VIDEO)
     living.add(record(0))
     code = (
-        "import os, sys; from pathlib import Path; from vfc.cache_schema import disk\n"
+        "import os, sys; from pathlib import Path; from vfc.cache_schema.parts import disk\n"
         "claim = disk.Claim(Path(sys.argv[1]), sys.argv[2]); (claim.path / 'x').write_text('half'); os._exit(9)"
     )
     for worker in ("w", "other"):

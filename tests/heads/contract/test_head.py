@@ -16,7 +16,9 @@ from vfc.heads.lookup import configs, find, names, task_of
 
 
 def test_the_file_name_is_the_public_name() -> None:
-    files = {path.stem for path in Path(methods.__path__[0]).glob("*.py")} - {"__init__"}
+    folder = Path(methods.__path__[0])
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    files |= {file.parent.name for file in folder.glob("*/__init__.py")}
     assert set(names()) == {name.replace("_", "-") for name in files}
     assert find("prototype").__name__ == "vfc.heads.methods.prototype"  # type: ignore[attr-defined]
 

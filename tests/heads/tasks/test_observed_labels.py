@@ -243,9 +243,9 @@ def test_nan_is_refused_by_the_name_of_its_record(
 SCRIPT = """
 import dataclasses, json, sys
 from pathlib import Path
-from vfc.cache_schema.progress import Silent
-from vfc.heads.fit import train
-from vfc.heads.head import TrainConfig
+from vfc.cache_schema.values.progress import Silent
+from vfc.heads.training.fit import train
+from vfc.heads.contract.head import TrainConfig
 from vfc.heads.methods import fsar
 from vfc.heads.tasks import fewshot
 import torch

@@ -21,10 +21,9 @@ from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.values.errors import BadInput, MissingPath, RecipeMismatch, UnknownName
 from vfc.cache_schema.values.progress import Silent
 from vfc.cache_schema.values.record import Key
-from vfc.heads.contract import head as contract
 from vfc.heads.contract.head import TrainConfig
 from vfc.heads.evaluation.evaluate import EvalConfig, evaluate
-from vfc.heads.lookup import configs
+from vfc.heads.lookup import configs, names
 from vfc.heads.methods import prototype
 from vfc.heads.results.tables import read_rows
 from vfc.heads.runs.run_folder import read_items
@@ -240,7 +239,7 @@ def _killed(*_: object) -> None:
 def test_an_unknown_head_gets_a_suggestion(task: fewshot.Config) -> None:
     with pytest.raises(UnknownName, match=r"no head 'prototpye'. Did you mean 'prototype'\?"):
         train("prototpye", task, prototype.Config(), QUICK, Silent())
-    assert "prototype" in contract.names()
+    assert "prototype" in names()
     defaults = configs("prototype")
     assert defaults == {"task": fewshot.Config(), "head": prototype.Config(), "train": TrainConfig()}
     assert all("help" in field.metadata for part in defaults.values() for field in part.__dataclass_fields__.values())
