@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
+from .chunk_reader import ChunkReader
+from .chunks import read_chunks
 from .clip import Clip, Failure, Job, Undecodable
-from .pieces import read_pieces
 from .pool import Decoders
 from .read import read_clip, read_job
-from .streams import Streams
 
-__all__ = ["Clip", "Decoders", "Failure", "Job", "Streams", "Undecodable", "read_clip", "read_job", "read_pieces"]
+__all__ = ["ChunkReader", "Clip", "Decoders", "Failure", "Job", "Undecodable", "read_chunks", "read_clip", "read_job"]

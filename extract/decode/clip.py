@@ -16,7 +16,7 @@ from vfc.cache_schema.values.record import Json
 class Job:
     """One clip to decode: which file, which frames (the arguments of `read_clip`), under which name to report it.
 
-    `piece`, `overlap`: for `read_pieces`, how many frames come at a time, and how many of them came before; 0: all come
+    `chunk`, `overlap`: for `read_chunks`, how many frames come at a time, and how many of them came before; 0: all come
     as one clip.
     """
 
@@ -28,7 +28,7 @@ class Job:
     seed: int = 0
     start_seconds: float | None = None
     end_seconds: float | None = None
-    piece: int = 0
+    chunk: int = 0
     overlap: int = 0
 
 
@@ -58,7 +58,7 @@ class Clip:
         times the last frame was repeated because the video is too short). Only where they apply: `header_frames`
         (the header promises another number), `seconds_from` ("frame rate" where the file's own times run backwards),
         `window` (the part of the video that was asked for), `damage` (what could not be decoded), `frames` (how many
-        were looked at, of a video that came in pieces).
+        were looked at, of a video that came in chunks).
         """
         return {
             "indices": self.indices.tolist(),
@@ -72,7 +72,7 @@ class Clip:
 
 
 class Undecodable(Exception):
-    """A video that came in pieces gives no further one; says why, in one line."""
+    """A video that came in chunks gives no further one; says why, in one line."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import IO, Final, Protocol
 from vfc.cache_schema.values.errors import Refused
 
 from .clip import Clip, Failure, Job, Undecodable
-from .wire import Budget, Closed, TooLate, job_to_json, receive, receive_clip, send
+from .messages import Budget, BudgetSpent, PipeClosed, job_to_json, receive, receive_clip, send
 
 START_SECONDS: Final = 120.0
 """How long a worker process may take to import what it needs, on a machine that is busy with other things."""
@@ -59,7 +59,7 @@ class Worker:
                     raise _cannot_start(str(error)) from error
             try:
                 receive(self._pipes()[1], Budget(START_SECONDS))
-            except (Closed, TooLate) as error:
+            except (PipeClosed, BudgetSpent) as error:
                 printed = self._last_words()
                 code = self._end()
                 if attempt == _ATTEMPTS:
@@ -74,19 +74,19 @@ class Worker:
             if "failed" in message:
                 return Failure(job.name, message["failed"])
             return receive_clip(read, message, budget)
-        except TooLate:
+        except BudgetSpent:
             self._end()
             spent = f"{self._limits.seconds_per_video:g} s"
             return Failure(job.name, f"decoding it took longer than the {spent} that a video may take")
-        except Closed:
+        except PipeClosed:
             return Failure(job.name, self._cause_of_death())
 
     def begin(self, job: Job) -> None:
-        """Let the process decode the first piece of `job`, which it then keeps until `pieces` takes it."""
+        """Let the process decode the first chunk of `job`, which it then keeps until `chunks` takes it."""
         self._hand_over(job)
 
-    def pieces(self) -> Iterator[Clip | None]:
-        """The pieces of the job that was begun, see `read_pieces`; the time budget is that of each.
+    def chunks(self) -> Iterator[Clip | None]:
+        """The chunks of the job that was begun, see `read_chunks`; the time budget is that of each.
 
         Raises:
             Undecodable: no further one comes.
@@ -103,10 +103,10 @@ class Worker:
                 if "ended" in message:
                     return
                 yield None if "again" in message else receive_clip(read, message, budget)
-        except TooLate:
+        except BudgetSpent:
             spent = f"{self._limits.seconds_per_video:g} s"
             raise Undecodable(f"decoding the next of its frames took longer than {spent}") from None
-        except Closed:
+        except PipeClosed:
             raise Undecodable(self._cause_of_death()) from None
         finally:
             if not whole:  # what it would still send belongs to a job that nobody wants any more
@@ -125,9 +125,9 @@ class Worker:
                 send(write, job_to_json(job))
                 receive(read, Budget(START_SECONDS))
                 return read
-            except (Closed, TooLate):
+            except (PipeClosed, BudgetSpent):
                 if self._killed:
-                    raise Closed from None
+                    raise PipeClosed from None
                 self._end()
         raise _cannot_start("it ends before it takes a job")
 
@@ -159,7 +159,7 @@ class Worker:
     def _pipes(self) -> tuple[int, int]:
         process = self._process
         if process is None or process.stdin is None or process.stdout is None:
-            raise Closed
+            raise PipeClosed
         return process.stdin.fileno(), process.stdout.fileno()
 
     def _cause_of_death(self) -> str:

@@ -26,8 +26,8 @@ from vfc.cache_schema.values.errors import BadInput, MissingPath
 from vfc.cache_schema.values.record import Json
 
 from .clip import Clip, Job
-from .frames import Damage, Doubt, decode_at, deliver, words_of
-from .orient import orientation
+from .decoding import Damage, IndexMismatch, decode_at, deliver, error_text
+from .orientation import orientation
 from .packets import PacketIndex, packet_index
 from .sampling import CLOCK_SLACK, check_rule, fixed_count, frame_indices
 
@@ -89,7 +89,7 @@ def read_job(job: Job, threads: int = 0) -> Clip:
         if index is not None:
             try:
                 return _read_indexed(job, container, video, index, threads)
-            except (av.FFmpegError, Doubt):
+            except (av.FFmpegError, IndexMismatch):
                 pass
     return _read_everything(job)
 
@@ -121,7 +121,7 @@ def _why(path: Path, error: Exception) -> str:
     finally:
         av.logging.set_level(level)
     said = logs[-1][2].strip() if logs else ""
-    return f"{words_of(error)} ({said})" if said else words_of(error)
+    return f"{error_text(error)} ({said})" if said else error_text(error)
 
 
 def _video_stream(job: Job, container: InputContainer) -> VideoStream:

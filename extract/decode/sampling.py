@@ -39,7 +39,7 @@ _COUNTED: Final = ("hf-arange", "linspace", "linspace-round", "shifted:a/b", "ts
 _COUNTING: Final = ("all", "fps:x", "stride:n")
 
 
-def names() -> list[str]:
+def rule_names() -> list[str]:
     """Every rule, as it is written in messages and help: `stride:n` and `fps:x` stand for a number."""
     return sorted((*_COUNTED, *_COUNTING))
 
@@ -81,7 +81,7 @@ def check_rule(rule: str) -> str:
             raise BadInput(f"The frame rule {rule!r} needs a rate above 0.", "fps:2 takes two frames per second.")
         return name
     if rule != "all" and rule not in _COUNTED[:3] + _COUNTED[4:]:
-        raise unknown_name("frame rule", rule, names())
+        raise unknown_name("frame rule", rule, rule_names())
     return rule
 
 

@@ -20,9 +20,9 @@ from typing import Any
 
 from vfc.cache_schema.values.errors import VfcError
 
-from .pieces import read_pieces
+from .chunks import read_chunks
+from .messages import PipeClosed, job_from_json, receive, send, send_clip
 from .read import read_job
-from .wire import Closed, job_from_json, receive, send, send_clip
 
 _PR_SET_PDEATHSIG = 1
 
@@ -40,7 +40,7 @@ def main(parent: int, memory_bytes: int) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(jobs_in, jobs), daemon=True).start()
-    with contextlib.suppress(Closed):
+    with contextlib.suppress(PipeClosed):
         send(clips_out, {"ready": True})
         while True:
             job = jobs.get()
@@ -49,7 +49,7 @@ def main(parent: int, memory_bytes: int) -> None:
 
 
 def _listen(fd: int, jobs: queue.SimpleQueue[dict[str, Any]]) -> None:
-    with contextlib.suppress(Closed):
+    with contextlib.suppress(PipeClosed):
         while True:
             jobs.put(receive(fd))
     os._exit(0)
@@ -58,16 +58,16 @@ def _listen(fd: int, jobs: queue.SimpleQueue[dict[str, Any]]) -> None:
 def _serve(message: dict[str, Any], fd: int) -> None:
     job = job_from_json(message)
     try:
-        if job.piece:
-            for piece in read_pieces(job, threads=1):
-                if piece is None:
+        if job.chunk:
+            for chunk in read_chunks(job, threads=1):
+                if chunk is None:
                     send(fd, {"again": True})
                 else:
-                    send_clip(fd, piece)
+                    send_clip(fd, chunk)
             send(fd, {"ended": True})
             return
         clip = read_job(job, threads=1)  # the other cores belong to the other workers
-    except Closed:
+    except PipeClosed:
         raise
     except VfcError as error:
         send(fd, {"failed": error.problem})

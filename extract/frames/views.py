@@ -42,13 +42,13 @@ Change = Callable[[Clip, str], Clip]
 class View:
     """One look at a video.
 
-    `number`: in the key of its records. `pieces`: into how many clips the video is divided, so that so many times the
+    `number`: in the key of its records. `clips`: into how many clips the video is divided, so that so many times the
     frames are decoded. `rule`, `seed`: of its frames, where they are not those of the run. `meaning`: what its number
     is bound to. `change`: from the decoded clip and the video's name to the clip that the model sees.
     """
 
     number: int = 0
-    pieces: int = 1
+    clips: int = 1
     rule: str = ""
     seed: int | None = None
     meaning: Mapping[str, Json] = field(default_factory=dict)

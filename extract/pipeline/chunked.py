@@ -58,7 +58,7 @@ class Streamed:
 
         Args:
             backbone: What encodes it.
-            pieces: See `read_pieces`.
+            pieces: See `read_chunks`.
             prepare: What becomes of each in a thread of `pool`: the view, and pixels.
             pool: Where that is done.
             clock: Which waiting is counted by.

@@ -11,7 +11,7 @@ from vfc.cache_schema.values.dtypes import record_bytes
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec, Dtype
 from vfc.extract.backbone import BackboneOptions, PromptedBackbone, find, open_backbone
-from vfc.extract.prompting.prompt_assignment import text_kept
+from vfc.extract.prompting.prompt_assignment import keeps_text
 from vfc.extract.prompting.prompts import templates
 
 from .reduction import Shrinking
@@ -60,7 +60,7 @@ def describe(
         keep=tuple(keep),
         num_frames=None if windows else num_frames,
         storage=dtype,
-        prompts=text_kept(keep),
+        prompts=keeps_text(keep),
         max_pixels=max_pixels,
     )
     backbone = open_backbone(model, options)

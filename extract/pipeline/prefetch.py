@@ -22,7 +22,7 @@ from vfc.cache_schema.values.errors import RecordRejected
 from vfc.cache_schema.values.record import Json
 from vfc.extract.backbone import Backbone, Prepared, PromptedBackbone, StreamingBackbone, TextBackbone
 from vfc.extract.config import ExtractConfig
-from vfc.extract.decode import Clip, Decoders, Failure, Job, Streams
+from vfc.extract.decode import ChunkReader, Clip, Decoders, Failure, Job
 from vfc.extract.prompting.class_texts import Text
 
 from .chunked import Streamed, streamed
@@ -48,7 +48,7 @@ def jobs_of(config: ExtractConfig, visits: Iterable[Visit]) -> list[tuple[Job, t
     found: dict[tuple[str, int, str, int | None], list[Visit]] = {}
     for visit in visits:
         look = visit.view
-        found.setdefault((visit.video.name, look.pieces, look.rule, look.seed), []).append(visit)
+        found.setdefault((visit.video.name, look.clips, look.rule, look.seed), []).append(visit)
     return [(_job(config, group[0]), tuple(group)) for group in found.values()]
 
 
@@ -58,7 +58,7 @@ def _job(config: ExtractConfig, visit: Visit) -> Job:
         video.name,
         video.path,
         look.rule or config.frames,
-        config.num_frames * look.pieces,
+        config.num_frames * look.clips,
         config.stream,
         config.seed if look.seed is None else look.seed,
         video.start_seconds,
@@ -118,8 +118,8 @@ def _in_pieces(
 ) -> Iterator[Iterator[Ready | Lost]]:
     assert isinstance(backbone, StreamingBackbone)
     chunking = backbone.chunking
-    jobs = [replace(_job(config, visit), piece=chunking.frames, overlap=chunking.overlap) for visit in visits]
-    streams = Streams(Decoders(decode_workers(config), config.seconds_per_video), jobs)
+    jobs = [replace(_job(config, visit), chunk=chunking.frames, overlap=chunking.overlap) for visit in visits]
+    reader = ChunkReader(Decoders(decode_workers(config), config.seconds_per_video), jobs)
 
     def prepare(visit: Visit, piece: Clip) -> tuple[Clip, Prepared]:
         seen = visit.view.change(piece, visit.video.name)
@@ -134,7 +134,7 @@ def _in_pieces(
             except OSError as error:
                 yield Lost(visit.key, f"{path} cannot be read: {error}", path)
                 continue
-            pieces = functools.partial(streams.pieces, number)
+            pieces = functools.partial(reader.chunks, number)
             stream = Streamed(backbone, pieces, functools.partial(prepare, visit), pool, clock, limit=limit)
             yield Ready(visit.key, {}, about, path, stream=stream)
 
@@ -142,7 +142,7 @@ def _in_pieces(
         try:
             yield items(pool)
         finally:
-            streams.close()
+            reader.close()
 
 
 def prompting_of(backbone: Backbone) -> Prompting | None:

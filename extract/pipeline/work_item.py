@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from vfc.cache_schema.values.record import Key
 from vfc.extract.collection import Video
 from vfc.extract.frames.views import View
-from vfc.extract.prompting.prompt_assignment import Questions
+from vfc.extract.prompting.prompt_assignment import PromptAssignment
 from vfc.extract.prompting.prompts import Prompt
 
 from .writer_thread import Lost
@@ -49,20 +49,20 @@ class Visit:
 
 
 def visits(
-    videos: Iterable[Video], views: Iterable[View], questions: Questions, *, own: bool, leading: bool
+    videos: Iterable[Video], views: Iterable[View], assignment: PromptAssignment, *, own: bool, leading: bool
 ) -> Iterator[Visit | Lost]:
     """Every view of every video with its prompts; and the prompted records that cannot be, for want of a label.
 
     Args:
         videos: In the order of the visits.
         views: Of each.
-        questions: Asked about each.
+        assignment: Which prompts each video is asked.
         own: Whether videos have records of their own.
         leading: Whether these come with the first prompt that fits.
     """
     views = tuple(views)
     for video in videos:
-        prompts, lacking = questions.of(video)
+        prompts, lacking = assignment.prompts_for(video)
         for view in views:
             texts = tuple(prompt.text for prompt in prompts) if leading else ()
             if own or prompts:

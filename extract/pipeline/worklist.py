@@ -27,7 +27,7 @@ from vfc.extract.decode.sampling import fixed_count
 from vfc.extract.frames.views import View, views
 from vfc.extract.models.determinism import THREADS, Mode, chosen_device, chosen_mode
 from vfc.extract.prompting.class_texts import PLAIN, Text, read_texts, template_id
-from vfc.extract.prompting.prompt_assignment import Questions, read_questions, text_kept
+from vfc.extract.prompting.prompt_assignment import PromptAssignment, assign_prompts, keeps_text
 
 from .failures import Failed, KnownFailures, read_failures
 from .publish_tail import lacking, with_tail
@@ -136,13 +136,13 @@ def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
         config.videos, root=config.root, include=config.include, exclude=config.exclude, classes=config.classes
     )
     annotations = collection.annotations()
-    questions = read_questions(config, backbone, collection.videos)
+    assignment = assign_prompts(config, backbone, collection.videos)
     _say_collection(collection, progress)
     texts = read_texts(config.texts, config.template, annotations.labels()) if config.texts is not None else ()
 
     def visiting(videos: Sequence[Video], looks: Sequence[View]) -> list[Visit | Lost]:
         leading = config.plan == "single"
-        return list(visits(videos, looks, questions, own="video" in specs, leading=leading))
+        return list(visits(videos, looks, assignment, own="video" in specs, leading=leading))
 
     wanted = visiting(collection.videos, looks)
     sample = visiting(first_by_hash(collection.videos, config.fit_records), looks[:1]) if config.project else []
@@ -154,7 +154,7 @@ def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
         mode=mode,
         shrinking=shrinking,
         annotations=annotations,
-        axes=tuple(_axes(config, questions, looks, bool(texts))),
+        axes=tuple(_axes(config, assignment, looks, bool(texts))),
         wanted={},
         visits=tuple(visit for visit in wanted if isinstance(visit, Visit)),
         hopeless=tuple(lost for lost in wanted if isinstance(lost, Lost)),
@@ -176,9 +176,9 @@ def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
 
 
 def _axes(
-    config: ExtractConfig, questions: Questions, looks: Sequence[View], texts: bool
+    config: ExtractConfig, assignment: PromptAssignment, looks: Sequence[View], texts: bool
 ) -> Iterator[tuple[str, str, Json]]:
-    for template in questions.templates:
+    for template in assignment.templates:
         yield "prompt", template.id, template.to_json()
     for view in looks[1:]:
         yield "view", str(view.number), dict(view.meaning)
@@ -262,7 +262,7 @@ def backbone_options(config: ExtractConfig, device: torch.device, mode: Mode) ->
         attention=config.attention,
         device=str(device),
         cut_texts=config.cut_texts,
-        prompts=text_kept(config.keep) or bool(config.prompt or config.prompt_text),
+        prompts=keeps_text(config.keep) or bool(config.prompt or config.prompt_text),
         plan=config.plan or ("serial" if mode == "deterministic" else "packed"),
         max_pixels=config.max_pixels,
         pixels=config.pixels,

@@ -18,13 +18,13 @@ DEFAULT = ("unknown",)
 
 
 @dataclass(frozen=True)
-class Questions:
+class PromptAssignment:
     """The templates of a run; `options`: query video -> the distinct lists of classes its episodes ask it about."""
 
     templates: tuple[Template, ...] = ()
     options: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
 
-    def of(self, video: Video) -> tuple[tuple[Prompt, ...], tuple[tuple[str, str], ...]]:
+    def prompts_for(self, video: Video) -> tuple[tuple[Prompt, ...], tuple[tuple[str, str], ...]]:
         """The prompts of a video, each once; and (template id, reason) of those that cannot be filled for it."""
         filled: dict[str, Prompt] = {}
         lacking: list[tuple[str, str]] = []
@@ -40,12 +40,12 @@ class Questions:
         return tuple(filled.values()), tuple(lacking)
 
 
-def text_kept(keep: Sequence[str]) -> bool:
+def keeps_text(keep: Sequence[str]) -> bool:
     """Whether the streams to keep count text in."""
     return not keep or "text" in keep
 
 
-def read_questions(config: ExtractConfig, backbone: Backbone, videos: Sequence[Video]) -> Questions:
+def assign_prompts(config: ExtractConfig, backbone: Backbone, videos: Sequence[Video]) -> PromptAssignment:
     """What the settings ask about these videos; nothing of a model that takes no prompts.
 
     Raises:
@@ -62,11 +62,11 @@ def read_questions(config: ExtractConfig, backbone: Backbone, videos: Sequence[V
                     f"--{flag.replace('_', '-')} is given, but --model {config.model} takes no prompts.",
                     "Leave it out, or give --model video-llava, qwen2-vl or qwen3-vl.",
                 )
-        return Questions()
-    if not text_kept(config.keep):
+        return PromptAssignment()
+    if not keeps_text(config.keep):
         if config.episodes is not None:
             raise BadInput("--episodes is given, but text is not kept.", "Add text to --keep, or leave --episodes out.")
-        return Questions()
+        return PromptAssignment()
     asked = config.prompt or (() if config.prompt_text else DEFAULT)
     found = templates(asked, config.prompt_text)
     for template in found:
@@ -83,7 +83,7 @@ def read_questions(config: ExtractConfig, backbone: Backbone, videos: Sequence[V
             "--episodes is given, but no prompt names the classes of an episode.",
             "Give --prompt known-query as well, or leave --episodes out.",
         )
-    return Questions(found, _options(config.episodes, videos) if config.episodes else {})
+    return PromptAssignment(found, _options(config.episodes, videos) if config.episodes else {})
 
 
 def _options(path: Path, videos: Sequence[Video]) -> dict[str, tuple[tuple[str, ...], ...]]:

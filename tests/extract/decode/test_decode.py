@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from suites.film import encode, every_frame, pictures, some_frames
 
 from vfc.cache_schema.values.errors import BadInput, MissingPath, UnknownName
-from vfc.extract.decode import Clip, Job, orient, read, read_clip
+from vfc.extract.decode import Clip, Job, orientation, read, read_clip
 from vfc.extract.decode.packets import packet_index
 from vfc.extract.decode.sampling import frame_indices
 
@@ -323,7 +323,7 @@ def test_orientation_moves_each_pixel_where_the_matrix_says(matrix: tuple[int, i
     expected = [[moved[x + left, y + top] for x in range(wide)] for y in range(high)]
     stored = np.array([a, b, 0, c, d, 0, 0, 0, 1 << 14], dtype=np.int32) << np.int32(16)
     frame: Any = SimpleNamespace(side_data={"DISPLAYMATRIX": stored.tobytes()})
-    turned = orient.orientation(frame)
+    turned = orientation.orientation(frame)
     assert turned.apply(image)[:, :, 0].tolist() == expected
     assert turned.notes().get("mirrored", False) == (a * d - b * c < 0)
 

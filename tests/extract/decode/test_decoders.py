@@ -20,7 +20,7 @@ import pytest
 from suites.film import encode
 
 from vfc.cache_schema.values.errors import Refused
-from vfc.extract.decode import Clip, Decoders, Failure, Job, process, read_job, wire
+from vfc.extract.decode import Clip, Decoders, Failure, Job, messages, process, read_job
 
 SOON = 30.0
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -298,8 +298,8 @@ def test_a_worker_that_cannot_start_is_no_fault_of_a_video(film: Path, monkeypat
 def test_time_asleep_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """A laptop that sleeps, a job that is suspended: the clock jumps by an hour between two looks at the pipe."""
     clock = iter([0.0, 3600.0, 3600.0, 3600.1])
-    monkeypatch.setattr(wire.time, "monotonic", lambda: next(clock))
-    budget = wire.Budget(10.0)
+    monkeypatch.setattr(messages.time, "monotonic", lambda: next(clock))
+    budget = messages.Budget(10.0)
 
     class Empty:
         def poll(self, _: float) -> list[Any]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfc.cache_schema.values.errors import BadInput, UnknownName
-from vfc.extract.decode.sampling import fixed_count, frame_indices, names
+from vfc.extract.decode.sampling import fixed_count, frame_indices, rule_names
 
 COUNTED = ("tsn-centre", "tsn-random", "linspace", "linspace-round", "hf-arange")
 
@@ -114,4 +114,4 @@ def test_bad_rules_are_refused_with_the_way_out() -> None:
 
 
 def test_names_lists_every_rule() -> None:
-    assert {"tsn-centre", "tsn-random", "linspace", "stride:n", "fps:x", "all"} <= set(names())
+    assert {"tsn-centre", "tsn-random", "linspace", "stride:n", "fps:x", "all"} <= set(rule_names())

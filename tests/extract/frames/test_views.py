@@ -41,7 +41,7 @@ def test_numbers_say_what_a_view_is() -> None:
     assert list(found) == [0, 1, 2, 3, 301, 302, 303, 10001, 10002]
     assert found[302].meaning == {"clip": 2, "of": 3, "rule": "equal parts of count x frames by the rule"}
     assert found[10001].meaning == {"copy": 1, "seed": 0, "flip": True, "area": [0.5, 1.0], "jitter": 0.2}
-    assert [found[number].pieces for number in (0, 1, 303, 10001)] == [1, 1, 3, 1]
+    assert [found[number].clips for number in (0, 1, 303, 10001)] == [1, 1, 3, 1]
     meanings = [str(view.meaning) for view in found.values()]
     assert len(set(meanings)) == len(meanings)
 

@@ -16,8 +16,8 @@ from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.values.record import Key
 from vfc.extract.backbone import Chunking
 from vfc.extract.config import PlanConfig
-from vfc.extract.decode import Decoders, pieces
-from vfc.extract.decode.frames import Doubt
+from vfc.extract.decode import Decoders, chunks
+from vfc.extract.decode.decoding import IndexMismatch
 from vfc.extract.pipeline import prefetch as arriving_module
 from vfc.extract.pipeline.plan import plan
 from vfc.extract.pipeline.run import ExtractConfig, Summary, extract
@@ -93,16 +93,16 @@ def test_a_counted_rule_takes_whole_clips(run: Run) -> None:
 def test_what_is_refused_halfway_is_made_again_in_full(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = pieces.decode_at
+    decode = chunks.decode_at
 
     def failing(*args: Any) -> Iterator[Any]:
         for i, frame in enumerate(decode(*args)):
             if i == 7:
-                raise Doubt
+                raise IndexMismatch
             yield frame
 
     whole = run(ToyBackbone)
-    monkeypatch.setattr(pieces, "decode_at", failing)
+    monkeypatch.setattr(chunks, "decode_at", failing)
     assert run(Streaming).digest == whole.digest
 
 

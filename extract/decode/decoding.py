@@ -18,7 +18,7 @@ from .packets import Keyframe, PacketIndex
 _FEW: Final = 16
 
 
-class Doubt(Exception):
+class IndexMismatch(Exception):
     """The packet index does not describe what the decoder delivers."""
 
 
@@ -28,7 +28,7 @@ def decode_at(
     """The frames with the time stamps `wanted` (rising), decoding no more than they lean on.
 
     Raises:
-        Doubt: a frame does not come when it should, or comes damaged.
+        IndexMismatch: a frame does not come when it should, or comes damaged.
         FFmpegError: anything at all that the decoder objects to.
     """
     codec = video.codec_context
@@ -46,11 +46,11 @@ def decode_at(
             if target is None or frame.pts is None or frame.pts < target:
                 continue
             if frame.pts > target or frame.is_corrupt:
-                raise Doubt
+                raise IndexMismatch
             yield frame
             target = next(waiting, None)
         if target is not None:
-            raise Doubt
+            raise IndexMismatch
 
 
 def _runs(index: PacketIndex, wanted: Sequence[int]) -> list[tuple[Keyframe, list[int]]]:
@@ -91,7 +91,7 @@ def _seek(container: InputContainer, video: VideoStream, key: Keyframe) -> Itera
                 return itertools.chain((packet,), packets)
             if packet.dts is None or key.dts is None or packet.dts >= key.dts:
                 break
-    raise Doubt
+    raise IndexMismatch
 
 
 class Damage:
@@ -126,7 +126,7 @@ def deliver(container: InputContainer, video: VideoStream, damage: Damage) -> It
             packet = next(packets, None)
         except av.FFmpegError as error:
             damage.packets += 1
-            damage.last = words_of(error)
+            damage.last = error_text(error)
             packet = None
         ending = packet is None or not packet.size
         try:
@@ -135,11 +135,11 @@ def deliver(container: InputContainer, video: VideoStream, damage: Damage) -> It
                 yield frame
         except av.FFmpegError as error:
             damage.packets += 1
-            damage.last = words_of(error)
+            damage.last = error_text(error)
         if ending:
             return
 
 
-def words_of(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """What FFmpeg or the system says, without the number and the file name."""
     return str(getattr(error, "strerror", None) or error).strip().rstrip(".")

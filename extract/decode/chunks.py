@@ -1,4 +1,4 @@
-"""A long video in pieces: the frames of `read_job`, but a few at a time, so that it never lies in memory as a whole."""
+"""A long video in chunks: the frames of `read_job`, but a few at a time, so that it never lies in memory as a whole."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from av.video.stream import VideoStream
 from vfc.cache_schema.values.record import Json
 
 from .clip import Clip, Job
-from .frames import Damage, Doubt, decode_at, deliver
+from .decoding import Damage, IndexMismatch, decode_at, deliver
 from .packets import PacketIndex, packet_index
 from .read import Times, choose, chosen_of, delivered, opened, times_of, upright
 
 
-def read_pieces(job: Job, threads: int = 0) -> Iterator[Clip | None]:
-    """The frames of `job`, `job.piece` at a time; each piece but the first begins with the last `job.overlap` before.
+def read_chunks(job: Job, threads: int = 0) -> Iterator[Clip | None]:
+    """The frames of `job`, `job.chunk` at a time; each chunk but the first begins with the last `job.overlap` before.
 
     None means: forget what came, all of it comes again, because the file's index did not hold what it promised.
 
@@ -33,7 +33,7 @@ def read_pieces(job: Job, threads: int = 0) -> Iterator[Clip | None]:
             try:
                 yield from _indexed(job, container, video, index, threads)
                 return
-            except (av.FFmpegError, Doubt):
+            except (av.FFmpegError, IndexMismatch):
                 yield None
     yield from _everything(job)
 
@@ -44,7 +44,7 @@ def _indexed(
     times = times_of(video, index.pts)
     indices, notes = choose(job, times)
     wanted = [index.pts[i] for i in np.unique(indices).tolist()]
-    return _pieces(job, video, times, indices, notes, decode_at(container, video, index, wanted, threads))
+    return _chunks(job, video, times, indices, notes, decode_at(container, video, index, wanted, threads))
 
 
 def _everything(job: Job) -> Iterator[Clip]:
@@ -54,10 +54,10 @@ def _everything(job: Job) -> Iterator[Clip]:
         stamps = [frame.pts for frame in deliver(container, video, damage)]
         times, indices, notes = chosen_of(job, video, stamps, damage)
     with opened(job) as (container, video):
-        yield from _pieces(job, video, times, indices, notes, delivered(container, video, indices))
+        yield from _chunks(job, video, times, indices, notes, delivered(container, video, indices))
 
 
-def _pieces(
+def _chunks(
     job: Job,
     video: VideoStream,
     times: Times,
@@ -69,7 +69,7 @@ def _pieces(
     first, held = 0, list[npt.NDArray[np.uint8]]()
     for place, image in enumerate(upright(job, video, indices, notes, frames), start=1):
         held.append(image)
-        if len(held) == job.piece or place == len(indices):
+        if len(held) == job.chunk or place == len(indices):
             part = indices[first:place]
             yield Clip(np.stack(held), times.seconds[part], part, times.fps, len(times.seconds), dict(notes), job.name)
             held = held[len(held) - job.overlap :]

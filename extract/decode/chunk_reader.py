@@ -1,7 +1,7 @@
-"""Streams: videos in pieces, one after the other, decoded in processes of their own a piece ahead of the reader.
+"""Streams: videos in chunks, one after the other, decoded in processes of their own a chunk ahead of the reader.
 
-A process that has a piece ready waits until it is read, so nobody ever holds more than a few of them. While one video
-is read, the first piece of the next is decoded already.
+A process that has a chunk ready waits until it is read, so nobody ever holds more than a few of them. While one video
+is read, the first chunk of the next is decoded already.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from vfc.cache_schema.values.errors import VfcError
 
+from .chunks import read_chunks
 from .clip import Clip, Job, Undecodable
-from .pieces import read_pieces
 from .pool import Decoders
 from .process import Worker
 
@@ -19,7 +19,7 @@ PROCESSES = 2
 """One for the video that is read, one for the next."""
 
 
-class Streams:
+class ChunkReader:
     """Pieces of the videos of `jobs`. All methods belong to one thread; `close` ends the processes."""
 
     def __init__(self, decoders: Decoders, jobs: Sequence[Job]) -> None:
@@ -28,11 +28,11 @@ class Streams:
         self._begun: dict[int, Worker] = {}
         self._inside = decoders.workers == 0
 
-    def pieces(self, number: int) -> Iterator[Clip | None]:
-        """The pieces of job `number`, see `read_pieces`; one video is read at a time, any number of times.
+    def chunks(self, number: int) -> Iterator[Clip | None]:
+        """The chunks of job `number`, see `read_chunks`; one video is read at a time, any number of times.
 
         Raises:
-            Undecodable: it gives no further piece.
+            Undecodable: it gives no further chunk.
             Refused: a process cannot be started.
         """
         if self._inside:
@@ -43,7 +43,7 @@ class Streams:
             if self._idle and number + 1 < len(self._jobs) and number + 1 not in self._begun:
                 self._begun[number + 1] = ahead = self._idle.pop()
                 ahead.begin(self._jobs[number + 1])
-            yield from worker.pieces()
+            yield from worker.chunks()
         finally:
             self._idle.append(worker)
 
@@ -69,7 +69,7 @@ class Streams:
 
 def _in_this_process(job: Job) -> Iterator[Clip | None]:
     try:
-        yield from read_pieces(job)
+        yield from read_chunks(job)
     except VfcError as error:
         raise Undecodable(error.problem) from error
     except MemoryError as error:

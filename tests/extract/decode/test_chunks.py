@@ -1,4 +1,4 @@
-"""Videos in pieces: the same frames as in one clip, from processes that may hang, die or be given up in the middle."""
+"""Videos in chunks: the same frames as in one clip, from processes that may hang, die or be given up in the middle."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from suites.film import encode
 
-from vfc.extract.decode import Clip, Decoders, Job, Streams, Undecodable, pieces, read_job, read_pieces
-from vfc.extract.decode.frames import Doubt
+from vfc.extract.decode import ChunkReader, Clip, Decoders, Job, Undecodable, chunks, read_chunks, read_job
+from vfc.extract.decode.decoding import IndexMismatch
 from vfc.extract.decode.process import Worker
 
 SOON = 30.0
@@ -31,8 +31,8 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return encode(tmp_path_factory.mktemp("old") / "a.avi", "mpeg4", count=23)
 
 
-def job(path: Path, rule: str = "all", piece: int = 8, overlap: int = 0, name: str = "a") -> Job:
-    return Job(name, path, rule, 0, piece=piece, overlap=overlap)
+def job(path: Path, rule: str = "all", chunk: int = 8, overlap: int = 0, name: str = "a") -> Job:
+    return Job(name, path, rule, 0, chunk=chunk, overlap=overlap)
 
 
 def whole(found: Sequence[Clip | None], asked: Job) -> None:
@@ -40,11 +40,11 @@ def whole(found: Sequence[Clip | None], asked: Job) -> None:
     if None in found:
         found = found[len(found) - found[::-1].index(None) :]
     clips = [clip for clip in found if clip is not None]
-    clip = read_job(replace(asked, piece=0, overlap=0))
-    assert all(len(c.frames) <= asked.piece for c in clips)
+    clip = read_job(replace(asked, chunk=0, overlap=0))
+    assert all(len(c.frames) <= asked.chunk for c in clips)
     for one, after in itertools.pairwise(clips):
-        assert len(one.frames) == asked.piece
-        assert np.array_equal(one.frames[asked.piece - asked.overlap :], after.frames[: asked.overlap])
+        assert len(one.frames) == asked.chunk
+        assert np.array_equal(one.frames[asked.chunk - asked.overlap :], after.frames[: asked.overlap])
     cuts = [asked.overlap if i else 0 for i in range(len(clips))]
     for part in ("frames", "seconds", "indices"):
         joined = np.concatenate([getattr(c, part)[cut:] for c, cut in zip(clips, cuts, strict=True)])
@@ -55,35 +55,35 @@ def whole(found: Sequence[Clip | None], asked: Job) -> None:
 
 
 @pytest.mark.parametrize("rule", ["all", "stride:3", "fps:40", "fps:6"])
-@pytest.mark.parametrize(("piece", "overlap"), [(8, 0), (8, 1), (50, 0), (7, 3), (1, 0)])
-def test_pieces_are_the_clip(film: Path, rule: str, piece: int, overlap: int) -> None:
-    asked = job(film, rule, piece, overlap)
-    found = list(read_pieces(asked))
+@pytest.mark.parametrize(("chunk", "overlap"), [(8, 0), (8, 1), (50, 0), (7, 3), (1, 0)])
+def test_pieces_are_the_clip(film: Path, rule: str, chunk: int, overlap: int) -> None:
+    asked = job(film, rule, chunk, overlap)
+    found = list(read_chunks(asked))
     assert None not in found
     whole(found, asked)
 
 
 def test_a_video_without_an_index_is_counted_first(old: Path) -> None:
     asked = job(old, "stride:2", 4, 1)
-    whole(list(read_pieces(asked)), asked)
+    whole(list(read_chunks(asked)), asked)
 
 
 def test_a_part_of_a_video(film: Path) -> None:
     asked = replace(job(film), start_seconds=0.4, end_seconds=1.3)
-    whole(list(read_pieces(asked)), asked)
+    whole(list(read_chunks(asked)), asked)
 
 
 def test_doubt_in_the_middle_begins_anew(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decode = pieces.decode_at
+    decode = chunks.decode_at
 
     def failing(*args: object) -> Iterator[object]:
         for i, frame in enumerate(decode(*args)):
             if i == 20:
-                raise Doubt
+                raise IndexMismatch
             yield frame
 
-    monkeypatch.setattr(pieces, "decode_at", failing)
-    found = list(read_pieces(job(film)))
+    monkeypatch.setattr(chunks, "decode_at", failing)
+    found = list(read_chunks(job(film)))
     assert found[2] is None
     whole(found, job(film))
 
@@ -92,16 +92,16 @@ def test_doubt_in_the_middle_begins_anew(film: Path, monkeypatch: pytest.MonkeyP
 def test_videos_one_after_the_other_and_again(film: Path, old: Path, tmp_path: Path, workers: int) -> None:
     missing = tmp_path / "none.mp4"
     jobs = [job(film, name="one"), job(missing, name="gone"), job(old, name="two"), job(film, "stride:9", name="three")]
-    streams = Streams(Decoders(workers, SOON), jobs)
+    streams = ChunkReader(Decoders(workers, SOON), jobs)
     try:
         for number in (0, 2, 3, 0):  # out of order and again, as after a failure
-            whole(list(streams.pieces(number)), jobs[number])
+            whole(list(streams.chunks(number)), jobs[number])
         with pytest.raises(Undecodable, match="There is no file"):
-            list(streams.pieces(1))
-        given_up = streams.pieces(0)
+            list(streams.chunks(1))
+        given_up = streams.chunks(0)
         assert next(given_up) is not None
         given_up.close()  # type: ignore[attr-defined]
-        whole(list(streams.pieces(0)), jobs[0])
+        whole(list(streams.chunks(0)), jobs[0])
     finally:
         streams.close()
 
@@ -110,16 +110,16 @@ def test_a_decoder_that_hangs_or_dies_costs_its_video(film: Path, tmp_path: Path
     stuck = tmp_path / "stuck.mp4"
     os.mkfifo(stuck)
     jobs = [job(stuck), job(film), job(film)]
-    streams = Streams(Decoders(1, 2.0), jobs)
+    streams = ChunkReader(Decoders(1, 2.0), jobs)
     try:
         with pytest.raises(Undecodable, match=r"longer than 2 s"):
-            list(streams.pieces(0))
-        halfway = streams.pieces(1)
+            list(streams.chunks(0))
+        halfway = streams.chunks(1)
         next(halfway)
         os.kill(_running(halfway)._process.pid, signal.SIGKILL)
         with pytest.raises(Undecodable, match="ended by SIGKILL"):
             list(halfway)
-        whole(list(streams.pieces(2)), jobs[2])
+        whole(list(streams.chunks(2)), jobs[2])
     finally:
         streams.close()
 

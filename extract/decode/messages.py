@@ -21,11 +21,11 @@ _LENGTH: Final = struct.Struct("<I")
 _MOMENT: Final = 0.5
 
 
-class Closed(Exception):
+class PipeClosed(Exception):
     """The other end is gone."""
 
 
-class TooLate(Exception):
+class BudgetSpent(Exception):
     """The time budget was spent and nothing came."""
 
 
@@ -39,13 +39,13 @@ class Budget:
         """Whether there is something to read, now or before a moment has passed.
 
         Raises:
-            TooLate: there is nothing, and the budget is spent.
+            BudgetSpent: there is nothing, and the budget is spent.
         """
         before = time.monotonic()
         if poll.poll(min(max(self.left, 0.0), _MOMENT) * 1000):
             return True
         if self.left <= 0:
-            raise TooLate
+            raise BudgetSpent
         self.left -= min(time.monotonic() - before, 2 * _MOMENT)
         return False
 
@@ -54,7 +54,7 @@ def send(fd: int, message: dict[str, Json], payload: memoryview | None = None) -
     """Write one message; `payload` follows as it is.
 
     Raises:
-        Closed: nobody reads any more.
+        PipeClosed: nobody reads any more.
     """
     text = json.dumps(message).encode()
     try:
@@ -63,15 +63,15 @@ def send(fd: int, message: dict[str, Json], payload: memoryview | None = None) -
             while rest:
                 rest = rest[os.write(fd, rest) :]
     except OSError as error:
-        raise Closed from error
+        raise PipeClosed from error
 
 
 def receive(fd: int, budget: Budget | None = None) -> dict[str, Any]:
     """Read one message (not what follows it).
 
     Raises:
-        Closed: the other end is gone.
-        TooLate: the budget was spent first.
+        PipeClosed: the other end is gone.
+        BudgetSpent: the budget was spent first.
     """
     length = bytearray(_LENGTH.size)
     fill(fd, memoryview(length), budget)
@@ -91,9 +91,9 @@ def fill(fd: int, view: memoryview, budget: Budget | None = None) -> None:
         try:
             count = os.readv(fd, [view])
         except OSError as error:
-            raise Closed from error
+            raise PipeClosed from error
         if count == 0:
-            raise Closed
+            raise PipeClosed
         view = view[count:]
 
 
