@@ -32,28 +32,45 @@ HELP: Final = {"help_option_names": ["-h", "--help"]}
 
 
 @dataclass(frozen=True)
-class Manners:
+class CommonOptions:
     """The flags every command has besides those of its own."""
 
     json: bool = field(
         default=False,
-        metadata={"help": "Print one JSON document on stdout, also on failure", "panel": "Manners", "one_way": True},
+        metadata={
+            "help": "Print one JSON document on stdout, also on failure",
+            "panel": "Common options",
+            "one_way": True,
+        },
     )
-    progress: Style = field(default="auto", metadata={"help": "How to show progress on stderr", "panel": "Manners"})
+    progress: Style = field(
+        default="auto", metadata={"help": "How to show progress on stderr", "panel": "Common options"}
+    )
     config: Path | None = field(
-        default=None, metadata={"help": "Settings from an earlier run's config.json; flags win", "panel": "Manners"}
+        default=None,
+        metadata={"help": "Settings from an earlier run's config.json; flags win", "panel": "Common options"},
     )
     print_config: bool = field(
         default=False,
-        metadata={"help": "Print the settings as JSON and do nothing else", "panel": "Manners", "one_way": True},
+        metadata={"help": "Print the settings as JSON and do nothing else", "panel": "Common options", "one_way": True},
     )
 
 
-class Parsed(TyperCommand):
-    """A command whose usage errors know whose help to name, also those that the parser raises before it knows."""
+class FlagCommand(TyperCommand):
+    """A command that accepts renamed flags under their earlier names, and whose usage errors know its help.
+
+    `renamed`: an earlier name to the present one, both as typed (`--plan` to `--prompt-batching`).
+    """
+
+    renamed: Mapping[str, str] = {}
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """The arguments as typed, taken apart."""
+        """Parse the arguments; an earlier name of a flag is replaced by the present one, with a notice on stderr."""
+        options = args[: args.index("--")] if "--" in args else args
+        for position, (name, equals, value) in enumerate(argument.partition("=") for argument in options):
+            if name in self.renamed:
+                print(f"{name} is now called {self.renamed[name]}; the old name still works.", file=sys.stderr)
+                args = [*args[:position], self.renamed[name] + equals + value, *args[position + 1 :]]
         try:
             return super().parse_args(ctx, args)
         except TyperException as error:
@@ -94,7 +111,7 @@ class Command(Generic[Config]):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 128 + signal.SIGPIPE
 
-        listed = [*flags(self.config), *flags(Manners)]
+        listed = [*flags(self.config), *flags(CommonOptions)]
         # Positional ones first: Python's signatures and typer's usage line both want it so.
         listed.sort(key=lambda flag: not flag.metadata.get("argument"))
         call.__dict__["__signature__"] = inspect.Signature([parameter(flag) for flag in listed])
@@ -102,14 +119,15 @@ class Command(Generic[Config]):
         text = "\n\n".join(part for part in (self.help, self.more) if part).replace("[", r"\[")
         example = self.example.replace("[", r"\[")
         name, end = self.name.split()[-1], f"Example: {example}"
-        app.command(name, cls=Parsed, help=text, short_help=self.help, epilog=end)(call)
+        app.command(name, cls=FlagCommand, help=text, short_help=self.help, epilog=end)(call)
         built = get_command(app)
-        assert isinstance(built, TyperCommand)
+        assert isinstance(built, FlagCommand)
+        built.renamed = {old: new for flag in listed for old, new in flag.renamings()}
         return built
 
     def _execute(self, given: dict[str, Any]) -> int:
-        shared = {f.name for f in dataclasses.fields(Manners)}
-        manners = build(Manners, {name: value for name, value in given.items() if name in shared})
+        shared = {f.name for f in dataclasses.fields(CommonOptions)}
+        manners = build(CommonOptions, {name: value for name, value in given.items() if name in shared})
         own = {name: value for name, value in given.items() if name not in shared}
         config = build(self.config, own, manners.config)
         if manners.print_config:

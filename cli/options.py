@@ -4,7 +4,8 @@ A field may be bool, int, float, str, Path, a Literal, a tuple of those, any of 
 dataclass, whose fields are laid out flat. Its metadata may hold: `help` (one line), `panel`, `choices` (names, or a
 function that lists them), `argument` (positional), `flag` (another name than the field's), `metavar`, `commas`
 (False: a tuple is given by repeating the flag only, for values that hold commas themselves), `values` (a tuple of so
-many is given at once: `--flag A B`), `one_way` (True: a bool that can only be switched on).
+many is given at once: `--flag A B`), `one_way` (True: a bool that can only be switched on), `renamed_from` (earlier
+names of the flag: they still work, on the command line with a notice, and as keys of a config file).
 
 A value comes from the command line, else from the `--config` file, else from the dataclass.
 """
@@ -51,9 +52,22 @@ class Flag:
         return self.metavar if self.metadata.get("argument") else f"--{self.name.replace('_', '-')}"
 
     @property
+    def earlier_names(self) -> tuple[str, ...]:
+        """The names that the flag had before, written as `name` is."""
+        return tuple(name.replace("-", "_") for name in self.metadata.get("renamed_from", ()))
+
+    @property
     def parameter(self) -> str:
         """The name of the argument that typer hands over; a word of Python's own gets a stroke."""
         return f"{self.name}_" if keyword.iskeyword(self.name) else self.name
+
+    def renamings(self) -> Iterator[tuple[str, str]]:
+        """Each earlier name and the present one, as typed: `--plan` and `--prompt-batching`."""
+        for name in self.earlier_names:
+            old = f"--{name.replace('_', '-')}"
+            yield old, self.spelled
+            if self.scalar is bool and not self.metadata.get("one_way"):
+                yield f"--no-{old[2:]}", f"--no-{self.spelled[2:]}"
 
     @property
     def required(self) -> bool:
@@ -190,7 +204,7 @@ def flags(config: type, path: tuple[str, ...] = (), outer: Any = MISSING) -> lis
             found += flags(cast("type", inner), (*path, field.name), _default(field, outer))
         else:
             found.append(_flag(field, inner, path, _default(field, outer)))
-    names = [flag.name for flag in found]
+    names = [name for flag in found for name in (flag.name, *flag.earlier_names)]
     doubled = {name for name in names if names.count(name) > 1}
     if doubled:
         raise TypeError(f"{config.__name__} has more than one field for the flags {sorted(doubled)}.")
@@ -244,7 +258,7 @@ def _from_file(known: Sequence[Flag], file: Path) -> Iterator[tuple[tuple[str, .
     if not isinstance(document, dict):
         raise BadInput(f"{file} holds no JSON object.", "Give the config.json of an earlier run.")
     by_path = {flag.path: flag for flag in known}
-    by_name = {flag.name: flag for flag in known}
+    by_name = {name: flag for flag in known for name in (flag.name, *flag.earlier_names)}
     groups = {flag.path[:depth] for flag in known for depth in range(1, len(flag.path))}
 
     def walk(values: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -255,7 +269,7 @@ def _from_file(known: Sequence[Flag], file: Path) -> Iterator[tuple[tuple[str, .
                 continue
             flag = by_path.get(here) or by_name.get(key)
             if flag is None:
-                raise unknown_name(f"setting in {file}:", key, [known.name for known in by_name.values()])
+                raise unknown_name(f"setting in {file}:", key, [flag.name for flag in by_path.values()])
             yield flag.path, flag.loaded(value, str(file))
 
     return walk(document, ())

@@ -21,6 +21,7 @@ from vfc.cache_schema.values.errors import Damaged, Refused
 from vfc.cache_schema.values.progress import Progress
 from vfc.cli import app
 from vfc.cli.command import Command, Outcome, human_bytes, table
+from vfc.cli.options import to_json
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,44 @@ def greet(config: Greeting, progress: Progress) -> Outcome:
     progress.advance(config.times)
     progress.say("a word on the side")
     return Outcome({"greeted": config.name}, "\n".join([f"Hello {config.name}"] * config.times), 3)
+
+
+@dataclass(frozen=True)
+class Renamed:
+    prompt_batching: str = field(default="serial", metadata={"renamed_from": ("plan",)})
+    verify: bool = field(default=True, metadata={"renamed_from": ("check-bytes",)})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "notices"),
+    [
+        (["--plan", "packed"], {"prompt_batching": "packed", "verify": True}, 1),
+        (["--plan=packed", "--no-check-bytes"], {"prompt_batching": "packed", "verify": False}, 2),
+        (["--prompt-batching", "packed", "--check-bytes"], {"prompt_batching": "packed", "verify": True}, 1),
+        (["--config", "FILE"], {"prompt_batching": "batched", "verify": False}, 0),
+    ],
+)
+def test_a_renamed_flag_works_under_its_old_name_with_a_notice_of_one_line(
+    arguments: list[str],
+    settings: dict[str, object],
+    notices: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"config": {"plan": "batched", "check_bytes": False}}))
+    command = Command("rename", "Rename.", Renamed, lambda config, progress: Outcome(to_json(config), ""), "vfc rename")
+    root = app.root()
+    root.commands["rename"] = app.Lazy("rename", "Rename.", None, command.build)
+    monkeypatch.setattr(app, "root", lambda: root)
+    assert app.run(["rename", "--json", *(str(file) if word == "FILE" else word for word in arguments)]) == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert {name: document[name] for name in settings} == settings
+    assert len(err.splitlines()) == notices
+    if "--plan" in arguments:
+        assert err == "--plan is now called --prompt-batching; the old name still works.\n"
 
 
 def use(monkeypatch: pytest.MonkeyPatch, work: Callable[[Greeting, Progress], Outcome]) -> None:

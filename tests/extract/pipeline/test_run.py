@@ -546,7 +546,7 @@ def test_an_absent_gpu_is_not_replaced_by_a_cpu(run: Run) -> None:
         run(device="cuda:1")
 
 
-# Manners
+# What all commands share
 
 
 def test_torch_is_left_as_it_was(run: Run) -> None:
