@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .parts.atomic_files import replace_file
-from .parts.layout import checksum, pack, unpack
 from .parts.part import Part, PartInfo, file_checksum
 from .parts.shard_mmap import map_file
+from .parts.zarr_format import checksum, pack, unpack
 from .values.errors import Damaged, MissingPath, VfcError
 
 Rows: TypeAlias = npt.NDArray[np.int64]

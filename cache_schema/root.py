@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from .parts.atomic_files import create_file, sync_folder
 from .parts.disk import make_folder
-from .parts.layout import METADATA, TABLE, group_json
+from .parts.zarr_format import METADATA, TABLE, group_json
 from .values.dtypes import stored_arrays
 from .values.errors import AxisMismatch, BadInput, Damaged, MissingPath, NotAStore, unknown_name
 from .values.recipe import Recipe, canonical

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from vfc.cache_schema.annotations import Annotation, Annotations, read_annotations
-from vfc.cache_schema.parts.layout import checksum
+from vfc.cache_schema.parts.zarr_format import checksum
 from vfc.cache_schema.values.dtypes import StoredArray, stored_arrays
 from vfc.cache_schema.values.errors import BadInput, RecordRejected
 from vfc.cache_schema.values.recipe import Recipe, canonical, digest

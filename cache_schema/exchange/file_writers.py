@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from vfc.cache_schema.parts.atomic_files import writing
 from vfc.cache_schema.parts.disk import make_folder, remove
-from vfc.cache_schema.parts.layout import checksum
+from vfc.cache_schema.parts.zarr_format import checksum
 from vfc.cache_schema.upkeep.stored import StoredRecord
 from vfc.cache_schema.values.dtypes import decode, stored_arrays
 from vfc.cache_schema.values.record import ArraySpec, Json, Key

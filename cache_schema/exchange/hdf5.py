@@ -16,9 +16,9 @@ from vfc.cache_schema import catalog
 from vfc.cache_schema.annotations import as_lines, read_annotations
 from vfc.cache_schema.parts.atomic_files import writing
 from vfc.cache_schema.parts.disk import make_folder, remove
-from vfc.cache_schema.parts.layout import chunk_name
 from vfc.cache_schema.parts.part import Part
 from vfc.cache_schema.parts.shard_mmap import with_checked
+from vfc.cache_schema.parts.zarr_format import chunk_name
 from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.upkeep.stored import live_rows
 from vfc.cache_schema.values.dtypes import StoredArray, stored_arrays

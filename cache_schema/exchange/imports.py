@@ -12,6 +12,7 @@ import numpy as np
 
 from vfc.cache_schema.root import read_root
 from vfc.cache_schema.values.errors import BadInput, MissingPath, RecipeMismatch, RecordRejected
+from vfc.cache_schema.values.layout import FRAME_MAJOR, STEPS
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import Recipe, digest
 from vfc.cache_schema.values.record import ArraySpec, Json, Key, Record
@@ -126,21 +127,21 @@ def _recipe(source: Source, options: ImportOptions, time: str, first: _First) ->
 def _specs(values: Array, source: Source, options: ImportOptions) -> tuple[ArraySpec, ...]:
     layout = options.layout
     if layout == "auto":
-        layout = {1: "vector", 2: "steps", 3: "frame-major"}[values.ndim]  # type: ignore[assignment]
-    wanted = {"vector": (1,), "steps": (2,), "frame-major": (2, 3)}[layout]
+        layout = {1: "vector", 2: STEPS, 3: FRAME_MAJOR}[values.ndim]  # type: ignore[assignment]
+    wanted = {"vector": (1,), STEPS: (2,), FRAME_MAJOR: (2, 3)}[layout]
     if values.ndim not in wanted:
         raise BadInput(
             f"--layout {layout} does not fit features of shape {list(values.shape)}.",
             "vector is [D], steps is [T, D], frame-major is [T, D] or [T, N, D].",
         )
     dtype = options.dtype or "fp16"
-    if layout != "steps":
+    if layout != STEPS:
         if options.fps is not None or source.classes:
             raise BadInput(f"--fps and labels per frame need --layout steps, not {layout}.", "Leave --fps out.")
         return (ArraySpec(options.array, dtype, values.shape, "" if layout == "vector" else layout),)
-    specs = [ArraySpec(options.array, dtype, (None, values.shape[1]), "steps")]
-    specs += [ArraySpec("labels", "int64", (None,), "steps")] if source.classes else []
-    specs += [ArraySpec("seconds", "float64", (None,), "steps")] if options.fps is not None else []
+    specs = [ArraySpec(options.array, dtype, (None, values.shape[1]), STEPS)]
+    specs += [ArraySpec("labels", "int64", (None,), STEPS)] if source.classes else []
+    specs += [ArraySpec("seconds", "float64", (None,), STEPS)] if options.fps is not None else []
     return tuple(specs)
 
 

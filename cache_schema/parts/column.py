@@ -17,9 +17,9 @@ import numpy.typing as npt
 from vfc.cache_schema.values.dtypes import Array, StoredArray
 from vfc.cache_schema.values.errors import BadInput, Damaged
 
-from .layout import checksum, copy_checked
 from .part import Part
 from .shard_mmap import map_rows
+from .zarr_format import checksum, copy_checked
 
 Verify: TypeAlias = Literal["once", "always", "never"]
 

@@ -26,8 +26,8 @@ from vfc.cache_schema.values.errors import Damaged
 from vfc.cache_schema.values.recipe import canonical
 from vfc.cache_schema.values.record import Json, Key
 
-from .layout import METADATA, TABLE, Shard, checksum, chunk_name, group_json, unpack
 from .shard_mmap import ShardFile, map_file, missing
+from .zarr_format import METADATA, TABLE, Shard, checksum, chunk_name, group_json, unpack
 
 _REMEDY = "Run `vfc store verify` to see what is hit, then `vfc store repair`."
 

@@ -20,7 +20,8 @@ from vfc.cache_schema.values.record import Json, Key
 
 from . import disk
 from .atomic_files import sync_folder
-from .layout import (
+from .part import PartInfo
+from .zarr_format import (
     METADATA,
     TABLE,
     Shard,
@@ -33,7 +34,6 @@ from .layout import (
     ragged_blob,
     table_json,
 )
-from .part import PartInfo
 
 # From here on, joining two checksums is cheaper than going through the bytes again.
 _LONG = 64 << 10

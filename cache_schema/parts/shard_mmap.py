@@ -28,7 +28,7 @@ import numpy.typing as npt
 from vfc.cache_schema.values.dtypes import StoredArray
 from vfc.cache_schema.values.errors import Damaged, MissingPath, Refused, VfcError
 
-from .layout import Shard
+from .zarr_format import Shard
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -1,8 +1,4 @@
-"""Pooling: mean over the tokens of a frame, by what an array's layout says of how they lie.
-
-A layout is one of the constants below; behind it may stand `, grid RxC` (rows and columns of a frame's tokens), and
-more behind another comma.
-"""
+"""Pooling: mean over the tokens of a frame, by the layout of the array."""
 
 from __future__ import annotations
 
@@ -10,23 +6,16 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from vfc.cache_schema.values.errors import BadInput, RecordRejected
+from vfc.cache_schema.values.layout import FRAME_MAJOR, PATCH_MAJOR, RAGGED_GRID, Layout
 from vfc.cache_schema.values.record import ArraySpec
 
 Array: TypeAlias = npt.NDArray[Any]
-
-FRAME_MAJOR: Final = "frame-major"
-CLS_FIRST: Final = "frame-major, cls first in frame"
-RAGGED_GRID: Final = "ragged grid"
-PATCH_MAJOR: Final = "cls first, patch-major"
-_FRAMES: Final = (FRAME_MAJOR, CLS_FIRST)
-_STATED: Final = ", grid "
-"""Between the layout of tokens per frame and their rows x columns, where a layout says them."""
 
 
 def pooled_spec(spec: ArraySpec, pool: str, grid: str = "") -> ArraySpec:
@@ -38,37 +27,41 @@ def pooled_spec(spec: ArraySpec, pool: str, grid: str = "") -> ArraySpec:
     if not pool:
         return spec
     cells = pool_cells(pool)
-    if spec.layout == RAGGED_GRID and spec.ragged:
+    layout = Layout.parse(spec.layout)
+    if layout.order == RAGGED_GRID and spec.ragged:
         return spec
-    order = _order(spec)
-    if len(spec.shape) == 3 and order in _FRAMES:
-        frames, tokens, width = spec.shape
-        extra = int(order == CLS_FIRST)
-        if cells is None:
-            return dataclasses.replace(spec, shape=(frames, 2, width) if extra else (frames, width), layout=order)
-        rows, columns = _token_grid(spec, (tokens or 0) - extra, grid)
-        if cells[0] > rows or cells[1] > columns:
-            raise _cannot(spec, pool, f"its frames have {rows}x{columns} tokens")
-        layout = order if order == spec.layout else f"{order}, grid {cells[0]}x{cells[1]}"
-        return dataclasses.replace(spec, shape=(frames, cells[0] * cells[1] + extra, width), layout=layout)
-    if order == PATCH_MAJOR and len(spec.shape) == 2:
-        return _pooled_patches(spec, pool, cells or (1, 1), grid)
-    if cells is None and len(spec.shape) == 2 and not spec.layout.startswith("cls first"):
+    if layout.order == FRAME_MAJOR and len(spec.shape) == 3 and layout.leading <= 1:
+        return _pooled_frames(spec, layout, pool, cells, grid)
+    if layout.order == PATCH_MAJOR and len(spec.shape) == 2:
+        return _pooled_patches(spec, layout, pool, cells or (1, 1), grid)
+    if cells is None and len(spec.shape) == 2:
         return dataclasses.replace(spec, shape=spec.shape[1:], layout="")
     raise _cannot(spec, pool, f"its layout is {spec.layout!r} with {len(spec.shape)} axes")
 
 
-def _pooled_patches(spec: ArraySpec, pool: str, cells: tuple[int, int], grid: str) -> ArraySpec:
+def _pooled_frames(spec: ArraySpec, layout: Layout, pool: str, cells: tuple[int, int] | None, grid: str) -> ArraySpec:
+    """The class token of each frame stays; a grid is stated where it was stated before."""
+    frames, tokens, width = spec.shape
+    leading = layout.leading
+    if cells is None:
+        shape = (frames, 2, width) if leading else (frames, width)
+        return dataclasses.replace(spec, shape=shape, layout=str(dataclasses.replace(layout, grid=None)))
+    rows, columns = _token_grid(spec, (tokens or 0) - leading, grid)
+    if cells[0] > rows or cells[1] > columns:
+        raise _cannot(spec, pool, f"its frames have {rows}x{columns} tokens")
+    pooled = dataclasses.replace(layout, grid=cells if layout.grid else None)
+    return dataclasses.replace(spec, shape=(frames, cells[0] * cells[1] + leading, width), layout=str(pooled))
+
+
+def _pooled_patches(spec: ArraySpec, layout: Layout, pool: str, cells: tuple[int, int], grid: str) -> ArraySpec:
     """Class token, then every cell of every frame: the order stays."""
     rows, columns = _patch_grid(spec, pool, grid)
     tokens, width = spec.shape
     if cells[0] > rows or cells[1] > columns:
         raise _cannot(spec, pool, f"its frames have {rows}x{columns} tokens")
-    stated = spec.layout.partition(_STATED)[2].partition(", ")[2]
-    layout = f"{PATCH_MAJOR}{_STATED}{cells[0]}x{cells[1]}" + (f", {stated}" if stated else "")
     frames = None if tokens is None else _patch_frames(spec, tokens, rows * columns)
     shape = (None if frames is None else 1 + frames * cells[0] * cells[1], width)
-    return dataclasses.replace(spec, shape=shape, layout=layout)
+    return dataclasses.replace(spec, shape=shape, layout=str(dataclasses.replace(layout, grid=cells)))
 
 
 def pool_values(values: Array, spec: ArraySpec, pool: str, grid: str = "", token_grid: Sequence[int] = ()) -> Array:
@@ -94,11 +87,12 @@ def pool_values(values: Array, spec: ArraySpec, pool: str, grid: str = "", token
     """
     pooled_spec(spec, pool, grid)
     cells = pool_cells(pool)
-    if spec.layout == RAGGED_GRID and spec.ragged:
+    layout = Layout.parse(spec.layout)
+    if layout.order == RAGGED_GRID and spec.ragged:
         frames, rows, columns = _record_grid(values, spec, token_grid)
         mean = _cell_means(values.reshape(frames, rows, columns, -1), cells or (1, 1), spec, pool)
         return mean.reshape(-1, values.shape[-1])
-    if _order(spec) == PATCH_MAJOR:
+    if layout.order == PATCH_MAJOR:
         rows, columns = _patch_grid(spec, pool, grid)
         frames = _patch_frames(spec, len(values), rows * columns)
         maps = values[1:].reshape(rows, columns, frames, -1).transpose(2, 0, 1, 3)
@@ -108,15 +102,15 @@ def pool_values(values: Array, spec: ArraySpec, pool: str, grid: str = "", token
         if not len(values):
             raise RecordRejected(f"Array {spec.name!r} of this record has no rows.", "Leave the video out.")
         return np.asarray(values.mean(axis=0, dtype=np.float32))
-    extra = int(_order(spec) == CLS_FIRST)
-    tokens = values[:, extra:]
+    leading = layout.leading
+    tokens = values[:, leading:]
     if cells is None:
         mean = tokens.mean(axis=1, keepdims=True, dtype=np.float32)
     else:
         rows, columns = _token_grid(spec, tokens.shape[1], grid)
         mean = _cell_means(tokens.reshape(len(values), rows, columns, -1), cells, spec, pool)
-    if extra:
-        return np.concatenate([values[:, :1].astype(np.float32), mean], axis=1)
+    if leading:
+        return np.concatenate([values[:, :leading].astype(np.float32), mean], axis=1)
     return mean[:, 0] if cells is None else mean
 
 
@@ -150,21 +144,12 @@ def _record_grid(values: Array, spec: ArraySpec, token_grid: Sequence[int]) -> t
     return frames, rows, columns
 
 
-def _order(spec: ArraySpec) -> str:
-    """The layout without the grid of tokens that it may state."""
-    return spec.layout.partition(_STATED)[0]
-
-
-def _stated_grid(spec: ArraySpec) -> str:
-    return spec.layout.partition(_STATED)[2].partition(", ")[0]
-
-
 def _patch_grid(spec: ArraySpec, pool: str, grid: str) -> tuple[int, int]:
     """Rows and columns of the patches of a frame: frames and patches lie in one row, so their number does not tell."""
-    given = parse_grid(grid or _stated_grid(spec), "--grid")
-    if given is None:
+    stated = parse_grid(grid, "--grid") or Layout.parse(spec.layout).grid
+    if stated is None:
         raise _cannot(spec, pool, f"its layout {spec.layout!r} states no grid, and --grid gives none")
-    return given
+    return stated
 
 
 def _patch_frames(spec: ArraySpec, tokens: int, per_frame: int) -> int:
@@ -178,13 +163,13 @@ def _patch_frames(spec: ArraySpec, tokens: int, per_frame: int) -> int:
 
 
 def _token_grid(spec: ArraySpec, tokens: int, grid: str) -> tuple[int, int]:
-    given = parse_grid(grid or _stated_grid(spec), "--grid")
+    stated = parse_grid(grid, "--grid") or Layout.parse(spec.layout).grid
     side = math.isqrt(tokens)
-    rows, columns = given or (side, side)
+    rows, columns = stated or (side, side)
     if rows * columns != tokens:
-        wanted = f"grid of {given[0]}x{given[1]}" if given else "square"
+        expected = f"grid of {rows}x{columns}" if stated else "square"
         raise BadInput(
-            f"Array {spec.name!r} has {tokens} tokens per frame, which is no {wanted}.",
+            f"Array {spec.name!r} has {tokens} tokens per frame, which is no {expected}.",
             "Give their rows and columns with --grid, for example --grid 8x14.",
         )
     return rows, columns
@@ -199,11 +184,11 @@ def parse_grid(text: str, flag: str) -> tuple[int, int] | None:
     """`8x14` -> (8, 14); None for nothing. Raises BadInput, naming the flag, for anything else."""
     if not text:
         return None
-    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
-    if not found:
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if not match:
         either = " or `mean`" if flag == "--pool" else ""
         raise BadInput(f"{flag} {text!r} is no grid.", f"Give rows x columns, as in {flag} 4x4{either}.")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def _cannot(spec: ArraySpec, pool: str, reason: str) -> BadInput:

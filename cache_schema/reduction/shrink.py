@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from vfc.cache_schema.values.dtypes import LEAST_ROWS_FOR_INT8
 from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.layout import RAGGED_GRID, ArrayName
 from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Dtype, Json
 
-from .pooling import RAGGED_GRID, parse_grid, pool_cells, pool_values, pooled_spec
+from .pooling import parse_grid, pool_cells, pool_values, pooled_spec
 from .projection import Projection, parse_projection
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -114,7 +115,7 @@ def shrink_record(
                 values = pool_values(values, spec, shrink.pool, shrink.grid, _grid_beside(arrays, spec))
             if projections:
                 values = projections[spec.name].apply(values)
-        elif shrink.pool and spec.name.rpartition(".")[2] == "grid":
+        elif shrink.pool and ArrayName.parse(spec.name).side == "grid":
             cells = pool_cells(shrink.pool) or (1, 1)
             values = np.array([values[0], *cells], values.dtype)
         shrunk[spec.name] = values
@@ -124,7 +125,7 @@ def shrink_record(
 def _grid_beside(arrays: Mapping[str, Array], spec: ArraySpec) -> Sequence[int]:
     if spec.layout != RAGGED_GRID:
         return ()
-    name = f"{spec.name.rpartition('.')[2]}.grid"
+    name = str(ArrayName("", ArrayName.parse(spec.name).stream, "grid"))
     if name not in arrays:
         raise BadInput(
             f"Array {spec.name!r} has the layout 'ragged grid' but no {name!r} beside it.", "Pooling needs the grid."

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from vfc.cache_schema import catalog
 from vfc.cache_schema.annotations import read_annotations, write_annotations
-from vfc.cache_schema.parts.layout import METADATA
 from vfc.cache_schema.parts.part import Part
+from vfc.cache_schema.parts.zarr_format import METADATA
 from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.reduction.projection import Projection, fit_projection, load_projection, publish_projection
 from vfc.cache_schema.reduction.shrink import Shrink, shrink_record, shrunk_spec

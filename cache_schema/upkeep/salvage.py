@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vfc.cache_schema.catalog import Catalog
-from vfc.cache_schema.parts.layout import METADATA, TABLE, checksum, chunk_name, unpack
 from vfc.cache_schema.parts.part import Fault, Part, PartInfo
+from vfc.cache_schema.parts.zarr_format import METADATA, TABLE, checksum, chunk_name, unpack
 from vfc.cache_schema.values.dtypes import StoredArray, stored_arrays
 from vfc.cache_schema.values.errors import Damaged, VfcError
 from vfc.cache_schema.values.record import ArraySpec, Key

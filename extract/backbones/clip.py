@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.layout import FRAME_MAJOR, TOKENS, Layout, array_name
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
 from vfc.extract.backbone import BackboneOptions, Prepared, chosen_layers, kept_streams, versions
 from vfc.extract.frames.pixels import read_pixel_rule
@@ -23,7 +24,6 @@ from vfc.extract.models.clip_tokenizer import ClipTokens
 from vfc.extract.models.frame_encoder import Framewise
 from vfc.extract.models.taps import (
     Tap,
-    array_name,
     attention_of,
     caught,
     check_kept,
@@ -120,9 +120,7 @@ class ClipBackbone(Framewise):
         comes from), `embedding` `[D]`, `layer<l>.text` `[L, D]`.
         """
         taps, frames = self.taps(), self.options.num_frames
-        video = (
-            [ArraySpec("frames", self._storage, (frames, self._width), "frame-major")] if self._visual.pooled else []
-        )
+        video = [ArraySpec("frames", self._storage, (frames, self._width), FRAME_MAJOR)] if self._visual.pooled else []
         video += [taps["visual"][layer] for layer in self._visual.layers]
         if not self.options.texts:
             return {"video": tuple(video)}
@@ -135,14 +133,14 @@ class ClipBackbone(Framewise):
         """See `Backbone.taps`."""
         frames, tokens = self.options.num_frames, 1 + self._grid**2
         visual, text = self._visual.config.hidden_size, self._text.config.hidden_size
-        order = f"frame-major, cls first in frame, grid {self._grid}x{self._grid}"
+        layout = str(Layout(FRAME_MAJOR, 1, (self._grid, self._grid)))
         return {
             "visual": {
-                layer: ArraySpec(array_name(layer, "visual"), self._storage, (frames, tokens, visual), order)
+                layer: ArraySpec(array_name(layer, "visual"), self._storage, (frames, tokens, visual), layout)
                 for layer in self._visual.known
             },
             "text": {
-                layer: ArraySpec(array_name(layer, "text"), self._storage, (None, text), "tokens")
+                layer: ArraySpec(array_name(layer, "text"), self._storage, (None, text), TOKENS)
                 for layer in self._text.known
             },
         }

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.layout import FRAME_MAJOR, Layout, array_name
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
 from vfc.extract.backbone import BackboneOptions, chosen_layers, kept_streams, versions
 from vfc.extract.frames.pixels import read_pixel_rule
@@ -21,7 +22,6 @@ from vfc.extract.models.block_discovery import SHUFFLED, anatomy, token_grid
 from vfc.extract.models.checkpoint import Checkpoint, locate
 from vfc.extract.models.frame_encoder import Framewise
 from vfc.extract.models.taps import (
-    array_name,
     attention_of,
     caught,
     compute_dtype,
@@ -71,7 +71,7 @@ class ImageBackbone(Framewise):
     def specs(self) -> Mapping[str, tuple[ArraySpec, ...]]:
         """See `Backbone.specs`: `frames` `[T, D]`, then `layer<l>.visual` `[T, N, D]` from the lowest layer up."""
         known = self.taps()["visual"]
-        frames = ArraySpec("frames", self._storage, (self.options.num_frames, self._pooled_width), "frame-major")
+        frames = ArraySpec("frames", self._storage, (self.options.num_frames, self._pooled_width), FRAME_MAJOR)
         return {"video": (*([frames] if "frames" in self._kept else []), *(known[layer] for layer in self.layers))}
 
     def taps(self) -> Mapping[str, Mapping[str, ArraySpec]]:
@@ -170,16 +170,14 @@ class ImageBackbone(Framewise):
         shape = self._anatomy.shapes[layer]
         tokens, width = (shape[1] * shape[2], shape[0]) if len(shape) == 3 else shape
         name = array_name(layer, "visual")
-        return ArraySpec(name, self._storage, (self.options.num_frames, tokens, width), layout(self._grid(shape)))
+        return ArraySpec(
+            name, self._storage, (self.options.num_frames, tokens, width), str(frame_layout(self._grid(shape)))
+        )
 
 
-def layout(grid: tuple[int, int, int] | None) -> str:
-    """The words for tokens of frames: how many stand before the patches, and the grid of those, row by row."""
-    if grid is None:
-        return "frame-major"
-    extra, height, width = grid
-    first = {0: "", 1: ", cls first in frame"}.get(extra, f", cls and {extra - 1} more first in frame")
-    return f"frame-major{first}, grid {height}x{width}"
+def frame_layout(grid: tuple[int, int, int] | None) -> Layout:
+    """The layout of frames of tokens: tokens before the patches, rows and columns of the patches; None if unclear."""
+    return Layout(FRAME_MAJOR) if grid is None else Layout(FRAME_MAJOR, grid[0], grid[1:])
 
 
 def image_model(checkpoint: Checkpoint) -> tuple[Any, Any]:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.layout import FRAME_MAJOR, Layout, array_name
 from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.extract.backbone import BackboneOptions, Frames, Prepared
 from vfc.extract.frames.pixels import read_pixel_rule
 from vfc.extract.language.chat import Question, read_tokenizer
 from vfc.extract.language.model import LanguageBackbone
 from vfc.extract.language.run import Seen
-from vfc.extract.models.taps import COMPUTE, FRAMES_PER_FORWARD, array_name, without
+from vfc.extract.models.taps import COMPUTE, FRAMES_PER_FORWARD, without
 
 DEFAULT_CHECKPOINT: str | None = "LanguageBind/Video-LLaVA-7B-hf"
 QUESTION: Final = "USER: <video>\n{prompt} ASSISTANT:"
@@ -96,9 +97,9 @@ class VideoLlavaBackbone(LanguageBackbone):
         return Seen([part.flatten(0, 1) for part in tokens.split([len(item["pixels"]) for item in batch])])
 
     def _visual_spec(self, layer: str) -> ArraySpec:
-        order = f"frame-major, cls first in frame, grid {self._grid}x{self._grid}"
+        layout = Layout(FRAME_MAJOR, 1, (self._grid, self._grid))
         shape = (self.options.num_frames, self._tokens, self.width)
-        return ArraySpec(array_name(layer, "visual"), self.storage, shape, order)
+        return ArraySpec(array_name(layer, "visual"), self.storage, shape, str(layout))
 
     def _visual(self, tokens: Tensor, item: Mapping[str, Tensor]) -> Tensor:
         return tokens.view(len(item["pixels"]), self._tokens, -1)

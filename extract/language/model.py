@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from vfc.cache_schema.values.errors import RecordRejected
+from vfc.cache_schema.values.layout import TOKENS, ArrayName, array_name
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
 from vfc.extract.backbone import BackboneOptions, Encoded, Frames, Prepared, chosen_layers, versions
 from vfc.extract.models.checkpoint import locate
-from vfc.extract.models.taps import array_name, attention_of, compute_dtype, load, on_meta, transferred
+from vfc.extract.models.taps import attention_of, compute_dtype, load, on_meta, transferred
 
 from .chat import Question
 from .choices import check_plan, checked_config, cut_config, kept_of
@@ -135,9 +136,7 @@ class LanguageBackbone(ABC):
         shape = (None, self.width)
         return {
             "visual": {layer: self._visual_spec(layer) for layer in self.known},
-            "text": {
-                layer: ArraySpec(array_name(layer, "text"), self.storage, shape, "tokens") for layer in self.known
-            },
+            "text": {layer: ArraySpec(array_name(layer, "text"), self.storage, shape, TOKENS) for layer in self.known},
         }
 
     def recipe(self) -> dict[str, Json]:
@@ -196,9 +195,9 @@ class LanguageBackbone(ABC):
         counts = {"text": text, "visual": visual, "seconds": -(-frames // 2)}
         found = {}
         for spec in (spec for specs in self.specs().values() for spec in specs if spec.ragged):
-            front, _, stream = spec.name.partition(".")
-            framewise = stream == "visual" and len(spec.shape) == 3
-            found[spec.name] = frames if framewise else counts[stream if stream in counts else front]
+            name = ArrayName.parse(spec.name)
+            framewise = name.stream == "visual" and len(spec.shape) == 3
+            found[spec.name] = frames if framewise else counts[name.side if name.side in counts else name.stream]
         return found
 
     def encode_videos(self, batch: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:

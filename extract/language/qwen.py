@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.layout import RAGGED_GRID, array_name
 from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.extract.backbone import Frames, Prepared
 from vfc.extract.frames.qwen_patches import read_patch_rule
-from vfc.extract.models.taps import COMPUTE, array_name
+from vfc.extract.models.taps import COMPUTE
 
 from .chat import Question, chat_template, read_tokenizer
 from .model import LanguageBackbone
@@ -76,7 +77,7 @@ class QwenBackbone(LanguageBackbone):
         )
 
     def _visual_spec(self, layer: str) -> ArraySpec:
-        return ArraySpec(array_name(layer, "visual"), self.storage, (None, self.width), "ragged grid")
+        return ArraySpec(array_name(layer, "visual"), self.storage, (None, self.width), RAGGED_GRID)
 
     def _visual(self, tokens: Tensor, item: Mapping[str, Tensor]) -> Tensor:
         return tokens

@@ -149,11 +149,6 @@ def attention_of(model: Any) -> str | None:
     return cast("str | None", model.config._attn_implementation)
 
 
-def array_name(layer: str, stream: str) -> str:
-    """What the array of a layer is called: `layer7.visual`, `norm.text`."""
-    return f"norm.{stream}" if layer == "norm" else f"layer{layer}.{stream}"
-
-
 def check_kept(layers: Sequence[str], kept: frozenset[str], streams: Sequence[str], flag: str) -> None:
     """Raise BadInput where the layers asked for would not be kept, or nothing of (pooled, tokens) would be."""
     pooled, tokens = streams

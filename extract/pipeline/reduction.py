@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy.typing as npt
 
-from vfc.cache_schema.reduction.pooling import PATCH_MAJOR, RAGGED_GRID
 from vfc.cache_schema.reduction.projection import Projection
 from vfc.cache_schema.reduction.shrink import Shrink, shrink_record, shrunk_spec
 from vfc.cache_schema.values.dtypes import decode
 from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.layout import FRAME_MAJOR, PATCH_MAJOR, RAGGED_GRID, Layout
 from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Dtype, Json, Key, Record
 
 from .writer_thread import Writer
@@ -126,8 +126,8 @@ class Shrinking:
 
     @staticmethod
     def _pooled(spec: ArraySpec) -> bool:
-        in_frames = len(spec.shape) == 3 and spec.layout.startswith("frame-major")
-        return in_frames or spec.layout == RAGGED_GRID or spec.layout.startswith(PATCH_MAJOR)
+        order = Layout.parse(spec.layout).order
+        return order in (RAGGED_GRID, PATCH_MAJOR) or (order == FRAME_MAJOR and len(spec.shape) == 3)
 
 
 class ShrinkingWriter:

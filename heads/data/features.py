@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.values.errors import BadInput, UnknownName, unknown_name
+from vfc.cache_schema.values.layout import ArrayName
 from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Key
 
 from .placement import placed
@@ -42,19 +43,18 @@ def choose_array(
     """
     specs = [spec for spec in reader.kinds.get(kind, ()) if servable(spec)]
     named = {spec.name: spec for spec in specs}
-    stem = layer if layer == "norm" else f"layer{layer}"
     if array:
         if array not in named:
             raise unknown_name(f"{kind} array of fixed shape", array, named)
-        if layer and array.split(".")[0] != stem:
+        if layer and ArrayName.parse(array).layer != layer:
             raise BadInput(f"--array {array} is not of --layer {layer}.", "Give one of the two.")
         return named[array]
-    layers = {name.split(".")[0].removeprefix("layer") for name in named if "." in name}
-    if layer and layer not in layers:
-        raise unknown_name("stored layer", layer, layers)
+    layers = {name: ArrayName.parse(name).layer for name in named}
+    if layer and layer not in layers.values():
+        raise unknown_name("stored layer", layer, set(layers.values()) - {""})
     if not layer and "frames" in named and not (tokens and any(len(spec.shape) == 3 for spec in specs)):
         return named["frames"]
-    fit = [spec for spec in specs if spec.name.split(".")[0] == stem or not (layer or spec.name == "frames")]
+    fit = [spec for spec in specs if (layers[spec.name] == layer if layer else spec.name != "frames")]
     fit = fit or [spec for spec in specs if not layer]
     if not fit:
         held = ", ".join(sorted(spec.name for spec in reader.kinds.get(kind, ())))

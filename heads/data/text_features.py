@@ -14,6 +14,7 @@ from torch import Tensor
 from vfc.cache_schema.protocol import fill_prompt, option_list, prompt_id, spoken
 from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.values.errors import BadInput, MissingRecord, unknown_name
+from vfc.cache_schema.values.layout import ArrayName
 from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Key
 
 from .features import STORED, Resident, as_float, finite
@@ -65,7 +66,7 @@ def find_text(reader: StoreReader, visual: ArraySpec, prompt: str) -> Wording | 
         if prompt not in ("", NO_TEXT):
             raise unknown_name("prompt in this store", prompt, ())
         return None
-    same = f"{visual.name.split('.')[0]}.text"
+    same = str(ArrayName(ArrayName.parse(visual.name).tap or visual.name, "text"))
     if same not in arrays and (len(arrays) > 1 or "." in visual.name):
         raise BadInput(
             f"The store {reader.root} has text of {', '.join(sorted(arrays))}; none is of the layer of {visual.name}.",
@@ -85,7 +86,12 @@ def find_text(reader: StoreReader, visual: ArraySpec, prompt: str) -> Wording | 
 
 
 def _is_text(spec: ArraySpec) -> bool:
-    return spec.name.endswith(".text") and spec.dtype in FEATURE_DTYPES and spec.ragged and len(spec.shape) == 2
+    return (
+        ArrayName.parse(spec.name).stream == "text"
+        and spec.dtype in FEATURE_DTYPES
+        and spec.ragged
+        and len(spec.shape) == 2
+    )
 
 
 def _templates(reader: StoreReader) -> dict[str, str]:

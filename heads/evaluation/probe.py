@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 
 from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.values.errors import UnknownName, unknown_name
+from vfc.cache_schema.values.layout import ArrayName
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import Json
 from vfc.heads.data.features import servable
@@ -135,8 +136,8 @@ def _variants(config: ProbeConfig, metric: str) -> list[tuple[str, Literal["eucl
 
 def _layers(reader: StoreReader, wanted: tuple[str, ...]) -> list[str]:
     """Layers with a visual array of fixed shape, in order of depth; `norm` comes last."""
-    stems = [spec.name.split(".")[0] for spec in reader.kinds.get("video", ()) if servable(spec) and "." in spec.name]
-    there = sorted({stem.removeprefix("layer") for stem in stems}, key=_depth)
+    layers = {ArrayName.parse(spec.name).layer for spec in reader.kinds.get("video", ()) if servable(spec)}
+    there = sorted(filter(None, layers), key=_depth)
     if not there:
         held = ", ".join(spec.name for spec in reader.kinds.get("video", ()))
         raise UnknownName(

@@ -23,6 +23,7 @@ from torch import Tensor
 from vfc.cache_schema.parts.atomic_files import replace_file
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.values.errors import BadInput, RecipeMismatch
+from vfc.cache_schema.values.layout import STEPS
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import Recipe, digest
 from vfc.cache_schema.values.record import ArraySpec, Json, Key, Record
@@ -186,7 +187,7 @@ class FrameLabels:
         progress.begin("Label", sum(len(videos.names) for videos in self._videos.values()), "videos")
         items: list[Json] = []
         with writer:
-            writer.declare("video", [ArraySpec("labels", "int64", (None,), "steps")])
+            writer.declare("video", [ArraySpec("labels", "int64", (None,), STEPS)])
             writer.bind("labels", "classes", {"names": list(self.class_names)})
             for part, videos in self._videos.items():
                 for i, (name, truth) in enumerate(zip(videos.names, self._labels(part), strict=True)):

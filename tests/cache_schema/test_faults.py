@@ -32,8 +32,8 @@ from vfc.cache_schema import (
     open_store,
 )
 from vfc.cache_schema.parts import atomic_files, disk
-from vfc.cache_schema.parts.layout import group_json
 from vfc.cache_schema.parts.part import check
+from vfc.cache_schema.parts.zarr_format import group_json
 from vfc.cache_schema.root import bind_axis, bind_kind, create_root
 from vfc.cache_schema.upkeep import Verification, verify
 from vfc.cache_schema.values.progress import Silent

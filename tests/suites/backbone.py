@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vfc.cache_schema.values.errors import BadInput, MissingPath
+from vfc.cache_schema.values.layout import FRAME_MAJOR, PATCH_MAJOR, RAGGED_GRID, STEPS, TOKENS, Layout
 from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec
 from vfc.extract.backbone import Backbone, BackboneOptions, TextBackbone, open_backbone
 from vfc.extract.models.taps import TRANSFER
@@ -108,6 +109,7 @@ class BackboneSuite:
     def matches(self, specs: tuple[ArraySpec, ...], arrays: Mapping[str, Tensor]) -> None:
         assert [spec.name for spec in specs] == list(arrays)
         for spec in specs:
+            assert Layout.parse(spec.layout).order in ("", FRAME_MAJOR, PATCH_MAJOR, RAGGED_GRID, STEPS, TOKENS)
             array = arrays[spec.name]
             shape = tuple(array.shape)
             assert len(shape) == len(spec.shape)

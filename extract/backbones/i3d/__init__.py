@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vfc.cache_schema.values.errors import BadInput, RecordRejected
+from vfc.cache_schema.values.layout import STEPS
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
 from vfc.extract.backbone import BackboneOptions, Chunking, Frames, Prepared, kept_streams, versions
 from vfc.extract.frames.pixels import PixelRule, pixel_rule, read_pixel_rule
@@ -80,8 +81,8 @@ class I3dBackbone:
 
     def specs(self) -> Mapping[str, tuple[ArraySpec, ...]]:
         """See `Backbone.specs`: `frames` `[S, D]`, `seconds` float64 `[S]`: when the middle frame is shown."""
-        frames = ArraySpec("frames", self._storage, (None, sum(self._widths)), "steps")
-        return {"video": (frames, ArraySpec(SECONDS, "float64", (None,), "steps"))}
+        frames = ArraySpec("frames", self._storage, (None, sum(self._widths)), STEPS)
+        return {"video": (frames, ArraySpec(SECONDS, "float64", (None,), STEPS))}
 
     def taps(self) -> Mapping[str, Mapping[str, ArraySpec]]:
         """See `Backbone.taps`: there are none."""

@@ -13,14 +13,14 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.reduction.pooling import PATCH_MAJOR
 from vfc.cache_schema.values.errors import BadInput, unknown_name
+from vfc.cache_schema.values.layout import PATCH_MAJOR, TOKENS, Layout, array_name
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
 from vfc.extract.backbone import BackboneOptions, Frames, Prepared, chosen_layers, versions
 from vfc.extract.frames.pixels import PixelRule
 from vfc.extract.frames.processor_defaults import IMAGENET_MEAN, IMAGENET_STD
 from vfc.extract.models.checkpoint import locate
-from vfc.extract.models.taps import COMPUTE, array_name, check_kept, require_device, transferred
+from vfc.extract.models.taps import COMPUTE, check_kept, require_device, transferred
 
 from .architecture import ACTIVATION, EPS, architecture_of
 from .network import NORM, TextTower, VisionTower
@@ -88,15 +88,15 @@ class ViclipBackbone:
     def taps(self) -> Mapping[str, Mapping[str, ArraySpec]]:
         """See `Backbone.taps`."""
         made, frames = self.architecture, self.options.num_frames
-        order = f"{PATCH_MAJOR}, grid {made.grid}x{made.grid}" + (f", frames {frames}" if frames else "")
+        layout = str(Layout(PATCH_MAJOR, grid=(made.grid, made.grid), frames=frames))
         shape = (1 + made.grid**2 * frames if frames else None, made.vision.width)
         return {
             "visual": {
-                layer: ArraySpec(array_name(layer, "visual"), self._storage, shape, order)
+                layer: ArraySpec(array_name(layer, "visual"), self._storage, shape, layout)
                 for layer in self._known["visual"]
             },
             "text": {
-                layer: ArraySpec(array_name(layer, "text"), self._few, (None, made.text.width), "tokens")
+                layer: ArraySpec(array_name(layer, "text"), self._few, (None, made.text.width), TOKENS)
                 for layer in self._known["text"]
             },
         }

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.layout import FRAME_MAJOR, Layout, array_name
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
 from vfc.extract.backbone import BackboneOptions, Chunking, Frames, Prepared, chosen_layers, kept_streams, versions
 from vfc.extract.frames.pixels import read_pixel_rule
 from vfc.extract.models.checkpoint import Checkpoint, locate
 from vfc.extract.models.taps import (
     Tap,
-    array_name,
     attention_of,
     caught,
     compute_dtype,
@@ -83,16 +83,16 @@ class VideomaeBackbone:
     def specs(self) -> Mapping[str, tuple[ArraySpec, ...]]:
         """See `Backbone.specs`: `frames` `[T / 2, D]`, then `layer<l>.visual` `[T / 2, N, D]` from the lowest up."""
         known = self.taps()["visual"]
-        frames = ArraySpec("frames", self._storage, (self._rows, self._config.hidden_size), "frame-major")
+        frames = ArraySpec("frames", self._storage, (self._rows, self._config.hidden_size), FRAME_MAJOR)
         return {"video": (*([frames] if "frames" in self._kept else []), *(known[layer] for layer in self.layers))}
 
     def taps(self) -> Mapping[str, Mapping[str, ArraySpec]]:
         """See `Backbone.taps`."""
         shape = (self._rows, self._grid**2, self._config.hidden_size)
-        order = f"frame-major, grid {self._grid}x{self._grid}"
+        layout = str(Layout(FRAME_MAJOR, grid=(self._grid, self._grid)))
         return {
             "visual": {
-                layer: ArraySpec(array_name(layer, "visual"), self._storage, shape, order) for layer in self.known
+                layer: ArraySpec(array_name(layer, "visual"), self._storage, shape, layout) for layer in self.known
             }
         }
 

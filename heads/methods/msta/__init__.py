@@ -20,6 +20,7 @@ from torch.nn import functional
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.reduction.frozen_blocks import check_tail
 from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.layout import Layout, array_name
 from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.heads.contract.head import TrainConfig, require
 from vfc.heads.tasks.classification import Batch, ClassifierHead, Wants
@@ -49,7 +50,6 @@ TRAIN = TrainConfig(
 """The few-shot row of the paper. Other presets say in their help what they are trained with."""
 
 _TAIL = re.compile(r"blocks-(\d+)\.safetensors")
-_LAYOUT = re.compile(r"grid (\d+)x(\d+), frames (\d+)")
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class Head(ClassifierHead):
         below, optional = settings.first - 1, frozenset[str]()
         clips, classes = {"visual": "embedding"}, {"embedding": "embedding"}
         if settings.towers != "text":
-            clips = {"visual": f"layer{below}.visual"}
+            clips = {"visual": array_name(str(below), "visual")}
             if settings.adapter == "msta":  # a rival works within the block, so that its frozen output is of no use
-                clips["frozen"], optional = f"layer{below + 1}.visual", frozenset({"frozen"})
+                clips["frozen"], optional = array_name(str(below + 1), "visual"), frozenset({"frozen"})
         if settings.towers != "video":
-            classes = {"tokens": f"layer{below}.text"}
+            classes = {"tokens": array_name(str(below), "text")}
         return Wants(clips, classes, optional, extract_line(settings))
 
     @classmethod
@@ -200,9 +200,10 @@ def _tail_of(store: Path, config: Config) -> Path:
 def _frames(spec: ArraySpec, tail: Tail) -> int:
     """T of the stored tokens, which may be another than the model's own."""
     tokens = int(spec.shape[0] or 0)
-    layout = _LAYOUT.search(spec.layout)
-    frames = int(layout[3]) if layout else (tokens - 1) // tail.patches
-    patches = int(layout[1]) * int(layout[2]) if layout else tail.patches
+    layout = Layout.parse(spec.layout)
+    frames, patches = (tokens - 1) // tail.patches, tail.patches
+    if layout.grid and layout.frames:
+        frames, patches = layout.frames, layout.grid[0] * layout.grid[1]
     if len(spec.shape) != 2 or tokens != 1 + patches * frames or spec.shape[1] != tail.vision.width:
         raise BadInput(
             f"{spec.name} is {list(spec.shape)}, which is not a class token and {patches} patches of frames, "

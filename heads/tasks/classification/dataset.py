@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.values.errors import BadInput, MissingRecord
+from vfc.cache_schema.values.layout import PATCH_MAJOR, Layout
 from vfc.cache_schema.values.record import ArraySpec, Key
 from vfc.heads.data.features import Features, Resident, Served, sizes
 from vfc.heads.data.prefetch import Source
@@ -77,7 +78,7 @@ class Shelf:
             BadInput: an array whose rows are no frames, which therefore have no order.
         """
         for role, features in self.features.items():
-            if "patch-major" in features.spec.layout or sizes(features.spec)[0] == 1:
+            if Layout.parse(features.spec.layout).order == PATCH_MAJOR or sizes(features.spec)[0] == 1:
                 raise BadInput(
                     f"{features.spec.name} ({role}) has no axis of frames, so --shuffle-frames has nothing to shuffle.",
                     "Leave the flag out, or choose an array of frames with --array or --layer.",

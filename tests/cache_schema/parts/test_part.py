@@ -17,8 +17,8 @@ from safetensors.numpy import load_file
 from suites.store import RECIPE, VIDEO, made, record
 
 from vfc.cache_schema import ArraySpec, Damaged, Key, Record, StoreWriter, open_store
-from vfc.cache_schema.parts.layout import checksum
 from vfc.cache_schema.parts.part import Fault, Part, check
+from vfc.cache_schema.parts.zarr_format import checksum
 from vfc.cache_schema.values.dtypes import encode, stored_arrays
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from vfc.cache_schema import Damaged, Refused
 from vfc.cache_schema.parts import shard_mmap
-from vfc.cache_schema.parts.layout import Shard
 from vfc.cache_schema.parts.shard_mmap import Rows, ShardFile, map_rows
+from vfc.cache_schema.parts.zarr_format import Shard
 from vfc.cache_schema.values.dtypes import StoredArray
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vfc.cache_schema.values.errors import BadInput, UnknownName
 from vfc.extract.backbone import BackboneOptions, open_backbone
-from vfc.extract.backbones.image import ImageBackbone, layout
+from vfc.extract.backbones.image import ImageBackbone, frame_layout
 
 
 def library(checkpoint: Path, pixels: Tensor) -> tuple[list[Tensor], Any]:
@@ -260,7 +260,7 @@ def test_a_processor_of_another_size_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_layout_in_words(grid: tuple[int, int, int] | None, words: str) -> None:
-    assert layout(grid) == words
+    assert str(frame_layout(grid)) == words
 
 
 def test_the_real_mobilenet(shared_data: Path) -> None:

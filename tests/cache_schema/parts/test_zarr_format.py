@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load
 
-from vfc.cache_schema.parts.layout import (
+from vfc.cache_schema.parts.zarr_format import (
     PIECE,
     Shard,
     checksum,
