@@ -193,6 +193,13 @@ class StreamingBackbone(Backbone, Protocol):
 class TextBackbone(Backbone, Protocol):
     """A backbone with a text tower; "text" is in its specs where `texts` was asked for."""
 
+    @property
+    def shared_space(self) -> tuple[frozenset[str], ...]:
+        """Sets of array names whose vectors, of videos and of texts, lie in one space and are compared by a cosine.
+
+        One name may stand for the arrays of both kinds of record, such as `embedding`.
+        """
+
     def tokens(self, text: str) -> Prepared:
         """A text as token ids, padded to the context length. On the CPU, in any thread.
 

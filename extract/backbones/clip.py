@@ -90,6 +90,8 @@ class Tower:
 class ClipBackbone(Framewise):
     """CLIP over the frames of a clip, and over texts; see `backbone.TextBackbone`."""
 
+    shared_space = (frozenset({"frames", "embedding"}),)
+
     def __init__(self, options: BackboneOptions) -> None:
         self.options = options
         self.checkpoint = locate(options.checkpoint, default=DEFAULT_CHECKPOINT, family="clip")

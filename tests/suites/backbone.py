@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +14,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from suites.library_pixels import library_pixels, processor_files, still_image
 from torch import Tensor, nn
 
 from vfc.cache_schema.values.errors import BadInput, MissingPath
 from vfc.cache_schema.values.layout import FRAME_MAJOR, PATCH_MAJOR, RAGGED_GRID, STEPS, TOKENS, Layout
 from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec
-from vfc.extract.backbone import Backbone, BackboneOptions, TextBackbone, open_backbone
+from vfc.extract.backbone import Backbone, BackboneOptions, TextBackbone, find, open_backbone
 from vfc.extract.models.taps import TRANSFER
 
 SIDE = {"int64": torch.int64, "int32": torch.int32, "uint8": torch.uint8, "float64": torch.float64}
@@ -81,6 +82,22 @@ class BackboneSuite:
     def expected(self, checkpoint: Path, clip: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The same for one clip and what `pixels` made of it."""
         return self.library_states(checkpoint, tensors["pixels"])
+
+    def library_pixels(self, checkpoint: Path, frames: Any) -> dict[str, Tensor]:
+        """What `pixels` must give for uint8 RGB frames `[T, H, W, 3]`, all equal, by other code than the family's."""
+        return {"pixels": library_pixels(checkpoint, frames)}
+
+    def other_pixels(self, checkpoint: Path, folder: Path) -> Iterator[Backbone]:
+        """The backbone again with each other way of making pixels: the family's `PIXELS`, other processor files."""
+        for way in getattr(find(self.family), "PIXELS", ()):
+            yield self.opened(checkpoint, pixels=way)
+        for path, _, _ in processor_files(checkpoint):
+            changed = Path(shutil.copytree(checkpoint, folder / path.stem / checkpoint.name))
+            for file, content, section in processor_files(changed):
+                if file.name == path.name:
+                    section.update(image_mean=[0.1, 0.2, 0.3], image_std=[0.7, 0.8, 0.9])
+                    file.write_text(json.dumps(content), encoding="utf-8")
+            yield self.opened(changed)
 
     def rows_of(self, frames: int) -> int:
         """How many rows the first array of a clip of `clip_of` has that is so many frames long."""
@@ -215,6 +232,17 @@ class BackboneSuite:
             assert equal(one, other)
             assert all(tensor.device.type == "cpu" for tensor in other.values())
 
+    def test_pixels_are_those_of_the_library(self, checkpoint: Path, backbone: Backbone) -> None:
+        frames = np.stack([still_image()] * (self.options.num_frames or 4))
+        clip = clip_of(0, len(frames))
+        clip.frames = frames
+        pixels = backbone.pixels(clip).tensors
+        for name, expected in self.library_pixels(checkpoint, frames).items():
+            assert pixels[name].shape == expected.shape, name
+            span = float(expected.max() - expected.min())
+            # The PIL processors of the library are one or two grey levels away; swapped channels more than half of all.
+            assert float((pixels[name] - expected).abs().max()) <= 0.02 * span, name
+
     # -- recipe ------------------------------------------------------------------------------------------------------
 
     def test_recipe_names_what_makes_the_numbers(self, checkpoint: Path, backbone: Backbone) -> None:
@@ -230,6 +258,15 @@ class BackboneSuite:
         for change in changes:
             assert self.opened(checkpoint, **change).recipe() != recipe, change
         assert len({json.dumps(self.opened(checkpoint, **c).recipe()) for c in changes}) == len(changes)
+
+    def test_recipe_follows_the_pixel_rule(self, checkpoint: Path, backbone: Backbone, tmp_path: Path) -> None:
+        pixels, recipe = backbone.pixels(clip_of(1)).tensors, backbone.recipe()
+        changes = 0
+        for other in self.other_pixels(checkpoint, tmp_path):
+            same_pixels = equal(other.pixels(clip_of(1)).tensors, pixels)
+            assert (other.recipe()["pixels"] == recipe["pixels"]) == same_pixels
+            changes += not same_pixels
+        assert changes or not any(True for _ in self.other_pixels(checkpoint, tmp_path / "again"))
 
     def test_recipe_follows_the_weights(self, checkpoint: Path, backbone: Backbone, tmp_path: Path) -> None:
         other = Path(shutil.copytree(checkpoint, tmp_path / checkpoint.name))
@@ -295,6 +332,14 @@ class TextBackboneSuite(BackboneSuite):
             assert expected.keys() <= arrays.keys()
             for name, states in expected.items():
                 assert self.agree(arrays[name], states), (text, name)
+
+    def test_the_arrays_of_a_shared_space_are_of_one_width(self, backbone: Backbone) -> None:
+        tower = self.text_backbone(backbone)
+        arrays = {kind: {spec.name: spec.shape[-1] for spec in specs} for kind, specs in tower.specs().items()}
+        assert tower.shared_space
+        for names in tower.shared_space:
+            assert all(names & arrays[kind].keys() for kind in ("video", "text"))
+            assert len({arrays[kind][name] for kind in arrays for name in names & arrays[kind].keys()}) == 1
 
     def test_texts_do_not_depend_on_their_neighbours(self, backbone: Backbone) -> None:
         tower = self.text_backbone(backbone)

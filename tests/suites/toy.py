@@ -56,6 +56,7 @@ class ToyBackbone:
     """Random projections of the mean pixel of every frame; a grey clip means what MARKS says."""
 
     loads = 0
+    shared_space: tuple[frozenset[str], ...] = ()
 
     def __init__(self, options: BackboneOptions) -> None:
         self.options, self.weights = options, torch.empty(0)

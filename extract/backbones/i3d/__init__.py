@@ -31,7 +31,7 @@ DEFAULT_CHECKPOINT: str | None = None
 WINDOWS: Final = True
 STREAMS: Final = {"video": ("rgb", "flow")}
 CHUNK: Final = 64
-PIXELS: Final[dict[str, Json]] = {
+AUTHORS_PIXELS: Final[dict[str, Json]] = {
     "video_processor_type": "VideoMAEVideoProcessor",
     "size": {"shortest_edge": 256},
     "crop_size": {"height": 224, "width": 224},
@@ -185,7 +185,7 @@ def _pixel_rule(place: Path) -> PixelRule:
     folder = place if place.is_dir() else place.parent
     if (folder / "preprocessor_config.json").is_file():
         return read_pixel_rule(folder, model_type="videomae", video=True)
-    section: dict[str, Any] = dict(PIXELS)
+    section: dict[str, Any] = dict(AUTHORS_PIXELS)
     return pixel_rule(section, where="i3d")
 
 

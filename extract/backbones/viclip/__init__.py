@@ -40,6 +40,8 @@ TEXTS_PER_FORWARD: Final = 64
 class ViclipBackbone:
     """ViCLIP over clips and over texts, and its upper blocks for heads; see `TextBackbone` and `tail.TailBackbone`."""
 
+    shared_space = (frozenset({"embedding"}),)
+
     def __init__(self, options: BackboneOptions) -> None:
         self.options = options
         self.checkpoint = locate(options.checkpoint, default=DEFAULT_CHECKPOINT, family="viclip", bare=True)

@@ -219,3 +219,8 @@ def test_streams_and_files_that_are_not_there(checkpoint: Path, tmp_path: Path) 
         opened(tmp_path, flow=str(tmp_path))
     with pytest.raises(BadInput, match="--window is for models that look at windows of a video; image does not"):
         open_backbone("image", BackboneOptions(str(tmp_path), window=16))
+
+
+def test_a_way_of_making_pixels_is_refused(checkpoint: Path) -> None:
+    with pytest.raises(BadInput, match="i3d makes pixels in one way; --pixels size is given"):
+        open_backbone("i3d", BackboneOptions(str(checkpoint), num_frames=None, pixels="size"))

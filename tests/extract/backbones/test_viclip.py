@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from suites.backbone import TextBackboneSuite, clip_of, parameters
 from suites.checkpoints import image_checkpoint
@@ -63,6 +65,12 @@ class TestViclip(TextBackboneSuite):
 
     def rows_of(self, frames: int) -> int:
         return 1 + 16 * frames
+
+    def library_pixels(self, checkpoint: Path, frames: Any) -> dict[str, Tensor]:
+        images = [Image.fromarray(frame).resize((32, 32), Image.Resampling.BICUBIC) for frame in frames]
+        values = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2) / 255
+        mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
+        return {"pixels": (values - mean) / std}
 
     def library_states(self, checkpoint: Path, pixels: Tensor) -> dict[str, Tensor]:
         states, embedding = vision_states(load_file(checkpoint / "model.safetensors"), pixels, heads=2)
