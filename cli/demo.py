@@ -44,7 +44,7 @@ def run(config: DemoConfig, progress: Progress) -> Outcome:
     from vfc.extract.pipeline.run import extract
     from vfc.extract.synthetic import render_collection
     from vfc.extract.synthetic.tiny_vit import write_tiny_vit
-    from vfc.heads.contract.head import TrainConfig
+    from vfc.heads.contract.train_config import TrainConfig
     from vfc.heads.methods import prototype
     from vfc.heads.tasks import fewshot
     from vfc.heads.training.fit import train

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 from . import methods, tasks
-from .contract.head import Method, TaskFile, TrainConfig
+from .contract.head import Method, TaskFile
+from .contract.train_config import TrainConfig
 
 names = methods.names
 

@@ -1,1 +1,1 @@
-"""The contract of a head and of a task, and the ranges that settings may take."""
+"""The contract of a head and of a task, the training settings, and the ranges of numeric settings."""

@@ -1,4 +1,4 @@
-"""Which numbers a setting may have: one that makes no sense is refused before it gives a wrong result or a crash."""
+"""The ranges that numeric settings may take; a value outside is refused before it gives a wrong result or a crash."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from vfc.cache_schema.values.errors import BadInput
 
 
 @dataclass(frozen=True)
-class Bound:
-    """What is allowed, in words and as a test."""
+class Range:
+    """Allowed values, in words and as a test."""
 
-    told: str
-    holds: Callable[[float], bool]
-
-
-COUNT: Final = Bound("1 or more", lambda value: value >= 1)
-NUMBER: Final = Bound("0 or more", lambda value: value >= 0)
-POSITIVE: Final = Bound("more than 0", lambda value: value > 0)
-SHARE: Final = Bound("from 0 to 1", lambda value: 0 <= value <= 1)
-PART: Final = Bound("0 or more, and less than 1", lambda value: 0 <= value < 1)
+    words: str
+    contains: Callable[[float], bool]
 
 
-def within(settings: Any, bound: Bound, *names: str) -> None:
-    """Check the fields `names` of a settings dataclass; None is left alone, of a tuple every value must do.
+AT_LEAST_ONE: Final = Range("1 or more", lambda value: value >= 1)
+NOT_NEGATIVE: Final = Range("0 or more", lambda value: value >= 0)
+POSITIVE: Final = Range("more than 0", lambda value: value > 0)
+ZERO_TO_ONE: Final = Range("from 0 to 1", lambda value: 0 <= value <= 1)
+BELOW_ONE: Final = Range("0 or more, and less than 1", lambda value: 0 <= value < 1)
+
+
+def check_range(settings: Any, allowed: Range, *names: str) -> None:
+    """Check the fields `names` of a settings dataclass; None always passes, of a tuple every value is checked.
 
     Raises:
-        BadInput: the flag and its value, and what is allowed.
+        BadInput: the flag and its value, and the allowed range.
     """
     for name in names:
-        given = getattr(settings, name)
-        for value in given if isinstance(given, tuple) else (given,):
-            if value is not None and not (math.isfinite(value) and bound.holds(value)):
+        setting = getattr(settings, name)
+        for value in setting if isinstance(setting, tuple) else (setting,):
+            if value is not None and not (math.isfinite(value) and allowed.contains(value)):
                 flag = settings.__dataclass_fields__[name].metadata.get("flag", name).replace("_", "-")
-                raise BadInput(f"--{flag} {value:g} cannot be used.", f"Give a number: {bound.told}.")
+                raise BadInput(f"--{flag} {value:g} cannot be used.", f"Give a number: {allowed.words}.")

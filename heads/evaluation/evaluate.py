@@ -17,7 +17,7 @@ from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import Json
-from vfc.heads.contract.ranges import COUNT, POSITIVE, within
+from vfc.heads.contract.ranges import AT_LEAST_ONE, POSITIVE, check_range
 from vfc.heads.data.features import choose_array
 from vfc.heads.data.text_features import find_text
 from vfc.heads.results.tables import Table, percent
@@ -65,8 +65,8 @@ class MeasureSettings(RawSettings, EpisodeSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        within(self, COUNT, "tasks")
-        within(self, POSITIVE, "otam_lambda")
+        check_range(self, AT_LEAST_ONE, "tasks")
+        check_range(self, POSITIVE, "otam_lambda")
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class EpisodesConfig(EpisodeSettings):
     out: Path = field(default=Path("episodes.jsonl"), metadata={"help": "The list to write.", "panel": "Output"})
 
     def __post_init__(self) -> None:
-        within(self, COUNT, "tasks")
+        check_range(self, AT_LEAST_ONE, "tasks")
 
 
 @dataclass(frozen=True)

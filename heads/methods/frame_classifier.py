@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.contract.head import require
-from vfc.heads.contract.ranges import NUMBER, PART, within
+from vfc.heads.contract.ranges import BELOW_ONE, NOT_NEGATIVE, check_range
 from vfc.heads.tasks.frame_labels import GROUPS, Batch, FrameHead
 
 TASK = "frame-labels"
@@ -29,8 +29,8 @@ class Config:
     dropout: float = field(default=0.0, metadata={"help": "Dropout of the features.", "panel": "Model"})
 
     def __post_init__(self) -> None:
-        within(self, NUMBER, "hidden")
-        within(self, PART, "dropout")
+        check_range(self, NOT_NEGATIVE, "hidden")
+        check_range(self, BELOW_ONE, "dropout")
 
 
 class Head(FrameHead):

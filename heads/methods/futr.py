@@ -18,8 +18,9 @@ from torch.nn import functional
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
-from vfc.heads.contract.head import TrainConfig, require
-from vfc.heads.contract.ranges import COUNT, NUMBER, PART, within
+from vfc.heads.contract.head import require
+from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, check_range
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.tasks.anticipation import AnticipationHead, Batch, Prediction, Sampling, future_losses, past_loss
 
 TASK = "anticipation"
@@ -65,9 +66,9 @@ class Config:
     dropout: float = field(default=0.1, metadata=_model("Dropout in every layer."))
 
     def __post_init__(self) -> None:
-        within(self, COUNT, "width", "decoder_layers", "queries", "positions", "attention_heads")
-        within(self, NUMBER, "encoder_layers")
-        within(self, PART, "dropout")
+        check_range(self, AT_LEAST_ONE, "width", "decoder_layers", "queries", "positions", "attention_heads")
+        check_range(self, NOT_NEGATIVE, "encoder_layers")
+        check_range(self, BELOW_ONE, "dropout")
 
     def resolved(self) -> Config:
         """With the preset's values in place of None."""

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.contract.head import require
-from vfc.heads.contract.ranges import NUMBER, PART, within
+from vfc.heads.contract.ranges import BELOW_ONE, NOT_NEGATIVE, check_range
 from vfc.heads.tasks.classification import Batch, ClassifierHead
 
 TASK = "classification"
@@ -26,8 +26,8 @@ class Config:
     dropout: float = field(default=0.1, metadata={"help": "Dropout before the last layer.", "panel": "Model"})
 
     def __post_init__(self) -> None:
-        within(self, NUMBER, "hidden")
-        within(self, PART, "dropout")
+        check_range(self, NOT_NEGATIVE, "hidden")
+        check_range(self, BELOW_ONE, "dropout")
 
 
 class Head(ClassifierHead):

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
-from vfc.heads.contract.ranges import COUNT, NUMBER, within
+from vfc.heads.contract.ranges import AT_LEAST_ONE, NOT_NEGATIVE, check_range
 from vfc.heads.similarity.text_similarity import cosine_logits, shared_width
 from vfc.heads.tasks.classification import TRAIN as TASK_TRAIN
 from vfc.heads.tasks.classification import Batch, ClassifierHead, Wants
@@ -53,8 +53,8 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        within(self, COUNT, "experts")
-        within(self, NUMBER, "layers", "merged_weight", "stay_weight")
+        check_range(self, AT_LEAST_ONE, "experts")
+        check_range(self, NOT_NEGATIVE, "layers", "merged_weight", "stay_weight")
 
 
 class _Expert(nn.Module):

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.contract.head import require
-from vfc.heads.contract.ranges import COUNT, PART, within
+from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, check_range
 from vfc.heads.layers.attention import Layer
 from vfc.heads.similarity.matching import METRICS, REPRESENTATIONS, comparable
 from vfc.heads.tasks.fewshot import Batch, EpisodicHead
@@ -51,8 +51,8 @@ class Config:
     dropout: float = field(default=0.2, metadata={"help": "Dropout behind attention over time.", "panel": "Model"})
 
     def __post_init__(self) -> None:
-        within(self, COUNT, "width", "attention_heads", "ffn_dim")
-        within(self, PART, "dropout")
+        check_range(self, AT_LEAST_ONE, "width", "attention_heads", "ffn_dim")
+        check_range(self, BELOW_ONE, "dropout")
 
 
 class Head(EpisodicHead):

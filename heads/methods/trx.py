@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
-from vfc.heads.contract.head import TrainConfig, require
-from vfc.heads.contract.ranges import COUNT, PART, within
+from vfc.heads.contract.head import require
+from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, check_range
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.tasks.fewshot import Batch, EpisodicHead
 
 TASK = "fewshot"
@@ -40,8 +41,8 @@ class Config:
     position_scale: float = field(default=0.1, metadata={"help": "Scale of the positions.", "panel": "Model"})
 
     def __post_init__(self) -> None:
-        within(self, COUNT, "width")
-        within(self, PART, "dropout")
+        check_range(self, AT_LEAST_ONE, "width")
+        check_range(self, BELOW_ONE, "dropout")
 
 
 class Head(EpisodicHead):

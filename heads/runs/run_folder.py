@@ -15,7 +15,7 @@ from vfc.cache_schema.parts.atomic_files import replace_file
 from vfc.cache_schema.values.errors import Damaged, MissingPath, RecipeMismatch
 from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import Json
-from vfc.heads.contract.head import TrainConfig
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.results.tables import lines_of, read_rows
 
 _CIRCUMSTANCES: Final = {"task": ("cache", "labels", "resident"), "train": ("out", "device")}

@@ -17,7 +17,7 @@ from torch.nn import functional
 from vfc.cache_schema.values.errors import BadInput, unknown_name
 
 from . import token_distances
-from .token_distances import Branch, Distance, pairwise
+from .token_distances import Distance, TokenDistances, pairwise
 from .token_distances import alignment as alignment
 
 Metric = Callable[..., Tensor]
@@ -115,7 +115,7 @@ def otam(query: Tensor, support: Tensor, smoothing: float = 0.1) -> Tensor:
 def mpmm(query: Tensor, support: Tensor, u: int = 10, distance: Distance = "euclidean") -> Tensor:
     """Minus FSAR-LLaVA's distance of the `u` worst matched frames of each direction; prototype = mean of the shots."""
     prototype = support.float().mean(dim=2)
-    return -token_distances.mpmm([Branch(pairwise(query.float(), prototype[:, None], distance))], u)
+    return -token_distances.mpmm([TokenDistances(pairwise(query.float(), prototype[:, None], distance))], u)
 
 
 METRICS: Final[dict[str, Metric]] = {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .token_distances import Branch, Distance, mpmm, pairwise
+from .token_distances import Distance, TokenDistances, mpmm, pairwise
 
 PadPolicy = Literal["mask", "literal"]
 
@@ -27,7 +27,7 @@ def prototypes(shots: Tensor, valid: Tensor | None, policy: PadPolicy = "mask") 
     return total / count.clamp(min=1)[..., None], reached
 
 
-def together(queries: Tensor, peers: Tensor | None) -> Tensor:
+def gather_peers(queries: Tensor, peers: Tensor | None) -> Tensor:
     """`[B, Q, ...]` to `[B, G, S, ...]`: the queries looked at together, `peers [B, G, S]`; None: all, G = 1."""
     if peers is None:
         return queries[:, None]
@@ -35,7 +35,7 @@ def together(queries: Tensor, peers: Tensor | None) -> Tensor:
     return queries[tasks, peers]
 
 
-def corrected(
+def correct_prototypes(
     prototype: Tensor,
     queries: Tensor,
     alpha: Tensor | float,
@@ -86,7 +86,7 @@ def _unit(rows: Tensor) -> Tensor:
     return functional.normalize(rows, dim=-1)
 
 
-def gate(visual: Branch, text: Branch, peers: Tensor | None) -> Tensor:
+def adaptive_alpha(visual: TokenDistances, text: TokenDistances, peers: Tensor | None) -> Tensor:
     """Alpha `[B, G]` of Eq. 12: 0.1 where the visual branch matches better than the text, else 0.9.
 
     A branch's disagreement is the mean of the largest charges of both directions, averaged over the pairs (class,
@@ -94,11 +94,11 @@ def gate(visual: Branch, text: Branch, peers: Tensor | None) -> Tensor:
     sentence after Eq. 12 says the opposite of the equation; its motivation agrees with the equation, followed here.
     """
     count = visual.distance.shape[-1]
-    means = [together(mpmm([branch], u=count).mean(dim=-1), peers).mean(dim=-1) for branch in (visual, text)]
+    means = [gather_peers(mpmm([branch], u=count).mean(dim=-1), peers).mean(dim=-1) for branch in (visual, text)]
     return torch.where(means[0] < means[1], 0.1, 0.9)
 
 
-def paired(
+def prototype_distances(
     query: Tensor,
     query_valid: Tensor | None,
     prototype: Tensor,
@@ -108,7 +108,7 @@ def paired(
     distance: Distance = "euclidean",
     policy: PadPolicy = "mask",
     alone: bool = False,
-) -> Branch:
+) -> TokenDistances:
     """The branch of queries `[B, Q, L, D]` and prototypes `[B, G, W, L, D]`.
 
     `literal` counts zeros up to the longest of the prototype and the queries that are looked at together (`alone`:
@@ -116,17 +116,17 @@ def paired(
     """
     found = pairwise(query, prototype, distance)
     if query_valid is None or prototype_valid is None:
-        return Branch(found)
+        return TokenDistances(found)
     shape = found.shape
     if policy == "mask":
-        return Branch(
+        return TokenDistances(
             found,
             query_valid[:, :, None].expand(shape[:4]),
             prototype_valid[:, None].expand(*shape[:3], shape[4]),
         )
     lengths = query_valid.sum(dim=-1)
     if not alone:
-        lengths = together(lengths, peers).amax(dim=-1).expand(shape[:2])
+        lengths = gather_peers(lengths, peers).amax(dim=-1).expand(shape[:2])
     common = torch.maximum(lengths[:, :, None], prototype_valid.sum(dim=-1)[:, None])
     counted = torch.arange(shape[-1], device=found.device) < common[..., None]
-    return Branch(found, counted, counted)
+    return TokenDistances(found, counted, counted)

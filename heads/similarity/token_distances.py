@@ -39,7 +39,7 @@ def pairwise(query: Tensor, support: Tensor, distance: Distance = "euclidean") -
 
 
 @dataclass(frozen=True)
-class Branch:
+class TokenDistances:
     """Distances `[B, Q, W, L, S]`; `query_valid [B, Q, W, L]` and `support_valid [B, Q, W, S]`, None: all count."""
 
     distance: Tensor
@@ -75,7 +75,7 @@ def _joined(masks: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor | 
     return torch.cat(whole, dim=-1)
 
 
-def mpmm(branches: Sequence[Branch], u: int = 10) -> Tensor:
+def mpmm(branches: Sequence[TokenDistances], u: int = 10) -> Tensor:
     """FSAR-LLaVA's metric (Eq. 8-10): `[B, Q, W]`.
 
     Every token is charged the distance to its nearest token of the same branch in the other video; of the charges of
@@ -87,13 +87,13 @@ def mpmm(branches: Sequence[Branch], u: int = 10) -> Tensor:
     return _worst(torch.cat(to_query, -1), support_valid, u) + _worst(torch.cat(to_support, -1), query_valid, u)
 
 
-def hausdorff(branches: Sequence[Branch]) -> Tensor:
+def hausdorff(branches: Sequence[TokenDistances]) -> Tensor:
     """The largest of all charges, both directions and all branches summed: `[B, Q, W]`."""
     total = [mpmm([branch], u=1) for branch in branches]
     return torch.stack(total).sum(dim=0)
 
 
-def bi_mhm(branches: Sequence[Branch]) -> Tensor:
+def bi_mhm(branches: Sequence[TokenDistances]) -> Tensor:
     """The mean of the charges, both directions and all branches summed: `[B, Q, W]`.
 
     HyRSM's formula divides by the number of tokens, its code does not; here it does, so that a long text does not
@@ -103,7 +103,7 @@ def bi_mhm(branches: Sequence[Branch]) -> Tensor:
     return torch.stack(total).sum(dim=0)
 
 
-def otam(branches: Sequence[Branch], smoothing: float = 0.1) -> Tensor:
+def otam(branches: Sequence[TokenDistances], smoothing: float = 0.1) -> Tensor:
     """Ordered temporal alignment in both directions, summed over the branches: `[B, Q, W]`."""
     total = [
         alignment(branch.distance, smoothing, branch.query_valid, branch.support_valid)

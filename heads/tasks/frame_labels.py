@@ -28,7 +28,8 @@ from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import Recipe, digest
 from vfc.cache_schema.values.record import ArraySpec, Json, Key, Record
 from vfc.cache_schema.writer import StoreWriter
-from vfc.heads.contract.head import Head, TrainConfig
+from vfc.heads.contract.head import Head
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.results.tables import Confusion, Table, percent
 from vfc.heads.runs.run_folder import ITEMS, weights
 

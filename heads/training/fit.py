@@ -28,8 +28,9 @@ from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import Json
-from vfc.heads.contract.head import Head, Task, TaskFile, TrainConfig, Watching
-from vfc.heads.lookup import find, task_of
+from vfc.heads.contract.head import Head, Task, TaskFile, Watching
+from vfc.heads.contract.train_config import TrainConfig
+from vfc.heads.lookup import configs, find, task_of
 from vfc.heads.results.tables import Table, append_rows, lines_of, percent, read_rows, write_html
 from vfc.heads.runs.run_folder import (
     ITEMS,
@@ -43,7 +44,7 @@ from vfc.heads.runs.run_folder import (
     write_items,
 )
 
-from .schedule import counted, learning_rate, optimizer
+from .schedule import learning_rate, length_in_updates, optimizer, resolve_length
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
     """
     method = find(name)
     kind = task_of(method)
+    config = resolve_length(config, configs(name)["train"], progress)
     accelerator = Accelerator(cpu=config.device == "cpu")
     if accelerator.num_processes > 1:
         raise BadInput(
@@ -82,7 +84,7 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
             "Start one process per head or seed, each with its own GPU in CUDA_VISIBLE_DEVICES.",
         )
     prepared = kind.prepare(task, config, method.Head, head, accelerator.device, progress)
-    settled = method.Head.settled(head, prepared)
+    settled = method.Head.prepare_config(head, prepared)
     identity = {**prepared.identity, **method.Head.identity(settled)}
     settings = settings_of(name, task, head, config, identity, prepared.recipe)
     folder = config.out or Path("runs") / f"{name}-{digest(identity_of(settings))[:8]}"
@@ -91,12 +93,12 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
     if finished:
         progress.say(f"The run {folder} is finished; its result is shown. Another --seed or --out is another run.")
         return TrainResult(folder, finished[0], kind)
-    steady = counted(config, prepared.per_pass, progress)
+    steady = length_in_updates(config, prepared.per_pass, progress)
     cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(_seed(config.seed, -1))
         module = method.Head(settled, prepared.specs)
-        module.meet(prepared)
+        module.set_task(prepared)
         for note in module.notes:
             progress.say(note)
         claim(folder, settings)  # after all that may refuse the settings: a mended line can take the same folder

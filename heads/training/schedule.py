@@ -1,4 +1,4 @@
-"""How many updates a training makes, how large each is, and the optimizer that makes them."""
+"""Length of a training in updates, learning-rate schedule and optimizer."""
 
 from __future__ import annotations
 
@@ -11,39 +11,57 @@ from torch import nn
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
-from vfc.heads.contract.head import TrainConfig
+from vfc.heads.contract.train_config import TrainConfig
 
 
-def counted(config: TrainConfig, per_pass: int, progress: Progress) -> TrainConfig:
-    """The settings with passes turned into updates: `steps` and `warmup` hold from here on.
+def resolve_length(config: TrainConfig, defaults: TrainConfig, progress: Progress) -> TrainConfig:
+    """The settings where a length in updates that the user chose replaces the epochs that a method trains by default.
 
-    `per_pass` is the number of batches in one pass over the training set.
+    `--steps` takes effect if it differs from the default and `--epochs` does not. Without epochs, the default value of
+    --warmup-epochs has no meaning and is dropped.
+    """
+    if config.epochs == defaults.epochs and config.steps != defaults.steps:
+        config = replace(config, epochs=0)
+    if config.epochs or not config.warmup_epochs or config.warmup_epochs != defaults.warmup_epochs:
+        return config
+    progress.say(
+        f"The default warm-up of {defaults.warmup_epochs:g} epochs is not used with --steps; set one with --warmup."
+    )
+    return replace(config, warmup_epochs=0)
+
+
+def length_in_updates(config: TrainConfig, per_pass: int, progress: Progress) -> TrainConfig:
+    """The settings with epochs turned into updates: only `steps` and `warmup` count from here on.
+
+    `per_pass` is the number of batches in one epoch; 0: the task has no epochs.
 
     Raises:
-        BadInput: passes were asked for where there are none.
+        BadInput: epochs were given for a task without epochs.
     """
     if not config.validate_every:
         if not per_pass:
-            raise BadInput("--validate-every 0 means one pass, and this task has no end.", "Give a number of updates.")
+            raise BadInput(
+                "--validate-every 0 means once per epoch, and this task has no epochs.", "Give a number of updates."
+            )
         config = replace(config, validate_every=max(1, per_pass // config.accumulate))
     if not config.epochs:
         if config.warmup_epochs:
             raise BadInput("--warmup-epochs is given without --epochs.", "Give the warm-up in updates: --warmup.")
         return config
     if not per_pass:
-        raise BadInput("This task has no end, so there is no pass over it to count.", "Give --steps, not --epochs.")
-    asked = math.ceil(config.epochs * per_pass / config.accumulate)
-    steps = max(asked, config.least_steps)
-    if steps > asked:
-        progress.say(f"{config.epochs:g} passes are {asked} updates; {steps} are made (--least-steps).")
+        raise BadInput("This task draws batches without end, so it has no epochs.", "Give --steps, not --epochs.")
+    in_epochs = math.ceil(config.epochs * per_pass / config.accumulate)
+    steps = max(in_epochs, config.least_steps)
+    floor = f", raised to {steps} by --least-steps" if steps > in_epochs else ""
+    progress.say(f"{config.epochs:g} epochs are {in_epochs} updates{floor}.")
     warmup = round(steps * config.warmup_epochs / config.epochs) if config.warmup_epochs else config.warmup
     return replace(config, steps=steps, warmup=warmup)
 
 
 def optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW that spares biases and norms unless `decay_all`, or Adam with weight decay in everything's gradient.
+    """AdamW without weight decay on biases and norms (unless `decay_all`), or Adam with L2 on every parameter.
 
-    Fused: on one thread of a CPU a quarter of the time, and as deterministic.
+    Fused: takes a quarter of the time on one CPU thread, and is as deterministic.
     """
     betas = (config.betas[0], config.betas[1])
     if config.optimizer == "adam":
@@ -60,10 +78,10 @@ def optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torch.opti
 
 
 def learning_rate(config: TrainConfig, update: int) -> float:
-    """The rate of update `update` (from 0): linear warm-up, then the schedule.
+    """The learning rate of update `update` (from 0): linear warm-up, then the schedule.
 
-    `cosine` runs over what the warm-up leaves and ends at 0; `cosine-total` runs over all updates, as if there had
-    been no warm-up, and ends at a hundredth of the rate.
+    `cosine` runs over the updates after the warm-up and ends at 0; `cosine-total` runs over all updates, as if there
+    were no warm-up, and ends at a hundredth of the rate.
     """
     if update < config.warmup:
         return config.lr * (update + 1) / config.warmup

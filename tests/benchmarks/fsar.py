@@ -39,7 +39,7 @@ from vfc.cache_schema.values.progress import Silent
 from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import ArraySpec, Key, Record
 from vfc.cache_schema.writer import StoreWriter
-from vfc.heads.contract.head import TrainConfig
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.methods import fsar
 from vfc.heads.tasks import fewshot
 from vfc.heads.tasks.fewshot import Batch

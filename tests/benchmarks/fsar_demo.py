@@ -34,7 +34,7 @@ from vfc.cache_schema.values.progress import Silent
 from vfc.extract.config import ExtractConfig
 from vfc.extract.pipeline.run import extract
 from vfc.extract.synthetic import render_collection
-from vfc.heads.contract.head import TrainConfig
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.evaluation.evaluate import EvalConfig, evaluate
 from vfc.heads.methods import fsar
 from vfc.heads.runs.paired_statistics import bootstrap

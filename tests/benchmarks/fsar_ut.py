@@ -32,7 +32,7 @@ from vfc.cache_schema.parts.atomic_files import replace_file
 from vfc.cache_schema.protocol import EpisodeList, EpisodeSpec
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.values.progress import Silent
-from vfc.heads.contract.head import TrainConfig
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.data.features import choose_array
 from vfc.heads.methods import fsar
 from vfc.heads.tasks import fewshot

@@ -32,7 +32,7 @@ from vfc.extract.backbones.viclip.tiny import write_tiny_viclip
 from vfc.extract.config import ExtractConfig
 from vfc.extract.pipeline.run import extract
 from vfc.extract.synthetic import SPLIT_OF, render_collection
-from vfc.heads.contract.head import TrainConfig
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.methods import linear_probe, msta, text_zero_shot
 from vfc.heads.runs.paired_statistics import beyond
 from vfc.heads.tasks import classification

@@ -32,7 +32,7 @@ from vfc.cache_schema.values.progress import Silent
 from vfc.extract.config import ExtractConfig
 from vfc.extract.pipeline.run import extract
 from vfc.extract.synthetic import SPLIT_OF, render_collection
-from vfc.heads.contract.head import TrainConfig
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.methods import linear_probe, mean_pool, vidprism
 from vfc.heads.runs.paired_statistics import Difference, Group, Run, difference, student
 from vfc.heads.tasks import classification

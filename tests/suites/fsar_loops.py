@@ -63,7 +63,7 @@ def prototype(shots: Sequence[Tensor], policy: str = "mask") -> Tensor:
     return torch.stack(rows)
 
 
-def corrected(
+def correct_prototypes(
     proto: Tensor, queries: Sequence[Tensor], alpha: float, *, local: bool = True, whole: bool = True, tau: float = 1.0
 ) -> Tensor:
     """Eq. 5-7, at the common length of the prototype and all queries."""

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from vfc.cache_schema.protocol.prompts import spoken
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
-from vfc.heads.contract.head import TrainConfig, require
-from vfc.heads.contract.ranges import COUNT, PART, within
+from vfc.heads.contract.head import require
+from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, check_range
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.tasks.anticipation import AnticipationHead, Batch, Prediction, Sampling, future_losses, past_loss
 
 from . import checkpoint
@@ -116,8 +117,8 @@ class Config:
     causal: bool = field(default=False, metadata=_ablation("The LLM's own causal mask, instead of none."))
 
     def __post_init__(self) -> None:
-        within(self, COUNT, "queries", "adapter_width", "cmib_width")
-        within(self, PART, "dropout")
+        check_range(self, AT_LEAST_ONE, "queries", "adapter_width", "cmib_width")
+        check_range(self, BELOW_ONE, "dropout")
 
     def resolved(self) -> Config:
         """The same with the preset's values in the place of None."""

@@ -18,12 +18,19 @@ from torch import Tensor, nn
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
-from vfc.heads.contract.head import TrainConfig, require
-from vfc.heads.contract.ranges import COUNT, PART, POSITIVE, SHARE, within
+from vfc.heads.contract.head import require
+from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, POSITIVE, ZERO_TO_ONE, check_range
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.layers.attention import Layer
 from vfc.heads.similarity import token_distances
-from vfc.heads.similarity.prototypes import corrected, gate, paired, prototypes, together
-from vfc.heads.similarity.token_distances import Branch
+from vfc.heads.similarity.prototypes import (
+    adaptive_alpha,
+    correct_prototypes,
+    gather_peers,
+    prototype_distances,
+    prototypes,
+)
+from vfc.heads.similarity.token_distances import TokenDistances
 from vfc.heads.tasks.fewshot import Batch, EpisodicHead
 
 from .mfm import Downsample, Fusion
@@ -81,10 +88,10 @@ class Config:
     smoothing: float = field(default=0.1, metadata=_model("Lambda of otam's soft minimum."))
 
     def __post_init__(self) -> None:
-        within(self, COUNT, "dim", "down_hidden", "ffn_dim", "attention_heads", "u")
-        within(self, PART, "dropout", "ffn_dropout")
-        within(self, SHARE, "alpha")
-        within(self, POSITIVE, "ctpcm_tau", "smoothing")
+        check_range(self, AT_LEAST_ONE, "dim", "down_hidden", "ffn_dim", "attention_heads", "u")
+        check_range(self, BELOW_ONE, "dropout", "ffn_dropout")
+        check_range(self, ZERO_TO_ONE, "alpha")
+        check_range(self, POSITIVE, "ctpcm_tau", "smoothing")
 
 
 class Head(EpisodicHead):
@@ -188,10 +195,10 @@ class Head(EpisodicHead):
             return self.alpha.clamp(0, 1)[None, None]
         if self.config.alpha_mode == "adaptive":
             first = {role: side.branch(self.config, peers) for role, side in sides.items()}
-            return gate(first["visual"], first["text"], peers)
+            return adaptive_alpha(first["visual"], first["text"], peers)
         return self.config.alpha
 
-    def _metric(self, found: list[Branch]) -> Tensor:
+    def _metric(self, found: list[TokenDistances]) -> Tensor:
         config = self.config
         options: dict[str, dict[str, float]] = {"mpmm": {"u": config.u}, "otam": {"smoothing": config.smoothing}}
         return token_distances.METRICS[config.metric](found, **options.get(config.metric, {}))
@@ -207,10 +214,10 @@ class _Side:
         self.prototype, self.prototype_valid = prototype, prototype_valid
 
     def correct(self, config: Config, alpha: Tensor | float, peers: Tensor | None) -> None:
-        valid = None if self.query_valid is None else together(self.query_valid, peers)
-        self.prototype = corrected(
+        valid = None if self.query_valid is None else gather_peers(self.query_valid, peers)
+        self.prototype = correct_prototypes(
             self.prototype[:, 0],
-            together(self.query, peers),
+            gather_peers(self.query, peers),
             alpha,
             local=config.lpc,
             whole=config.gpc,
@@ -218,8 +225,8 @@ class _Side:
             query_valid=valid,
         )
 
-    def branch(self, config: Config, peers: Tensor | None) -> Branch:
-        return paired(
+    def branch(self, config: Config, peers: Tensor | None) -> TokenDistances:
+        return prototype_distances(
             self.query,
             self.query_valid,
             self.prototype,

@@ -22,7 +22,8 @@ from vfc.cache_schema.reduction.frozen_blocks import check_tail
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.layout import Layout, array_name
 from vfc.cache_schema.values.record import ArraySpec, Json
-from vfc.heads.contract.head import TrainConfig, require
+from vfc.heads.contract.head import require
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.tasks.classification import Batch, ClassifierHead, Wants
 
 from .adapter import consistency
@@ -53,7 +54,7 @@ _TAIL = re.compile(r"blocks-(\d+)\.safetensors")
 
 
 @dataclass(frozen=True)
-class Settled(Config):
+class PreparedConfig(Config):
     """The settings with what was found in the store."""
 
     described: Described | None = None
@@ -79,7 +80,7 @@ class Head(ClassifierHead):
         return Wants(clips, classes, optional, extract_line(settings))
 
     @classmethod
-    def settled(cls, config: Config, task: Any) -> Config:
+    def prepare_config(cls, config: Config, task: Any) -> Config:
         """With the tail of the task's store, and the embeddings of the descriptions that lie there."""
         tail = config.tail or _tail_of(task.store, config)
         described = None
@@ -93,14 +94,14 @@ class Head(ClassifierHead):
                     task.lists.train.names,
                     extract_line(config).split(" --texts")[0],
                 )
-        return Settled(
+        return PreparedConfig(
             **{f.name: getattr(config, f.name) for f in fields(Config)} | {"tail": tail}, described=described
         )
 
     @classmethod
-    def identity(cls, settled: Config) -> Mapping[str, Json]:
+    def identity(cls, config: Config) -> Mapping[str, Json]:
         """The sentences: another file under the same name makes another run."""
-        described: Described | None = getattr(settled, "described", None)
+        described: Described | None = getattr(config, "described", None)
         return {} if described is None else {"descriptions_digest": described.digest}
 
     def __init__(self, config: Config, specs: Mapping[str, ArraySpec]) -> None:

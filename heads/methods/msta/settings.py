@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from vfc.cache_schema.values.errors import BadInput
-from vfc.heads.contract.ranges import COUNT, NUMBER, PART, within
+from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, check_range
 
 from .adapter import ClassToken, Reads
 
@@ -110,9 +110,9 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        within(self, COUNT, "dim")
-        within(self, NUMBER, "strength", "alpha")
-        within(self, PART, "adapter_dropout")
+        check_range(self, AT_LEAST_ONE, "dim")
+        check_range(self, NOT_NEGATIVE, "strength", "alpha")
+        check_range(self, BELOW_ONE, "adapter_dropout")
 
     @property
     def known(self) -> Preset:

@@ -17,8 +17,9 @@ from torch.nn import functional
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
-from vfc.heads.contract.head import TrainConfig, require
-from vfc.heads.contract.ranges import COUNT, NUMBER, POSITIVE, SHARE, within
+from vfc.heads.contract.head import require
+from vfc.heads.contract.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, ZERO_TO_ONE, check_range
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.tasks.classification import Batch, ClassifierHead, Wants
 
 from .aggregation import Grouping, Plain, RgSTA
@@ -97,10 +98,10 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        within(self, COUNT, "attention_heads")
-        within(self, SHARE, "alpha")
-        within(self, POSITIVE, "tau", "rank_temperature")
-        within(self, NUMBER, "rank_weight", "div_weight", "gate_weight", "text_weight")
+        check_range(self, AT_LEAST_ONE, "attention_heads")
+        check_range(self, ZERO_TO_ONE, "alpha")
+        check_range(self, POSITIVE, "tau", "rank_temperature")
+        check_range(self, NOT_NEGATIVE, "rank_weight", "div_weight", "gate_weight", "text_weight")
 
     def resolved(self) -> Config:
         """These settings with the preset's values where none were given."""

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from vfc.cache_schema.values.progress import Progress
-from vfc.heads.contract.head import Head, TrainConfig
+from vfc.heads.contract.head import Head
+from vfc.heads.contract.train_config import TrainConfig
 
 from .contract import AnticipationHead as AnticipationHead
 from .contract import Batch as Batch

@@ -85,7 +85,7 @@ class AnticipationHead(Head):
         """Told once, after the head was made and before anything else."""
         self.names_of_classes = tuple(names)
 
-    def meet(self, task: Any) -> None:
+    def set_task(self, task: Any) -> None:
         """The task knows what the classes are called."""
         self.name_classes(task.class_names)
 

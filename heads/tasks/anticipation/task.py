@@ -15,7 +15,8 @@ from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress, Silent
 from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import ArraySpec, Json
-from vfc.heads.contract.head import Head, TrainConfig
+from vfc.heads.contract.head import Head
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.runs.run_folder import ITEMS
 
 from . import trivial_baselines

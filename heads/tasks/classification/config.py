@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from vfc.heads.contract.head import TrainConfig
-from vfc.heads.contract.ranges import NUMBER, PART, within
+from vfc.heads.contract.ranges import BELOW_ONE, NOT_NEGATIVE, check_range
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.data.features import Resident
 
 TRAIN: Final = TrainConfig(epochs=30, least_steps=200, batch=32, select="last")
@@ -112,5 +112,5 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        within(self, NUMBER, "shots", "shot_seed", "split_seed")
-        within(self, PART, "val_fraction")
+        check_range(self, NOT_NEGATIVE, "shots", "shot_seed", "split_seed")
+        check_range(self, BELOW_ONE, "val_fraction")

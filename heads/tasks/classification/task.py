@@ -17,7 +17,8 @@ from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.values.errors import BadInput, RecipeMismatch
 from vfc.cache_schema.values.progress import Progress, Silent
 from vfc.cache_schema.values.record import ArraySpec, Json
-from vfc.heads.contract.head import Head, TrainConfig
+from vfc.heads.contract.head import Head
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.data.features import as_served
 from vfc.heads.data.prefetch import stream
 from vfc.heads.runs.run_folder import ITEMS

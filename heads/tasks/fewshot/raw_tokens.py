@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from vfc.cache_schema.values.errors import BadInput
-from vfc.heads.contract.ranges import COUNT, within
+from vfc.heads.contract.ranges import AT_LEAST_ONE, check_range
 from vfc.heads.similarity import token_distances
-from vfc.heads.similarity.prototypes import corrected, paired, prototypes
-from vfc.heads.similarity.token_distances import Branch
+from vfc.heads.similarity.prototypes import correct_prototypes, prototype_distances, prototypes
+from vfc.heads.similarity.token_distances import TokenDistances
 
 from .clips import Clips, Plan, in_chunks
 
@@ -39,7 +39,7 @@ class RawSettings:
     )
 
     def __post_init__(self) -> None:
-        within(self, COUNT, "u")
+        check_range(self, AT_LEAST_ONE, "u")
 
 
 class RawTokens:
@@ -112,7 +112,7 @@ def _branches(
     distance: token_distances.Distance,
     *,
     transductive: tuple[float, float] | None = None,
-) -> list[Branch]:
+) -> list[TokenDistances]:
     found = []
     for role in ("visual", "text"):
         if role not in videos:
@@ -122,14 +122,14 @@ def _branches(
         proto, reached = prototypes(videos[role][support], None if valid is None else valid[support])
         if transductive is not None:
             alpha, tau = transductive
-            proto = corrected(
+            proto = correct_prototypes(
                 proto,
                 asked[:, None],
                 alpha,
                 tau=tau,
                 query_valid=None if asked_valid is None else asked_valid[:, None],
             )[:, 0]
-        found.append(paired(asked, asked_valid, proto[:, None], reached, None, distance=distance))
+        found.append(prototype_distances(asked, asked_valid, proto[:, None], reached, None, distance=distance))
     return found
 
 

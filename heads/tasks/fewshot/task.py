@@ -22,8 +22,9 @@ from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress, Silent
 from vfc.cache_schema.values.record import ArraySpec, Json
-from vfc.heads.contract.head import Head, TrainConfig
-from vfc.heads.contract.ranges import COUNT, NUMBER, within
+from vfc.heads.contract.head import Head
+from vfc.heads.contract.ranges import AT_LEAST_ONE, NOT_NEGATIVE, check_range
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.data.features import Resident, as_served, choose_array, sizes
 from vfc.heads.data.prefetch import stream
 from vfc.heads.data.text_features import find_text, locate_texts
@@ -67,8 +68,8 @@ class Config(ArraySettings, EpisodeSettings):
     )
 
     def __post_init__(self) -> None:
-        within(self, COUNT, "tasks", "val_tasks")
-        within(self, NUMBER, "train_tasks")
+        check_range(self, AT_LEAST_ONE, "tasks", "val_tasks")
+        check_range(self, NOT_NEGATIVE, "train_tasks")
 
 
 class FewShot:

@@ -11,7 +11,8 @@ import pytest
 from vfc.cache_schema.values.errors import UnknownName
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads import methods, tasks
-from vfc.heads.contract.head import Head, TrainConfig, require
+from vfc.heads.contract.head import Head, require
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.lookup import configs, find, names, task_of
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vfc.cache_schema.values.errors import BadInput
-from vfc.heads.contract.head import TrainConfig
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.evaluation.evaluate import EpisodesConfig, EvalConfig
 from vfc.heads.evaluation.probe import ProbeConfig
 from vfc.heads.lookup import configs

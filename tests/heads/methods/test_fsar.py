@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
-from vfc.heads.contract.head import TrainConfig
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.lookup import configs
 from vfc.heads.methods.fsar import Config, Head
 from vfc.heads.tasks.fewshot import Batch
@@ -120,7 +120,7 @@ class Ragged:
                 for w, proto in enumerate(protos):
                     mine = list(proto)
                     if config.mode != "inductive":
-                        full = [loops.corrected(proto[i], [s[i] for s in seen], alpha) for i in (0, 1)]
+                        full = [loops.correct_prototypes(proto[i], [s[i] for s in seen], alpha) for i in (0, 1)]
                         mine = [full[i][: len(proto[i])] for i in (0, 1)]
                     logits[b, q, w] = -loops.mpmm(query, mine, config.u, config.distance)
         return logits

@@ -280,7 +280,7 @@ def test_descriptions_are_found_by_the_class_list_or_by_their_own_header(tmp_pat
             torch.device("cpu"),
             Silent(),
         )
-        return msta.Head.settled(config, told).described, told
+        return msta.Head.prepare_config(config, told).described, told
 
     found, _ = settled(config, class_list=tmp_path / "classes.txt")
     headed, task = settled(replace(config, descriptions=described(tmp_path, turned, {"classes": [*turned]})))
@@ -295,7 +295,7 @@ def test_descriptions_are_found_by_the_class_list_or_by_their_own_header(tmp_pat
         ]
     np.testing.assert_allclose(found.of(NAMES).numpy(), np.array(want), rtol=1e-6)
     batch = next(task.batches(0))
-    head = msta.Head(msta.Head.settled(config, _listed(task)), task.specs).eval()
+    head = msta.Head(msta.Head.prepare_config(config, _listed(task)), task.specs).eval()
     terms = head.loss(batch)
     texts, loop = head._classes(batch.classes).detach(), 0.0
     for c, name in enumerate(batch.names):

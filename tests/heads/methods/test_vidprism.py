@@ -17,7 +17,7 @@ from torch import Tensor
 from vfc.cache_schema.values.errors import BadInput, UnknownName
 from vfc.cache_schema.values.progress import Silent
 from vfc.cache_schema.values.record import ArraySpec
-from vfc.heads.contract.head import TrainConfig
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.lookup import configs
 from vfc.heads.methods.vidprism import PRESETS, Config, Head
 from vfc.heads.methods.vidprism.aggregation import Grouping, Plain, RgSTA

@@ -7,8 +7,15 @@ import torch
 from suites import fsar_loops as loops
 from torch import Tensor
 
-from vfc.heads.similarity.prototypes import PadPolicy, corrected, gate, paired, prototypes, together
-from vfc.heads.similarity.token_distances import Branch
+from vfc.heads.similarity.prototypes import (
+    PadPolicy,
+    adaptive_alpha,
+    correct_prototypes,
+    gather_peers,
+    prototype_distances,
+    prototypes,
+)
+from vfc.heads.similarity.token_distances import TokenDistances
 
 WIDTH, LONGEST = 6, 7
 
@@ -58,12 +65,12 @@ def test_prototypes_equal_their_loop(shots: int, policy: PadPolicy) -> None:
 def test_ctpcm_equals_its_loop(shots: int, parts: tuple[bool, bool], tau: float) -> None:
     case = Episode(shots, seed=shots)
     proto, _ = prototypes(case.support, case.support_valid)
-    found = corrected(
+    found = correct_prototypes(
         proto, case.query[:, None], 0.7, local=parts[0], whole=parts[1], tau=tau, query_valid=case.query_valid[:, None]
     )
     for b in range(2):
         for w in range(3):
-            slow = loops.corrected(
+            slow = loops.correct_prototypes(
                 loops.prototype(case.shots(b, w)),
                 case.queries(b, [0, 1, 2, 3]),
                 0.7,
@@ -79,13 +86,13 @@ def test_ctpcm_of_groups_sees_their_queries_alone() -> None:
     proto, _ = prototypes(case.support, case.support_valid)
     peers = torch.tensor([[[0, 2], [1, 3], [2, 1], [3, 0]]]).expand(2, -1, -1)
     alpha = torch.tensor([[0.1, 0.3, 0.5, 0.9], [0.2, 0.4, 0.6, 0.8]])
-    valid = together(case.query_valid, peers)
-    found = corrected(proto, together(case.query, peers), alpha, query_valid=valid)
+    valid = gather_peers(case.query_valid, peers)
+    found = correct_prototypes(proto, gather_peers(case.query, peers), alpha, query_valid=valid)
     assert found.shape == (2, 4, 3, LONGEST, WIDTH)
     for b in range(2):
         for g in range(4):
             for w in range(3):
-                slow = loops.corrected(
+                slow = loops.correct_prototypes(
                     loops.prototype(case.shots(b, w)), case.queries(b, peers[b, g].tolist()), float(alpha[b, g])
                 )
                 torch.testing.assert_close(found[b, g, w], loops.pad(slow, LONGEST), rtol=1e-5, atol=1e-5)
@@ -95,7 +102,7 @@ def test_one_query_alone_meets_the_prototype_half_way() -> None:
     case = Episode(1)
     proto = case.frames_support[:, :, 0]
     peers = torch.arange(4).expand(2, 4)[..., None]
-    found = corrected(proto, together(case.frames_query, peers), 0.4)
+    found = correct_prototypes(proto, gather_peers(case.frames_query, peers), 0.4)
     torch.testing.assert_close(found, (proto[:, None] + case.frames_query[:, :, None]) / 2)
 
 
@@ -104,7 +111,9 @@ def test_one_query_alone_meets_the_prototype_half_way() -> None:
 def test_padding_policies_equal_loops_on_true_lengths(policy: PadPolicy, alone: bool) -> None:
     case = Episode(2, seed=3)
     proto, reached = prototypes(case.support, case.support_valid, policy)
-    branch = paired(case.query, case.query_valid, proto[:, None], reached, None, policy=policy, alone=alone)
+    branch = prototype_distances(
+        case.query, case.query_valid, proto[:, None], reached, None, policy=policy, alone=alone
+    )
     to_proto, to_query = branch.nearest()
     for b in range(2):
         queries = case.queries(b, [0, 1, 2, 3])
@@ -136,9 +145,9 @@ def test_the_gate_equals_its_loop(shots: int) -> None:
         scale = 0.2 if seed % 2 else 5.0
         frames = prototypes(case.frames_support * scale, None)[0]
         proto, reached = prototypes(case.support, case.support_valid)
-        visual = paired(case.frames_query * scale, None, frames[:, None], None, None)
-        text = paired(case.query, case.query_valid, proto[:, None], reached, None)
-        found = gate(visual, text, None)
+        visual = prototype_distances(case.frames_query * scale, None, frames[:, None], None, None)
+        text = prototype_distances(case.query, case.query_valid, proto[:, None], reached, None)
+        found = adaptive_alpha(visual, text, None)
         assert found.shape == (2, 1)
         for b in range(2):
             words = case.queries(b, [0, 1, 2, 3])
@@ -152,6 +161,6 @@ def test_the_gate_equals_its_loop(shots: int) -> None:
 
 
 def test_the_gate_follows_the_equation_not_the_sentence_after_it() -> None:
-    near, far = Branch(torch.full((1, 2, 3, 8, 8), 0.5)), Branch(torch.full((1, 2, 3, 20, 20), 2.0))
-    assert gate(near, far, None).item() == pytest.approx(0.1)
-    assert gate(far, near, None).item() == pytest.approx(0.9)
+    near, far = TokenDistances(torch.full((1, 2, 3, 8, 8), 0.5)), TokenDistances(torch.full((1, 2, 3, 20, 20), 2.0))
+    assert adaptive_alpha(near, far, None).item() == pytest.approx(0.1)
+    assert adaptive_alpha(far, near, None).item() == pytest.approx(0.9)

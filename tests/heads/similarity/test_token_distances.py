@@ -10,7 +10,7 @@ from suites import fsar_loops as loops
 from torch import Tensor
 
 from vfc.heads.similarity import matching, token_distances
-from vfc.heads.similarity.token_distances import METRICS, Branch, bi_mhm, hausdorff, mpmm, otam, pairwise
+from vfc.heads.similarity.token_distances import METRICS, TokenDistances, bi_mhm, hausdorff, mpmm, otam, pairwise
 
 
 def ragged(generator: torch.Generator, lengths: list[int], longest: int, width: int) -> tuple[Tensor, Tensor]:
@@ -34,12 +34,12 @@ class Case:
         self.text_q, self.valid_q = text_q.view(2, 4, 7, width), valid_q.view(2, 4, 7)
         self.text_p, self.valid_p = text_p.view(2, 3, 7, width), valid_p.view(2, 3, 7)
 
-    def branches(self, distance: token_distances.Distance) -> list[Branch]:
+    def branches(self, distance: token_distances.Distance) -> list[TokenDistances]:
         query_valid = self.valid_q[:, :, None].expand(2, 4, 3, 7)
         support_valid = self.valid_p[:, None].expand(2, 4, 3, 7)
         return [
-            Branch(pairwise(self.visual_q, self.visual_p[:, None], distance)),
-            Branch(pairwise(self.text_q, self.text_p[:, None], distance), query_valid, support_valid),
+            TokenDistances(pairwise(self.visual_q, self.visual_p[:, None], distance)),
+            TokenDistances(pairwise(self.text_q, self.text_p[:, None], distance), query_valid, support_valid),
         ]
 
     def pair(self, b: int, q: int, w: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -76,8 +76,8 @@ def test_by_hand() -> None:
     def row(*values: float) -> Tensor:
         return torch.tensor(values)[:, None]
 
-    visual = Branch(pairwise(row(0, 4)[None, None], row(1, 2)[None, None, None]))
-    text = Branch(pairwise(row(10)[None, None], row(10, 13)[None, None, None]))
+    visual = TokenDistances(pairwise(row(0, 4)[None, None], row(1, 2)[None, None, None]))
+    text = TokenDistances(pairwise(row(10)[None, None], row(10, 13)[None, None, None]))
     assert mpmm([visual, text], 2).item() == pytest.approx((3 + 2) / 2 + (2 + 1) / 2)
     assert mpmm([visual, text], 10).item() == pytest.approx((1 + 2 + 0 + 3) / 4 + (1 + 2 + 0) / 3)
     assert hausdorff([visual, text]).item() == pytest.approx((2 + 2) + (3 + 0))
@@ -90,8 +90,8 @@ def test_identical_videos_are_at_zero_with_zero_gradient(metric: str, distance: 
     # More than 25 rows: where torch.cdist would switch to the form that cancels.
     tokens = torch.randn(1, 1, 60, 256, generator=torch.Generator().manual_seed(0)) * 30
     query, support = tokens.clone().requires_grad_(), tokens.clone()[:, None].requires_grad_()
-    visual = Branch(pairwise(query, support, distance))
-    text = Branch(pairwise(query[:, :, :40], support[:, :, :, :40], distance))
+    visual = TokenDistances(pairwise(query, support, distance))
+    text = TokenDistances(pairwise(query[:, :, :40], support[:, :, :, :40], distance))
     apart = METRICS[metric]([visual, text])
     assert apart.item() == 0
     apart.sum().backward()
@@ -105,7 +105,7 @@ def test_identical_videos_are_at_zero_with_zero_gradient(metric: str, distance: 
 def test_symmetric_under_exchange_of_query_and_prototype(seed: int, u: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     a, b = torch.randn(1, 1, 8, 5, generator=generator), torch.randn(1, 1, 8, 5, generator=generator)
-    there, back = [Branch(pairwise(a, b[:, None]))], [Branch(pairwise(b, a[:, None]))]
+    there, back = [TokenDistances(pairwise(a, b[:, None]))], [TokenDistances(pairwise(b, a[:, None]))]
     for found in (mpmm(there, u) - mpmm(back, u), hausdorff(there) - hausdorff(back), bi_mhm(there) - bi_mhm(back)):
         assert found.abs().item() < 1e-5
     assert otam(there).item() == pytest.approx(otam(back).item(), abs=1e-4)
@@ -114,7 +114,7 @@ def test_symmetric_under_exchange_of_query_and_prototype(seed: int, u: int) -> N
 def test_one_branch_agrees_with_the_metrics_of_frames() -> None:
     generator = torch.Generator().manual_seed(1)
     query, support = torch.randn(2, 4, 8, 6, generator=generator), torch.randn(2, 3, 5, 8, 6, generator=generator)
-    found = [Branch(pairwise(query, support.mean(dim=2)[:, None], "cosine"))]
+    found = [TokenDistances(pairwise(query, support.mean(dim=2)[:, None], "cosine"))]
     torch.testing.assert_close(-hausdorff(found), matching.hausdorff(query, support), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(-8 * bi_mhm(found), matching.bi_mhm(query, support), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(-mpmm(found), matching.METRICS["mpmm"](query, support, distance="cosine"))

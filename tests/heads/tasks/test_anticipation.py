@@ -29,7 +29,7 @@ from vfc.cache_schema.values.progress import Silent
 from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import ArraySpec, Json, Key, Record
 from vfc.cache_schema.writer import StoreWriter
-from vfc.heads.contract.head import TrainConfig
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.evaluation.compare_runs import ReportConfig, report
 from vfc.heads.methods import frame_classifier, futr
 from vfc.heads.results.tables import read_rows
@@ -155,7 +155,7 @@ def test_only_training_draws_phases(store: Path) -> None:
     assert all(a.visual.shape == b.visual.shape for a, b in pairs)
     assert not any(torch.equal(a.visual, b.visual) for a, b in pairs)
     head = futr.Head(FUTR, plain.specs)
-    head.meet(plain)
+    head.set_task(plain)
     head.eval()
     with torch.no_grad():
         assert plain.test(head, Silent())["moc"] == drawn.test(head, Silent())["moc"]

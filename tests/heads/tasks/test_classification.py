@@ -25,7 +25,7 @@ from vfc.cache_schema.values.progress import Silent
 from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import ArraySpec, Key, Record
 from vfc.cache_schema.writer import StoreWriter
-from vfc.heads.contract.head import TrainConfig
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.lookup import configs
 from vfc.heads.methods import linear_probe, mote, text_zero_shot
 from vfc.heads.results.tables import read_rows

@@ -27,7 +27,7 @@ from vfc.cache_schema.values.progress import Silent
 from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import Key, Record
 from vfc.cache_schema.writer import StoreWriter
-from vfc.heads.contract.head import TrainConfig
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.methods import fsar
 from vfc.heads.runs.run_folder import load_weights
 from vfc.heads.tasks import fewshot
@@ -245,7 +245,7 @@ import dataclasses, json, sys
 from pathlib import Path
 from vfc.cache_schema.values.progress import Silent
 from vfc.heads.training.fit import train
-from vfc.heads.contract.head import TrainConfig
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.methods import fsar
 from vfc.heads.tasks import fewshot
 import torch

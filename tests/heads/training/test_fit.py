@@ -21,7 +21,7 @@ from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.values.errors import BadInput, MissingPath, RecipeMismatch, UnknownName
 from vfc.cache_schema.values.progress import Silent
 from vfc.cache_schema.values.record import Key
-from vfc.heads.contract.head import TrainConfig
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.evaluation.evaluate import EvalConfig, evaluate
 from vfc.heads.lookup import configs, names
 from vfc.heads.methods import prototype
@@ -29,7 +29,7 @@ from vfc.heads.results.tables import read_rows
 from vfc.heads.runs.run_folder import read_items
 from vfc.heads.tasks import fewshot
 from vfc.heads.training.fit import train
-from vfc.heads.training.schedule import counted, learning_rate, optimizer
+from vfc.heads.training.schedule import learning_rate, length_in_updates, optimizer, resolve_length
 
 QUICK = TrainConfig(steps=30, batch=4, validate_every=10, device="cpu")
 
@@ -319,23 +319,42 @@ def test_the_rate_of_a_published_log() -> None:
     assert learning_rate(config, 499) == 1e-3
 
 
-def test_passes_become_updates() -> None:
+def test_epochs_become_updates() -> None:
     asked = TrainConfig(epochs=6, accumulate=4, warmup_epochs=1.5)
-    found = counted(asked, 10, Silent())
+    found = length_in_updates(asked, 10, Silent())
     assert (found.steps, found.warmup) == (15, 4)
     told = Told()
-    assert counted(replace(asked, least_steps=40), 10, told).steps == 40
-    assert told.lines == ["6 passes are 15 updates; 40 are made (--least-steps)."]
-    assert counted(TrainConfig(steps=7), 0, Silent()).steps == 7
-    with pytest.raises(BadInput, match=r"no pass over it to count.\nGive --steps, not --epochs"):
-        counted(asked, 0, Silent())
+    assert length_in_updates(replace(asked, least_steps=40), 10, told).steps == 40
+    assert told.lines == ["6 epochs are 15 updates, raised to 40 by --least-steps."]
+    assert length_in_updates(TrainConfig(steps=7), 0, Silent()).steps == 7
+    with pytest.raises(BadInput, match=r"so it has no epochs.\nGive --steps, not --epochs"):
+        length_in_updates(asked, 0, Silent())
     with pytest.raises(BadInput, match=r"--warmup-epochs is given without --epochs.\nGive the warm-up in updates"):
-        counted(TrainConfig(warmup_epochs=1), 10, Silent())
+        length_in_updates(TrainConfig(warmup_epochs=1), 10, Silent())
     with pytest.raises(
-        BadInput, match=r"^--validate-every 0 means one pass, and this task has no end\.\nGive a number"
+        BadInput, match=r"^--validate-every 0 means once per epoch, and this task has no epochs\.\nGive a number"
     ):
-        counted(TrainConfig(validate_every=0), 0, Silent())
-    assert counted(TrainConfig(validate_every=0, accumulate=3), 10, Silent()).validate_every == 3
+        length_in_updates(TrainConfig(validate_every=0), 0, Silent())
+    assert length_in_updates(TrainConfig(validate_every=0, accumulate=3), 10, Silent()).validate_every == 3
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("by_hand", [{"steps": 20}, {"steps": 20, "epochs": 0}, {"epochs": 0}])
+def test_a_length_in_updates_replaces_the_defaults_of_a_method(name: str, by_hand: dict[str, Any]) -> None:
+    defaults = configs(name)["train"]
+    config = resolve_length(replace(defaults, **by_hand), defaults, Silent())
+    run = length_in_updates(config, 7, Silent())
+    assert (run.steps, run.epochs, run.warmup) == (by_hand.get("steps", defaults.steps), 0, defaults.warmup)
+    # Given back with --config, the settings mean the same.
+    assert resolve_length(config, defaults, Silent()) == config
+    assert resolve_length(defaults, defaults, Silent()).epochs == defaults.epochs
+
+
+def test_a_warm_up_in_epochs_that_was_given_is_refused_without_epochs() -> None:
+    defaults = configs("vidprism")["train"]
+    config = resolve_length(replace(defaults, steps=20, warmup_epochs=2), defaults, Silent())
+    with pytest.raises(BadInput, match="--warmup-epochs is given without --epochs"):
+        length_in_updates(config, 7, Silent())
 
 
 def test_the_optimizer_has_the_settings_asked_for() -> None:
