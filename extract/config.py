@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Final, Literal, Self
 
 from vfc.cache_schema.values.errors import BadInput
+
+from .recipe_settings import Axes, recipe_settings
+
+_NO_AXES: Final[Axes] = MappingProxyType({})
 
 
 def _models() -> list[str]:
@@ -254,6 +260,20 @@ class ExtractConfig:
             raise not_deterministic(self.plan)
         if self.template and self.texts is None:
             raise BadInput("--template is given without --texts.", "Say what to fill in: --texts FILE or classes.")
+
+    @classmethod
+    def from_recipe(cls, recipe: Mapping[str, Any], *, axes: Axes = _NO_AXES, **changes: Any) -> Self:
+        """The settings that make features as a store's recipe says: the run of these settings has the same recipe.
+
+        Args:
+            recipe: `Recipe.fields` of the store.
+            axes: Its prompts and views, where they are wanted too; see `recipe_settings`.
+            changes: Fields to set: `videos`, `out`, `device` ..., or another `checkpoint` for the same weights.
+
+        Raises:
+            BadInput: see `recipe_settings`; contradicting fields.
+        """
+        return cls(**{**recipe_settings(recipe, axes, changes), **changes})
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,20 @@ from .worklist import Work
 from .writer_thread import Lost, Made
 
 
-def with_projections(config: ExtractConfig, work: Work, progress: Progress) -> Shrinking:
+def with_projections(config: ExtractConfig, work: Work, progress: Progress, take_from: Path | None = None) -> Shrinking:
     """The shrinking of a run with its projections; the model is loaded, the store is there.
 
     Fits what is not published yet on the clean views of the first videos by hash, whoever's share they are, and
     publishes it; the one published first holds for all. Videos that cannot be read are passed over.
 
+    Args:
+        config: Settings of the run.
+        work: All that is to do.
+        progress: Who is told.
+        take_from: A store whose projections are published here instead.
+
     Raises:
-        BadInput: fewer rows than dimensions asked of a pca.
+        BadInput: fewer rows than dimensions asked of a pca; the store has another projection than `take_from`.
         Damaged: a published projection is not what was published, or one that records went through is missing.
     """
     shrinking, rule = work.shrinking, work.shrinking.shrink.project
@@ -41,6 +47,9 @@ def with_projections(config: ExtractConfig, work: Work, progress: Progress) -> S
     # Looked for first: whoever writes a record has published its projections before.
     with open_store(config.out) as reader:
         held = {spec.name for kind in reader.kinds if reader.keys(kind) for spec in shrinking.made.get(kind, ())}
+    if take_from is not None:
+        for name in shrinking.features():
+            _take(take_from, config.out, name)
     found = {name: load_projection(config.out, name) for name in shrinking.features()}
     missing = [name for name, there in found.items() if there is None]
     # A random one comes out the same.
@@ -58,6 +67,15 @@ def with_projections(config: ExtractConfig, work: Work, progress: Progress) -> S
         _require(there, rule, shrinking.features()[name], name, config.out)
         progress.say(_told(name, there))
     return replace(shrinking, projections=projections)
+
+
+def _take(source: Path, out: Path, name: str) -> None:
+    projection = load_projection(source, name)
+    if projection is not None and publish_projection(out, name, projection).digest != projection.digest:
+        raise BadInput(
+            f"The projection of {name!r} in {out} is not the one in {source}.",
+            "Remove that store, or give another --out.",
+        )
 
 
 def _fitted(config: ExtractConfig, work: Work, names: Sequence[str], progress: Progress) -> Mapping[str, Fitting]:

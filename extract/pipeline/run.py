@@ -43,10 +43,15 @@ from .worklist import Work, survey
 from .writer_thread import Behind, Lost, Made
 
 
-def extract(config: ExtractConfig, progress: Progress | None = None) -> Summary:
+def extract(config: ExtractConfig, progress: Progress | None = None, *, projections: Path | None = None) -> Summary:
     """Make the records that the settings ask for and the store lacks.
 
     Ctrl-C and SIGTERM finish the record at hand, commit, and give a Summary with exit code 130 or 143.
+
+    Args:
+        config: What to make.
+        progress: Who is told.
+        projections: A store whose projections are taken over, instead of new ones being fitted.
 
     Raises:
         VfcError: bad input, another recipe, a full or read-only disk ... Whatever was made before is committed.
@@ -67,13 +72,22 @@ def extract(config: ExtractConfig, progress: Progress | None = None) -> Summary:
         progress.say(f"{len(work.there)} records are there, {len(work.failed)} failed before, {work.to_do} to do.")
     refuse_what_cannot_fit(whole, config.out)
     with numerics(work.mode, config.threads):
-        return _Run(config, here, whole, work, progress).run()
+        return _Run(config, here, whole, work, progress, projections).run()
 
 
 class _Run:
     """One run over a share of work that is not empty."""
 
-    def __init__(self, config: ExtractConfig, here: Place, whole: Work, work: Work, progress: Progress) -> None:
+    def __init__(
+        self,
+        config: ExtractConfig,
+        here: Place,
+        whole: Work,
+        work: Work,
+        progress: Progress,
+        projections: Path | None,
+    ) -> None:
+        self.projections = projections
         self.config, self.here, self.whole, self.work, self.progress = config, here, whole, work, progress
         self.worker = config.worker or f"r{here.rank}"
         self.clock = Clock()
@@ -106,7 +120,7 @@ class _Run:
         try:
             if self.work.visits or self.work.texts:
                 self.work.backbone.load()
-                smaller.shrinking = with_projections(self.config, self.work, self.progress)
+                smaller.shrinking = with_projections(self.config, self.work, self.progress, self.projections)
             self.clock = Clock()
             self.progress.begin("extract", self.work.to_do)
             for lost in self.work.hopeless:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from vfc.cache_schema.values.errors import BadInput, MissingPath, RecipeMismatch
 from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.heads.data.features import as_served
-from vfc.heads.data.text_features import Wording
+from vfc.heads.data.text_features import KNOWN, Wording
 from vfc.heads.lookup import find
 from vfc.heads.results.tables import Table, percent
 from vfc.heads.runs.run_folder import load_weights
@@ -63,6 +63,40 @@ class Run:
     def prompt(self) -> str:
         """The prompt whose text the head reads; empty without text."""
         return str(self.data.get("prompt", ""))
+
+    def training_store(self, moved_to: Path | None, *, own_prompts: Collection[str]) -> Path | None:
+        """The store of the training, of which new features need the projection and the text of the prompt.
+
+        None where it is gone and not needed: without a pca, and without a prompt of the user's own words.
+
+        Args:
+            moved_to: Where it is now; None: at the path of the training.
+            own_prompts: Ids of the prompts whose texts are known without the store.
+
+        Raises:
+            BadInput: text under known prompts, which depend on a list of tasks.
+            MissingPath: it is gone and needed.
+            RecipeMismatch: the store there has another recipe.
+        """
+        if self.prompt == KNOWN:
+            raise BadInput(
+                f"The head in {self.folder} reads text under known prompts, which depend on a list of tasks.",
+                "Train one on a plain prompt: vfc train-head fsar --prompt unknown.",
+            )
+        path = moved_to or Path(self.settings["task"]["cache"])
+        if path.exists():
+            with open_store(path, verify="never") as reader:
+                _require_recipe(self, reader)
+            return path
+        shrink: Any = self.recipe.fields.get("shrink", {})
+        pca = str(shrink.get("project", "")).startswith("pca")
+        if moved_to is not None or pca or (self.prompt and self.prompt not in own_prompts):
+            raise MissingPath(
+                f"The head was trained on the store {path}, which is not there; new features need its "
+                f"{'projection' if pca else 'prompt text'}.",
+                "Give its place now: --cache STORE.",
+            )
+        return None
 
 
 @dataclass(frozen=True)

@@ -123,3 +123,60 @@ def test_a_head_that_reads_a_language_model_names_clips_too(
     assert sum(found["predictions"][0]["shares"].values()) == pytest.approx(1)
     stores = [open_store(path) for path in (tmp_path / "p").iterdir() if path.is_dir()]
     assert {kind for store in stores for kind in store.kinds} == {"video", "prompted"}
+
+
+def trained(place: Path, folder: Path, extraction: str) -> Path:
+    """A store made with further flags of `vfc extract`, and the run of a small head trained on it."""
+    made = f"extract {extraction} --videos {place}/videos/all.csv --out {folder}/store --progress none"
+    assert app.run(made.split()) == 0
+    head = f"train-head fsar --cache {folder}/store --way 2 --train-queries 2 --tasks 10 --out {folder}/run"
+    head += " --dim 16 --down-hidden 12 --ffn-dim 20 --attention-heads 2 --mode inductive --steps 2 --val-tasks 5"
+    assert app.run([*head.split(), "--device", "cpu", "--progress", "none"]) == 0
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    "flags", ["--pool 2x2", "--project pca:8 --fit-records 6", "--pool 2x2 --project random:8 --seed 3 --dtype fp32"]
+)
+def test_features_of_new_clips_are_reduced_as_those_of_the_training(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str
+) -> None:
+    model = f"--model image --checkpoint {place}/model --layer 2 --keep visual"
+    folder = trained(place, tmp_path, f"{model} {flags}")
+    code, found = read(capsys, *line(place, tmp_path / "p"), "--head", str(folder))
+    assert code == 0, found
+    (query,) = (tmp_path / "p").glob("query-*/")
+    with open_store(query) as new, open_store(tmp_path / "store") as training:
+        (key,) = new.keys("video")
+        stored = training.read(Key("video", "stand/2.mp4"), "layer2.visual")
+        assert torch.equal(torch.from_numpy(new.read(key, "layer2.visual")), torch.from_numpy(stored))
+
+
+def test_a_projection_that_is_gone_is_asked_for(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = f"--model image --checkpoint {place}/model --layer 2 --keep visual"
+    folder = trained(place, tmp_path, f"{model} --project pca:8 --fit-records 6")
+    (tmp_path / "store").rename(tmp_path / "moved")
+    code, _ = read(capsys, *line(place, tmp_path / "p"), "--head", str(folder))
+    assert code == 2
+    assert app.run([*line(place, tmp_path / "p"), "--head", str(folder), "--progress", "none"]) == 2
+    error = capsys.readouterr().err
+    assert "which is not there; new features need its projection." in error
+    assert "--cache STORE" in error
+    code, found = read(capsys, *line(place, tmp_path / "p"), "--head", str(folder), "--cache", str(tmp_path / "moved"))
+    assert code == 0, found
+
+
+def test_a_prompt_in_the_users_words_is_asked_again(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = video_llava_checkpoint(tmp_path / "llava")
+    flags = f"--model video-llava --checkpoint {model} --layer 2 --num-frames 2 --prompt-text mine=What?"
+    folder = trained(place, tmp_path, flags)
+    code, found = read(capsys, *line(place, tmp_path / "p"), "--head", str(folder), "--checkpoint", str(model))
+    assert code == 0, found
+    (query,) = (tmp_path / "p").glob("query-*/")
+    with open_store(query) as new:
+        assert new.axes("prompt") == {"mine": {"template": "What?"}}
+        assert [key.prompt for key in new.keys("prompted")] == ["mine"]
