@@ -19,6 +19,7 @@ from typer.main import get_command
 from vfc.cache_schema.values.errors import BadInput, ReadOnlyTarget, Refused, VfcError
 
 from .command import HELP, print_document
+from .options.paths import check_words
 
 _INTERRUPTED: Final = 128 + signal.SIGINT
 _TERMINATED: Final = 128 + signal.SIGTERM
@@ -42,14 +43,20 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Let a language model write sentences about each class.",
     ),
 }
+_SLOW: Final = {"episodes", "eval", "probe-layers", "report", "train-head"}
 
 
 class Lazy(TyperCommand):
-    """A command known by its name and one line of help until it is called."""
+    """A command known by its name and one line of help until it is called.
 
-    def __init__(self, name: str, line: str, panel: str | None, load: Callable[[], TyperCommand | TyperGroup]) -> None:
+    `slow`: its flags are defined beside code that imports torch, so the paths on the line are checked before.
+    """
+
+    def __init__(
+        self, name: str, line: str, panel: str | None, load: Callable[[], TyperCommand | TyperGroup], slow: bool = False
+    ) -> None:
         super().__init__(name=name, callback=None, params=[], help=line, rich_help_panel=panel)
-        self.load = load
+        self.load, self.slow = load, slow
 
 
 class LazyGroup(TyperGroup):
@@ -58,6 +65,8 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """The command that is asked for, imported now."""
         name, command, rest = super().resolve_command(ctx, args)
+        if isinstance(command, Lazy) and command.slow and not ctx.resilient_parsing:
+            check_words(rest)
         try:
             return name, command.load() if isinstance(command, Lazy) else command, rest
         except KeyboardInterrupt:
@@ -133,7 +142,8 @@ def root() -> LazyGroup:
 
     built = get_command(app)
     assert isinstance(built, LazyGroup)
-    built.commands.update({n: Lazy(n, line, panel, _imported(target)) for n, (target, panel, line) in COMMANDS.items()})
+    for name, (target, panel, line) in COMMANDS.items():
+        built.commands[name] = Lazy(name, line, panel, _imported(target), slow=name in _SLOW)
     return built
 
 

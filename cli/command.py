@@ -6,7 +6,6 @@ Data goes to stdout, talk to stderr. With `--json` stdout carries exactly one do
 from __future__ import annotations
 
 import ast
-import dataclasses
 import inspect
 import json
 import os
@@ -101,9 +100,9 @@ class Command(Generic[Config]):
     def build(self) -> TyperCommand:
         """The command as typer knows it, its flags read off the dataclasses."""
 
-        def call(**given: Any) -> int:
+        def call(**typed: Any) -> int:
             try:
-                return self._execute(given)
+                return self._execute(typed)
             except KeyboardInterrupt:
                 raise SystemExit(128 + signal.SIGINT) from None
             except BrokenPipeError:
@@ -125,20 +124,18 @@ class Command(Generic[Config]):
         built.renamed = {old: new for flag in listed for old, new in flag.renamings()}
         return built
 
-    def _execute(self, given: dict[str, Any]) -> int:
-        shared = {f.name for f in dataclasses.fields(CommonOptions)}
-        manners = build(CommonOptions, {name: value for name, value in given.items() if name in shared})
-        own = {name: value for name, value in given.items() if name not in shared}
-        config = build(self.config, own, manners.config)
-        if manners.print_config:
+    def _execute(self, typed: Mapping[str, Any]) -> int:
+        common = build(CommonOptions, typed)
+        config = build(self.config, typed, common.config, paths=not common.print_config)
+        if common.print_config:
             print(json.dumps(to_json(config), indent=2, ensure_ascii=False))
             return 0
-        shown = show(manners.progress)
+        progress = show(common.progress)
         try:
-            outcome = self.run(config, shown)
+            outcome = self.run(config, progress)
         finally:
-            shown.close()
-        if manners.json:
+            progress.close()
+        if common.json:
             print_document(self.name, outcome.exit_code, outcome.document)
         elif outcome.text:
             print(outcome.text)

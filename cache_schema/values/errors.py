@@ -8,7 +8,7 @@ exception a caller of the library would naturally catch.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class VfcError(Exception):
@@ -100,3 +100,11 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> UnknownName:
         f"There is no {what} {name!r}.{suggestion(name, allowed)}",
         f"Known: {', '.join(allowed) if allowed else 'none'}.",
     )
+
+
+def combined(errors: Sequence[VfcError]) -> VfcError:
+    """One error for all of `errors` (at least one): of the first one's class, all problems before all remedies."""
+    if len(errors) == 1:
+        return errors[0]
+    problems, remedies = (dict.fromkeys(lines) for lines in zip(*((e.problem, e.remedy) for e in errors), strict=True))
+    return type(errors[0])(" ".join(problems), " ".join(remedies))

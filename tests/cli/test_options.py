@@ -126,7 +126,7 @@ def test_what_is_written_comes_back(tmp_path: Path, config: Work) -> None:
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
-        (["s"], BadInput, "--way is missing.\nIt means: Classes per episode."),
+        (["s"], BadInput, "--way is missing.\nGive --way: Classes per episode."),
         (["s", "--way", "five"], BadInput, "--way takes a whole number; got 'five'.\nWrite for example --way 1."),
         (
             ["s", "--way", "5", "--lr", "fast"],
@@ -164,7 +164,7 @@ def test_mistakes_on_the_command_line(arguments: list[str], kind: type[VfcError]
             UnknownName,
             "There is no setting in FILE: 'wey'. Did you mean 'way'?\nKnown: exclude, layer, lr, ",
         ),
-        ('{"way": "5"}', BadInput, "FILE: 'way' is \"5\", not int.\nMend that value, or drop it"),
+        ('{"way": "5"}', BadInput, "FILE: 'way' is \"5\", not int.\nCorrect that value, or remove it"),
         ('{"way": true}', BadInput, "FILE: 'way' is true, not int.\n"),
         ('{"verify": 1}', BadInput, "FILE: 'verify' is 1, not true or false.\n"),
         ('{"layer": "3"}', BadInput, "FILE: 'layer' is \"3\", not a list of str.\n"),
