@@ -1,4 +1,4 @@
-"""From what a list says to the file it means, below a root that may be arranged in another way than the list."""
+"""From a row of a list to the file that it means, below a root that may be arranged differently than the list."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _KINETICS: Final = re.compile(r"(?P<id>.{11})_\d{6}_\d{6}")
 
 
 class Lookup:
-    """Finds files below `root`: the path as written, and where the list allows it (`Row.search`) what looks like it.
+    """Locates files below `root`: at the path as written, or at a similar one, as far as `Row.search` allows.
 
-    `suffix`: the same stem in a folder of the same name; case, blanks and underscores do not count. `stem`: besides,
-    the same stem in a folder that is none of the listed classes (data sets that come without class folders), and for
+    `suffix`: the same stem in a folder of the same name; case, blanks and underscores do not count. `stem`: also the
+    same stem in a folder that is none of the listed classes (data sets that come without class folders), and for
     Kinetics the 11 letters of the clip's id.
     """
 
@@ -33,30 +33,30 @@ class Lookup:
         self.root = root
         self._classes = {_folder(row.path) for row in rows}
 
-    def find(self, row: Row) -> str | None:
+    def locate(self, row: Row) -> str | None:
         """The path below the root of the file that `row` means; None where there is none.
 
         Raises:
             BadInput: it lies outside of the root, or several files fit.
         """
-        written = self.written(row)
-        if row.search != "stem" and (self.root / written).is_file():
-            return written
+        path = self.expected_path(row)
+        if row.search != "stem" and (self.root / path).is_file():
+            return path
         if row.search == "nowhere":
             return None
-        for candidates in self._candidates(stem_of(written), row.search == "stem"):
-            fitting = self._fitting(candidates, _folder(written), row.search == "stem")
-            if len(fitting) > 1:
+        for candidates in self._candidates(stem_of(path), row.search == "stem"):
+            matches = self._in_folder(candidates, _folder(path), row.search == "stem")
+            if len(matches) > 1:
                 raise BadInput(
-                    f"{row.where}: {row.path!r} fits several files: {', '.join(sorted(fitting)[:3])}.",
+                    f"{row.where}: {row.path!r} fits several files: {', '.join(sorted(matches)[:3])}.",
                     "Write the path with its suffix, or give a --root that holds one of them.",
                 )
-            if fitting:
-                return fitting[0]
+            if matches:
+                return matches[0]
         return None
 
-    def written(self, row: Row) -> str:
-        """Where the listed file should be, below the root; raises as `find` does."""
+    def expected_path(self, row: Row) -> str:
+        """Where the listed file should be, below the root; raises as `locate` does."""
         path = row.path
         if posixpath.isabs(path) and Path(path).is_relative_to(self.root.absolute()):
             path = Path(path).relative_to(self.root.absolute()).as_posix()
@@ -67,10 +67,10 @@ class Lookup:
             )
         return path
 
-    def _fitting(self, candidates: list[str], folder: str, anywhere: bool) -> list[str]:
-        spelled = [(_folder(c), c) for c in candidates]
-        near = [c for parent, c in spelled if parent == folder]
-        return near or [c for parent, c in spelled if anywhere and parent not in self._classes]
+    def _in_folder(self, candidates: list[str], folder: str, anywhere: bool) -> list[str]:
+        parents = [(_folder(path), path) for path in candidates]
+        matches = [path for parent, path in parents if parent == folder]
+        return matches or [path for parent, path in parents if anywhere and parent not in self._classes]
 
     def _candidates(self, stem: str, by_id: bool) -> Iterator[list[str]]:
         yield self._by_stem.get(name_of(stem), [])
@@ -80,28 +80,24 @@ class Lookup:
             yield self._by_id.get(kinetics["id"], [])
 
     @cached_property
-    def _videos(self) -> tuple[str, ...]:
-        return walk(self.root).videos
-
-    @cached_property
     def _by_stem(self) -> dict[str, list[str]]:
-        return _grouped((name_of(stem_of(v)), v) for v in self._videos)
+        return _grouped((name_of(stem_of(path)), path) for path in walk(self.root).videos)
 
     @cached_property
     def _by_spelling(self) -> dict[str, list[str]]:
-        return _grouped((spelling(stem), v) for stem, found in self._by_stem.items() for v in found)
+        return _grouped((spelling(stem), path) for stem, paths in self._by_stem.items() for path in paths)
 
     @cached_property
     def _by_id(self) -> dict[str, list[str]]:
-        whole = ((stem_of(v), v) for v in self._videos)
-        return _grouped((stem[:11], v) for stem, v in whole if stem[11:12] in ("", "_"))
+        stems = ((stem_of(path), path) for paths in self._by_stem.values() for path in paths)
+        return _grouped((stem[:11], path) for stem, path in stems if stem[11:12] in ("", "_"))
 
 
 def _folder(path: str) -> str:
-    return _spelled(folder_label(path))
+    return _cached_spelling(folder_label(path))
 
 
-_spelled = functools.lru_cache(maxsize=1 << 14)(spelling)
+_cached_spelling = functools.lru_cache(maxsize=1 << 14)(spelling)
 
 
 def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

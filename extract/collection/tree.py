@@ -1,4 +1,4 @@
-"""Every file below a folder, links followed, loops and doubles left out."""
+"""All files below a folder. Links are followed; loops and duplicate links are left out."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from .video import folder_label, is_video
 
 @dataclass(frozen=True)
 class Tree:
-    """`videos`: paths relative to the root, with forward slashes, sorted. `doubles`: links to videos among them."""
+    """The files below a folder.
+
+    `videos`: paths relative to the folder, with forward slashes, sorted. `skipped`: suffix -> number of other files.
+    `duplicate_links`: links to one of the videos in a folder of the same name; they are not among `videos`.
+    """
 
     videos: tuple[str, ...]
     skipped: Counter[str]
-    doubles: tuple[str, ...]
+    duplicate_links: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -32,33 +36,31 @@ class _File:
 def walk(root: Path) -> Tree:
     """All videos below `root`; other files are counted by suffix, hidden ones as `hidden`.
 
-    A link to a video of the same folder name (that is, class) that is found anyway is left out as a double.
-
     Raises:
         MissingPath: there is no such folder.
         BadInput: a folder that cannot be listed.
     """
     skipped: Counter[str] = Counter()
-    found = []
+    files = []
     for file in _files(root, "", os.path.realpath(root), False, frozenset()):
         name = file.relative.rpartition("/")[2]
         if name.startswith("."):
             skipped["hidden"] += 1
         elif is_video(name):
-            found.append(file)
+            files.append(file)
         else:
             skipped[os.path.splitext(name)[1].lower()] += 1
-    held: dict[tuple[str, str], str] = {}
-    doubles = []
-    for file in sorted(found, key=lambda f: (f.linked, f.relative)):
-        place = (file.real, folder_label(file.relative))
-        if held.setdefault(place, file.relative) != file.relative:
-            doubles.append(file.relative)
-    return Tree(tuple(sorted(held.values())), skipped, tuple(sorted(doubles)))
+    # A file counts once per class: a link to it from a folder of another name makes it a video of that class too.
+    first_path: dict[tuple[str, str], str] = {}
+    duplicates = []
+    for file in sorted(files, key=lambda f: (f.linked, f.relative)):
+        if first_path.setdefault((file.real, folder_label(file.relative)), file.relative) != file.relative:
+            duplicates.append(file.relative)
+    return Tree(tuple(sorted(first_path.values())), skipped, tuple(sorted(duplicates)))
 
 
-def _files(folder: Path, relative: str, real: str, linked: bool, above: frozenset[str]) -> Iterator[_File]:
-    """Files below `folder`, whose real path is `real`; `above` are the real paths of the folders it lies in."""
+def _files(folder: Path, relative: str, real: str, linked: bool, parents: frozenset[str]) -> Iterator[_File]:
+    """Files below `folder`, whose real path is `real`; `parents` are the real paths of the folders above it."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except FileNotFoundError:
@@ -67,10 +69,9 @@ def _files(folder: Path, relative: str, real: str, linked: bool, above: frozense
         raise BadInput(f"The folder {folder} cannot be listed: {error.strerror}.", "Make it readable.") from error
     for entry in entries:
         is_link = entry.is_symlink()
-        real_path = os.path.realpath(entry.path) if is_link else os.path.join(real, entry.name)
-        below = f"{relative}/{entry.name}" if relative else entry.name
-        if entry.is_dir():
-            if not entry.name.startswith(".") and real_path not in above | {real}:
-                yield from _files(Path(entry.path), below, real_path, linked or is_link, above | {real})
-        else:
-            yield _File(below, real_path, linked or is_link)
+        entry_real = os.path.realpath(entry.path) if is_link else os.path.join(real, entry.name)
+        entry_relative = f"{relative}/{entry.name}" if relative else entry.name
+        if not entry.is_dir():
+            yield _File(entry_relative, entry_real, linked or is_link)
+        elif not entry.name.startswith(".") and entry_real not in parents | {real}:
+            yield from _files(Path(entry.path), entry_relative, entry_real, linked or is_link, parents | {real})

@@ -1,10 +1,10 @@
-"""Video and Collection: what is to be looked at, under which names."""
+"""Video and Collection: the videos to extract, and their names."""
 
 from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -22,8 +22,8 @@ class Video:
     """One video, or one segment of a video.
 
     `name`: the name in the key of its records, the path below the collection's root with forward slashes in Unicode
-    NFC; of a segment `<path>#t=<start>-<end>`. `path`: the file as the system knows it; it need not exist (a listed
-    file that is missing becomes a failure, not a gap). An empty label or split is one that is not known.
+    NFC; of a segment `<path>#t=<start>-<end>`. `path`: the file; it need not exist (a listed file that is
+    missing is extracted as a failure, and listed). An empty label or split means that it is not known.
     """
 
     name: str
@@ -38,8 +38,8 @@ class Video:
 class Collection:
     """Videos sorted by name (as UTF-8), every name once.
 
-    `skipped`: suffix -> how many files of that suffix were passed over as no videos. `missing`: names of listed videos
-    whose file is not there; they are among `videos`. `notes`: what was decided while reading, in lines for people.
+    `skipped`: suffix -> number of files that are no videos. `missing`: names of listed videos whose file does not
+    exist; they are among `videos`. `notes`: how the collection was read, as lines for the user.
     """
 
     videos: tuple[Video, ...]
@@ -48,7 +48,7 @@ class Collection:
     notes: tuple[str, ...] = ()
 
     def annotations(self) -> Annotations:
-        """Labels, splits and times, a row per video."""
+        """Labels, splits and times, one row per video."""
         return Annotations(
             tuple(Annotation(v.name, v.label, v.split, "", v.start_seconds, v.end_seconds) for v in self.videos)
         )
@@ -60,9 +60,9 @@ def is_video(name: str) -> bool:
 
 
 def name_of(relative: str) -> str:
-    r"""The name for a path below the root: NFC, so that it is the same on every file system.
+    r"""The name for a path below the root: in Unicode NFC, so that it is the same on every file system.
 
-    Bytes that are no UTF-8 are spelled out (`caf\xe9.mp4`).
+    Bytes that are not UTF-8 are escaped (`caf\xe9.mp4`).
     """
     return unicodedata.normalize("NFC", os.fsencode(relative).decode("utf-8", "backslashreplace"))
 
@@ -74,10 +74,10 @@ def stem_of(path: str) -> str:
 
 
 def folder_label(name: str) -> str:
-    """The class that a name tells: its immediate parent folder, none at the root."""
+    """The class of a video by its name: the immediate parent folder, empty at the root."""
     return name.rpartition("/")[0].rpartition("/")[2]
 
 
-def some(names: list[str], most: int = 3) -> str:
-    """The first few of `names`, and that there are more."""
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first few of `names`, with `...` where there are more."""
     return ", ".join(names[:most]) + (" ..." if len(names) > most else "")

@@ -36,7 +36,7 @@ def names(collection: Collection) -> list[str]:
     return [video.name for video in collection.videos]
 
 
-def told(collection: Collection) -> dict[str, tuple[str, str]]:
+def labelled(collection: Collection) -> dict[str, tuple[str, str]]:
     return {video.name: (video.label, video.split) for video in collection.videos}
 
 
@@ -49,7 +49,7 @@ def test_a_folder_tree(tmp_path: Path) -> None:
         "walk/._a.mp4", ".cache/z.mp4",
     )  # fmt: skip
     collection = collect(root)
-    assert told(collection) == {
+    assert labelled(collection) == {
         "run/deep/er/a.webm": ("er", ""),
         "run/x.avi": ("run", ""),
         "top.mp4": ("", ""),
@@ -89,7 +89,7 @@ def test_include_and_exclude(shared_data: Path) -> None:
 def test_a_root_above_the_folder_names_from_there(tmp_path: Path) -> None:
     make(tmp_path, "data/hmdb/wave/a.avi", "data/hmdb/wave/b.avi")
     collection = collect(tmp_path / "data/hmdb/wave", root=tmp_path / "data")
-    assert told(collection) == {"hmdb/wave/a.avi": ("wave", ""), "hmdb/wave/b.avi": ("wave", "")}
+    assert labelled(collection) == {"hmdb/wave/a.avi": ("wave", ""), "hmdb/wave/b.avi": ("wave", "")}
     with pytest.raises(BadInput, match=r"does not lie in the --root"):
         collect(tmp_path / "data", root=tmp_path / "data/hmdb")
 
@@ -97,15 +97,15 @@ def test_a_root_above_the_folder_names_from_there(tmp_path: Path) -> None:
 def test_one_video(tmp_path: Path) -> None:
     make(tmp_path, "a.mp4", "b.mp4")
     assert names(collect(tmp_path / "a.mp4")) == ["a.mp4"]
-    assert told(collect(tmp_path / "*.mp4")) == {"a.mp4": ("", ""), "b.mp4": ("", "")}
+    assert labelled(collect(tmp_path / "*.mp4")) == {"a.mp4": ("", ""), "b.mp4": ("", "")}
 
 
 def test_videos_by_a_pattern_are_named_as_in_their_folder(tmp_path: Path) -> None:
     make(tmp_path, "walk/0.mp4", "run/0.mp4", "run/1.mp4")
-    whole = told(collect(tmp_path))
-    assert told(collect(tmp_path / "*/0.mp4")) == {name: whole[name] for name in ("run/0.mp4", "walk/0.mp4")}
-    assert told(collect(tmp_path / "run/*.mp4", root=tmp_path)) == {n: whole[n] for n in ("run/0.mp4", "run/1.mp4")}
-    assert told(collect(tmp_path / "run/1.mp4", root=tmp_path)) == {"run/1.mp4": ("run", "")}
+    whole = labelled(collect(tmp_path))
+    assert labelled(collect(tmp_path / "*/0.mp4")) == {name: whole[name] for name in ("run/0.mp4", "walk/0.mp4")}
+    assert labelled(collect(tmp_path / "run/*.mp4", root=tmp_path)) == {n: whole[n] for n in ("run/0.mp4", "run/1.mp4")}
+    assert labelled(collect(tmp_path / "run/1.mp4", root=tmp_path)) == {"run/1.mp4": ("run", "")}
     with pytest.raises(BadInput, match=r"run/1\.mp4 does not lie in the --root .*walk\.\nLeave --root out"):
         collect(tmp_path / "run/1.mp4", root=tmp_path / "walk")
 
@@ -115,7 +115,7 @@ def test_equal_stems_never_collide(tmp_path: Path) -> None:
     assert names(collect(tmp_path)) == ["A/1.mp4", "a/1.avi", "a/1.mp4", "a/1.mp4.avi", "b/1.mp4"]
 
 
-def test_links_loops_and_doubles(tmp_path: Path) -> None:
+def test_links_loops_and_duplicate_links(tmp_path: Path) -> None:
     root = make(tmp_path / "videos", "walk/a.mp4", "run/b.mp4")
     make(tmp_path / "elsewhere", "jump/c.mp4")
     (root / "jump").symlink_to(tmp_path / "elsewhere/jump")  # a class that lies on another disk
@@ -125,7 +125,7 @@ def test_links_loops_and_doubles(tmp_path: Path) -> None:
     (root / "run/broken.mp4").symlink_to(tmp_path / "gone.mp4")
     collection = collect(root)
     assert names(collection) == ["jump/c.mp4", "run/also.mp4", "run/b.mp4", "run/broken.mp4", "walk/a.mp4"]
-    assert collection.notes == ("1 links to videos found anyway are left out: walk/again.mp4.",)
+    assert collection.notes == ("1 links to videos of the same class are left out: walk/again.mp4.",)
 
 
 def test_names_are_the_same_on_every_file_system(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_csv(tmp_path: Path) -> None:
         "x.mp4,,,,1.25\n"
     )
     collection = collect(table)
-    assert told(collection) == {
+    assert labelled(collection) == {
         "walk/a.mp4": ("walking", "train"),
         "walk/a.mp4#t=0.4-4": ("turning", "val"),
         "walk/a.mp4#t=2.5-": ("turning", "test"),
@@ -207,7 +207,7 @@ def test_a_csv_from_a_spreadsheet(tmp_path: Path, separator: str) -> None:
     text = "Label,Path,frames\r\nwalk,a.mp4,3\r\n".replace(",", separator)
     table.write_bytes(b"\xef\xbb\xbf" + text.encode())
     collection = collect(table)
-    assert told(collection) == {"a.mp4": ("walk", "")}
+    assert labelled(collection) == {"a.mp4": ("walk", "")}
     assert any("not read: frames" in note for note in collection.notes)
 
 
@@ -221,7 +221,7 @@ def test_jsonl_and_a_root(tmp_path: Path) -> None:
         json.dumps({"path": str(tmp_path / "data/b.mp4"), "split": "train", "width": 5}),
     )
     collection = collect(table, root=tmp_path / "data")
-    assert told(collection) == {"a.mp4#t=1-2.5": ("3", ""), "b.mp4": ("", "train")}
+    assert labelled(collection) == {"a.mp4#t=1-2.5": ("3", ""), "b.mp4": ("", "train")}
 
 
 def test_the_same_lines_as_csv_and_jsonl(tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_published_ucf_and_hmdb_lists_with_numbers(published: Path, shared_data:
     collection = collect(ucf / "*list01-1.txt", root=shared_data / "clips/ucf101")
     assert Counter(video.split for video in collection.videos) == {"train": 9537, "test": 3783}
     assert len({video.label for video in collection.videos}) == 101
-    assert told(collection)["ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi"] == ("ApplyEyeMakeup", "train")
+    assert labelled(collection)["ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi"] == ("ApplyEyeMakeup", "train")
     hmdb = collect(published / "vidprism_lists/hmdb51/vallist_split2.txt", root=shared_data / "clips/hmdb51")
     assert Counter((video.split, video.label) for video in hmdb.videos)["val", "wave"] == 30
     assert len(hmdb.videos) - len(hmdb.missing) >= 1
@@ -353,7 +353,7 @@ def test_official_ucf_lists(tmp_path: Path) -> None:
     listed(tmp_path / "lists/testlist01.txt", "Archery/v_Archery_g01_c01.avi", "Biking/v_Biking_g01_c02.avi")
     listed(tmp_path / "lists/classInd.txt", "1 Archery", "2 Biking")
     collection = collect(tmp_path / "lists", root=tmp_path / "data")
-    assert told(collection) == {
+    assert labelled(collection) == {
         "Archery/v_Archery_g01_c01.avi": ("Archery", "test"),
         "Archery/v_Archery_g08_c01.avi": ("Archery", "train"),
         "Biking/v_Biking_g01_c02.avi": ("Biking", "test"),
@@ -369,7 +369,7 @@ def test_official_hmdb_lists(tmp_path: Path) -> None:
     listed(lists / "draw_sword_test_split1.txt", "a_draw_sword_1.avi 2")
     listed(lists / "carnival_test_split1.txt", "v.avi 1")
     collection = collect(lists, root=tmp_path / "data")
-    assert told(collection) == {
+    assert labelled(collection) == {
         "carnival/v.avi": ("carnival", "train"),
         "clap/#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi": ("clap", "train"),
         "clap/b_clap.avi": ("clap", "test"),
@@ -387,23 +387,26 @@ def test_alibaba_lists(tmp_path: Path) -> None:
     collection = collect(
         listed(tmp_path / "l/list.txt", "train0//brush_hair/April_09 (a).avi", "test7//clap/x.avi"), root=tmp_path
     )
-    assert told(collection) == {"brush_hair/April_09 (a).avi": ("brush_hair", "train"), "clap/x.avi": ("clap", "test")}
+    assert labelled(collection) == {
+        "brush_hair/April_09 (a).avi": ("brush_hair", "train"),
+        "clap/x.avi": ("clap", "test"),
+    }
     flat = collect(listed(tmp_path / "l/flat.txt", "train3//12345.webm"), root=tmp_path / "20bn")
-    assert told(flat) == {"12345.webm": ("train3", "train")}
+    assert labelled(flat) == {"12345.webm": ("train3", "train")}
 
 
-def test_something_something_lies_flat_and_its_classes_are_tokens(published: Path, tmp_path: Path) -> None:
+def test_something_something_without_folders_and_with_numbered_classes(published: Path, tmp_path: Path) -> None:
     make(tmp_path, "78687.webm", "42326.webm", "195025.webm")
     lists = published / "trx_few_shot/ssv2_OTAM"
     plain = collect(lists / "testlist07.txt", root=tmp_path)
-    assert told(plain)["195025.webm"] == ("test18", "test")
+    assert labelled(plain)["195025.webm"] == ("test18", "test")
     named = collect(lists, root=tmp_path, classes="ssv2-otam")
     assert len(named.videos) == 67013 + 1926 + 2857
-    assert told(named)["78687.webm"] == (class_list("ssv2-otam")["train"][8], "train")
-    assert told(named)["195025.webm"] == (class_list("ssv2-otam")["test"][18], "test")
+    assert labelled(named)["78687.webm"] == (class_list("ssv2-otam")["train"][8], "train")
+    assert labelled(named)["195025.webm"] == (class_list("ssv2-otam")["test"][18], "test")
 
 
-def test_class_stem_lines_with_all_sorts_of_names(tmp_path: Path) -> None:
+def test_class_stem_lines_with_special_characters(tmp_path: Path) -> None:
     twisting = "Twisting (wringing) something wet, until water comes out"
     make(tmp_path, f"{twisting}/88644.mp4", "cartwheel/(Rad)Schlag_die_Bank!_f_0.avi", "blasting sand/-kYzxMKp514.mp4")
     make(tmp_path, "Air_Drumming/-VtLx-mcPds_000012_000022.mkv", "Air_Drumming/my clip.mkv")
@@ -417,7 +420,7 @@ def test_class_stem_lines_with_all_sorts_of_names(tmp_path: Path) -> None:
     )
     collection = collect(lines, root=tmp_path)
     assert not collection.missing
-    assert told(collection) == {
+    assert labelled(collection) == {
         "Air_Drumming/-VtLx-mcPds_000012_000022.mkv": ("air drumming", "val"),
         "Air_Drumming/my clip.mkv": ("air drumming", "val"),
         f"{twisting}/88644.mp4": (twisting, "val"),
@@ -497,9 +500,9 @@ def test_tables_per_split(tmp_path: Path) -> None:
     make(tmp_path / "data", "a.mp4", "b.mp4")
     listed(tmp_path / "l/train.csv", "path,label", "a.mp4,x")
     listed(tmp_path / "l/validation.csv", "path,label", "b.mp4,y")
-    assert told(collect(tmp_path / "l", root=tmp_path / "data")) == {"a.mp4": ("x", "train"), "b.mp4": ("y", "val")}
+    assert labelled(collect(tmp_path / "l", root=tmp_path / "data")) == {"a.mp4": ("x", "train"), "b.mp4": ("y", "val")}
     # A table alone tells splits in its rows, whatever it is called.
-    assert told(collect(tmp_path / "l/train.csv", root=tmp_path / "data")) == {"a.mp4": ("x", "")}
+    assert labelled(collect(tmp_path / "l/train.csv", root=tmp_path / "data")) == {"a.mp4": ("x", "")}
 
 
 @pytest.mark.parametrize(
@@ -517,14 +520,14 @@ def test_splits_in_file_names(stem: str, split: str) -> None:
 # --- built-in class lists --------------------------------------------------------------------------------------------
 
 
-def test_a_built_in_class_list_splits_and_chooses(tmp_path: Path) -> None:
+def test_a_built_in_class_list_sets_splits_and_selects_classes(tmp_path: Path) -> None:
     """Spelled as the copy on disk spells it; classes outside of the list are left out, and that is said."""
     lists = class_list("hmdb51-arn")
     train, test = lists["train"][0], lists["test"][0]
     loose = train.replace("_", " ").title()
     make(tmp_path, f"{loose}/a.avi", f"{test}/b.avi", "juggling torches/c.avi")
     collection = collect(tmp_path, classes="hmdb51-arn")
-    assert told(collection) == {f"{loose}/a.avi": (loose, "train"), f"{test}/b.avi": (test, "test")}
+    assert labelled(collection) == {f"{loose}/a.avi": (loose, "train"), f"{test}/b.avi": (test, "test")}
     assert any("1 of 3 videos are of classes outside of hmdb51-arn" in note for note in collection.notes)
     with pytest.raises(UnknownName, match=r"no class list 'hmdb51'.*Did you mean 'hmdb51-arn'"):
         collect(tmp_path, classes="hmdb51")

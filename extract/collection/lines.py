@@ -1,0 +1,78 @@
+"""Published lists of one video per line, without columns."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final, Literal
+
+from vfc.cache_schema.values.errors import BadInput
+
+from .listing import Listing, Row, forward_slashes
+from .video import VIDEO_SUFFIXES, folder_label
+
+_SUFFIXED: Final = rf"(?P<path>.+(?:{'|'.join(map(re.escape, sorted(VIDEO_SUFFIXES, reverse=True)))}))"
+_KINDS: Final[dict[str, re.Pattern[str]]] = {
+    "split//path": re.compile(r"(?P<token>(?P<split>train|val|test)\d+)//(?P<path>.+)"),
+    "path label": re.compile(_SUFFIXED + r"(?:[ \t]+|,[ \t]*)(?P<label>[^\s,].*)", re.IGNORECASE),
+    "path": re.compile(_SUFFIXED, re.IGNORECASE),
+    "class/stem": re.compile(r"(?P<path>.*[^/]/[^/]+)"),
+}
+"""Kinds of lines, by the first pattern that fits a whole line. The class name of `class/stem` ends at the last slash
+and may hold blanks, commas and parentheses."""
+_LINE_RULE: Final = (
+    "A line is 'class/stem', 'path', 'path label' or 'split//path'; paths end in a video suffix such as .mp4."
+)
+_HMDB_FILE: Final = re.compile(r"(?P<label>.+)_test_split\d")
+_HMDB_LINE: Final = re.compile(r"[^/]+ [012]")
+_HMDB_SPLITS: Final = {"1": "train", "2": "test"}
+
+
+def read_lines(file: Path, text: str) -> Listing:
+    """Read a list whose lines are all of one kind, or an official HMDB51 list.
+
+    Raises:
+        BadInput: a line of no kind, or of another kind than the lines before it.
+    """
+    lines = [(f"{file}, line {n}", line.strip()) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    hmdb = _HMDB_FILE.fullmatch(file.stem)
+    if hmdb and all(_HMDB_LINE.fullmatch(line) for _, line in lines):
+        return _read_hmdb(file, hmdb["label"], lines)
+    kind = _kind(lines[0][1]) if lines else ""
+    rows = []
+    for where, line in lines:
+        line_kind = _kind(line)
+        if not kind or line_kind != kind:
+            problem = f"is a line '{line_kind}'" if kind and line_kind else "is no line of a list of videos"
+            before = f", the lines before are '{kind}'" if kind else ""
+            raise BadInput(f"{where}: {line!r} {problem}{before}.", _LINE_RULE)
+        rows.append(_row(kind, line, where))
+    return Listing(file, kind, tuple(rows))
+
+
+def _read_hmdb(file: Path, label: str, lines: list[tuple[str, str]]) -> Listing:
+    """HMDB51's own lists: a file per class, lines of `name 1` (train), `name 2` (test) and `name 0` (unused)."""
+    rows = []
+    for where, line in lines:
+        name, _, number = line.rpartition(" ")
+        if number in _HMDB_SPLITS:
+            rows.append(Row(f"{label}/{name}", label, _HMDB_SPLITS[number], where, "suffix"))
+    unused = len(lines) - len(rows)
+    notes = (f"{file.name}: {unused} videos are in neither split and are left out.",) if unused else ()
+    return Listing(file, "HMDB51 official", tuple(rows), notes)
+
+
+def _kind(line: str) -> str:
+    return next((kind for kind, pattern in _KINDS.items() if pattern.fullmatch(forward_slashes(line))), "")
+
+
+def _row(kind: str, line: str, where: str) -> Row:
+    match = _KINDS[kind].fullmatch(forward_slashes(line))
+    assert match is not None
+    groups = match.groupdict()
+    path, label = groups["path"], groups.get("label") or ""
+    folder = folder_label(path)
+    search: Literal["suffix", "stem"] = "stem" if kind == "class/stem" else "suffix"
+    if label.isascii() and label.isdigit():
+        return Row(path, folder, "", where, search, number=label)
+    return Row(path, label or folder or groups.get("token", ""), groups.get("split") or "", where, search)
