@@ -1,6 +1,6 @@
-"""From a video file to RGB frames: packet index, seek, colour, rotation, in processes that may hang or crash.
+"""From a video file to RGB frames: packet index, seek, colour, rotation, in worker processes that may hang or crash.
 
-`read` says how frames are found, `pool` how a bad video is kept from doing harm.
+`read` finds the frames; `pool` makes sure that a decoding error fails only its own video.
 """
 
 from __future__ import annotations

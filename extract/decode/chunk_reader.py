@@ -1,7 +1,7 @@
-"""Streams: videos in chunks, one after the other, decoded in processes of their own a chunk ahead of the reader.
+"""ChunkReader: videos in chunks, one video after the other, decoded in worker processes one chunk ahead of the reader.
 
-A process that has a chunk ready waits until it is read, so nobody ever holds more than a few of them. While one video
-is read, the first chunk of the next is decoded already.
+A process that has a chunk ready waits until it is read, so memory holds only a few. While one video is read, the first
+chunk of the next is decoded.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ PROCESSES = 2
 
 
 class ChunkReader:
-    """Pieces of the videos of `jobs`. All methods belong to one thread; `close` ends the processes."""
+    """Chunks of the videos of `jobs`. All methods belong to one thread; `close` ends the processes."""
 
     def __init__(self, decoders: Decoders, jobs: Sequence[Job]) -> None:
         self._jobs = jobs
         self._idle = [Worker(decoders) for _ in range(min(decoders.workers, PROCESSES, len(jobs)))]
-        self._begun: dict[int, Worker] = {}
+        self._started: dict[int, Worker] = {}
         self._inside = decoders.workers == 0
 
     def chunks(self, number: int) -> Iterator[Clip | None]:
         """The chunks of job `number`, see `read_chunks`; one video is read at a time, any number of times.
 
         Raises:
-            Undecodable: it gives no further chunk.
+            Undecodable: no further chunk can be decoded.
             Refused: a process cannot be started.
         """
         if self._inside:
             yield from _in_this_process(self._jobs[number])
             return
-        worker = self._begun.pop(number, None) or self._take(number)
+        worker = self._started.pop(number, None) or self._take(number)
         try:
-            if self._idle and number + 1 < len(self._jobs) and number + 1 not in self._begun:
-                self._begun[number + 1] = ahead = self._idle.pop()
+            if self._idle and number + 1 < len(self._jobs) and number + 1 not in self._started:
+                self._started[number + 1] = ahead = self._idle.pop()
                 ahead.begin(self._jobs[number + 1])
             yield from worker.chunks()
         finally:
@@ -49,13 +49,13 @@ class ChunkReader:
 
     def close(self) -> None:
         """End every process."""
-        for worker in (*self._idle, *self._begun.values()):
+        for worker in (*self._idle, *self._started.values()):
             worker.close()
 
     def _take(self, number: int) -> Worker:
-        """A worker that has begun job `number`; one that waits with another video gives that up."""
+        """A worker that has started job `number`; where all are busy, one gives up the job that it started."""
         if not self._idle:
-            _, worker = self._begun.popitem()
+            _, worker = self._started.popitem()
             worker.give_up()
         else:
             worker = self._idle.pop()

@@ -1,4 +1,4 @@
-"""A long video in chunks: the frames of `read_job`, but a few at a time, so that it never lies in memory as a whole."""
+"""A long video in chunks: the frames of `read_job`, a few at a time, so that memory holds only a few of them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from vfc.cache_schema.values.record import Json
-
 from .clip import Clip, Job
-from .decoding import Damage, IndexMismatch, decode_at, deliver
+from .decoding import Damage, IndexMismatch, decode_all, decode_at
 from .packets import PacketIndex, packet_index
-from .read import Times, choose, chosen_of, delivered, opened, times_of, upright
+from .read import Selection, decode_numbers, opened, select, upright
 
 
 def read_chunks(job: Job, threads: int = 0) -> Iterator[Clip | None]:
     """The frames of `job`, `job.chunk` at a time; each chunk but the first begins with the last `job.overlap` before.
 
-    None means: forget what came, all of it comes again, because the file's index did not hold what it promised.
+    None means: discard all chunks so far, they come again, because the packet index turned out to be wrong.
 
     Raises:
         VfcError: as `read_clip`.
@@ -41,36 +39,27 @@ def read_chunks(job: Job, threads: int = 0) -> Iterator[Clip | None]:
 def _indexed(
     job: Job, container: InputContainer, video: VideoStream, index: PacketIndex, threads: int
 ) -> Iterator[Clip]:
-    times = times_of(video, index.pts)
-    indices, notes = choose(job, times)
-    wanted = [index.pts[i] for i in np.unique(indices).tolist()]
-    return _chunks(job, video, times, indices, notes, decode_at(container, video, index, wanted, threads))
+    selection = select(job, video, index.pts)
+    stamps = [index.pts[number] for number in selection.numbers]
+    return _chunks(job, video, selection, decode_at(container, video, index, stamps, threads))
 
 
 def _everything(job: Job) -> Iterator[Clip]:
-    """Decoded twice: to count what is delivered, then to take the chosen frames."""
+    """Decoded twice: to count the frames, then to take the chosen ones."""
     damage = Damage()
     with opened(job) as (container, video):
-        stamps = [frame.pts for frame in deliver(container, video, damage)]
-        times, indices, notes = chosen_of(job, video, stamps, damage)
+        selection = select(job, video, [frame.pts for frame in decode_all(container, video, damage)], damage)
     with opened(job) as (container, video):
-        yield from _chunks(job, video, times, indices, notes, delivered(container, video, indices))
+        yield from _chunks(job, video, selection, decode_numbers(container, video, selection.numbers))
 
 
-def _chunks(
-    job: Job,
-    video: VideoStream,
-    times: Times,
-    indices: npt.NDArray[np.int64],
-    notes: dict[str, Json],
-    frames: Iterator[VideoFrame],
-) -> Iterator[Clip]:
-    notes["frames"] = len(indices)
-    first, held = 0, list[npt.NDArray[np.uint8]]()
-    for place, image in enumerate(upright(job, video, indices, notes, frames), start=1):
-        held.append(image)
-        if len(held) == job.chunk or place == len(indices):
-            part = indices[first:place]
-            yield Clip(np.stack(held), times.seconds[part], part, times.fps, len(times.seconds), dict(notes), job.name)
-            held = held[len(held) - job.overlap :]
-            first = place - job.overlap
+def _chunks(job: Job, video: VideoStream, selection: Selection, frames: Iterator[VideoFrame]) -> Iterator[Clip]:
+    total = len(selection.indices)
+    selection.notes["frames"] = total
+    first, images = 0, list[npt.NDArray[np.uint8]]()
+    for stop, image in enumerate(upright(job, video, selection, frames), start=1):
+        images.append(image)
+        if len(images) == job.chunk or stop == total:
+            yield selection.clip(job, np.stack(images), slice(first, stop))
+            images = images[len(images) - job.overlap :]
+            first = stop - job.overlap

@@ -1,4 +1,4 @@
-"""Job, Clip, Failure: what is asked of a decoder and what comes back."""
+"""Job, Clip, Failure: the input and the output of a decoder."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from vfc.cache_schema.values.record import Json
 class Job:
     """One clip to decode: which file, which frames (the arguments of `read_clip`), under which name to report it.
 
-    `chunk`, `overlap`: for `read_chunks`, how many frames come at a time, and how many of them came before; 0: all come
-    as one clip.
+    `chunk`, `overlap`: for `read_chunks`, the number of frames per chunk, and how many of them repeat the end of the
+    chunk before; chunk 0: all frames are one clip.
     """
 
     name: str
@@ -38,8 +38,8 @@ class Clip:
 
     `frames`: RGB, uint8 `[T, H, W, 3]`, upright. `seconds`: when each is shown on the clock of the file, float64
     `[T]`. `indices`: their numbers in presentation order, counted from 0 over the whole video, int64 `[T]`. `fps`:
-    mean frame rate. `total_frames`: how many frames a decoder delivers, whatever the header says. `notes`: what else
-    is worth keeping beside the features (see `metadata`). `name`: of the video, as the job has it.
+    mean frame rate. `total_frames`: how many frames a decoder delivers, which may differ from the header. `notes`:
+    further metadata (see `metadata`). `name`: of the video, as in the job.
     """
 
     frames: npt.NDArray[np.uint8]
@@ -51,14 +51,14 @@ class Clip:
     name: str = ""
 
     def metadata(self) -> dict[str, Json]:
-        """What a record of this clip remembers, as JSON.
+        """The metadata of a record of this clip, as JSON.
 
         `indices`, `seconds`, `fps`, `total_frames`, `height`, `width`, and of the notes `stream`, `codec`, `rotation`
         (degrees counter-clockwise, already applied; `mirrored` where the file asks for that too), `repeated` (how many
         times the last frame was repeated because the video is too short). Only where they apply: `header_frames`
-        (the header promises another number), `seconds_from` ("frame rate" where the file's own times run backwards),
-        `window` (the part of the video that was asked for), `damage` (what could not be decoded), `frames` (how many
-        were looked at, of a video that came in chunks).
+        (where the header says another number), `seconds_from` ("frame rate" where the file's own times do not rise),
+        `window` (the segment of the video), `damage` (what could not be decoded), `frames` (how many were read, of a
+        video that was read in chunks).
         """
         return {
             "indices": self.indices.tolist(),
@@ -72,12 +72,12 @@ class Clip:
 
 
 class Undecodable(Exception):
-    """A video that came in chunks gives no further one; says why, in one line."""
+    """No further chunk of a video can be decoded; the message says why, in one line."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A video that gave no clip, and why, in one line."""
+    """A video that could not be decoded, and why, in one line."""
 
     name: str
     reason: str

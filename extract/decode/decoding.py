@@ -1,4 +1,4 @@
-"""The two ways to decode: only what chosen frames need, or everything in the order of delivery."""
+"""The two ways to decode: only what the chosen frames need, or everything in the order of delivery."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from av.video.stream import VideoStream
 
 from .packets import Keyframe, PacketIndex
 
-_FEW: Final = 16
+_NEAR: Final = 16
+"""Frames that are decoded and dropped rather than seeking anew."""
 
 
 class IndexMismatch(Exception):
@@ -23,23 +24,23 @@ class IndexMismatch(Exception):
 
 
 def decode_at(
-    container: InputContainer, video: VideoStream, index: PacketIndex, wanted: Sequence[int], threads: int
+    container: InputContainer, video: VideoStream, index: PacketIndex, stamps: Sequence[int], threads: int
 ) -> Iterator[VideoFrame]:
-    """The frames with the time stamps `wanted` (rising), decoding no more than they lean on.
+    """The frames with these time stamps (rising); decodes no more than they depend on.
 
     Raises:
-        IndexMismatch: a frame does not come when it should, or comes damaged.
-        FFmpegError: anything at all that the decoder objects to.
+        IndexMismatch: a frame is missing or damaged.
+        FFmpegError: any error of the decoder.
     """
     codec = video.codec_context
     codec.thread_type = "NONE" if threads == 1 else "AUTO"
     codec.thread_count = threads
-    if not index.open_groups:  # there, frames that come before the keyframe of a seek fail as a matter of course
+    if not index.open_groups:  # with open groups, frames before the keyframe of a seek always fail
         codec.options = {"err_detect": "explode"}
-    # H.264 marks pictures that no other picture leans on (nal_ref_idc 0), so leaving them out changes nothing else.
-    # HEVC's mark only holds within one temporal layer, and the others have none.
+    # H.264 marks pictures that no other picture depends on (nal_ref_idc 0), so they can be skipped.
+    # HEVC's mark is valid within one temporal layer only, and the other codecs have none.
     droppable = codec.codec.canonical_name == "h264"
-    for key, targets in _runs(index, wanted):
+    for key, targets in _runs(index, stamps):
         waiting = iter(targets)
         target = next(waiting, None)
         for frame in _decode_run(codec, _seek(container, video, key), set(targets), droppable):
@@ -53,12 +54,12 @@ def decode_at(
             raise IndexMismatch
 
 
-def _runs(index: PacketIndex, wanted: Sequence[int]) -> list[tuple[Keyframe, list[int]]]:
-    """Where to seek, and what to decode from there on: one seek for all that lies close together."""
+def _runs(index: PacketIndex, stamps: Sequence[int]) -> list[tuple[Keyframe, list[int]]]:
+    """Where to seek, and which frames to decode from there: one seek for all frames that are close together."""
     runs: list[tuple[Keyframe, list[int]]] = []
-    for target in wanted:
+    for target in stamps:
         key = index.governing(target)
-        if runs and index.frames_between(runs[-1][1][-1], key.pts) <= _FEW:
+        if runs and index.frames_between(runs[-1][1][-1], key.pts) <= _NEAR:
             runs[-1][1].append(target)
         else:
             runs.append((key, [target]))
@@ -68,7 +69,7 @@ def _runs(index: PacketIndex, wanted: Sequence[int]) -> list[tuple[Keyframe, lis
 def _decode_run(
     codec: VideoCodecContext, packets: Iterator[Packet[VideoStream]], targets: set[int], droppable: bool
 ) -> Iterator[VideoFrame]:
-    """Frames from the first packet on, until all packets of `targets` are in; then what the decoder still holds."""
+    """Frames from the first packet until all packets of `targets` are decoded; then those left in the decoder."""
     for packet in packets:
         if not packet.size or not targets:
             break
@@ -80,7 +81,7 @@ def _decode_run(
 
 
 def _seek(container: InputContainer, video: VideoStream, key: Keyframe) -> Iterator[Packet[VideoStream]]:
-    """Packets from `key` on. Containers disagree on whether a seek goes by pts or dts, so what comes is checked."""
+    """Packets from `key` on. Some containers seek by pts, others by dts, so the packet is checked."""
     for offset in dict.fromkeys((key.pts, key.dts)):
         if offset is None:
             continue
@@ -95,7 +96,7 @@ def _seek(container: InputContainer, video: VideoStream, key: Keyframe) -> Itera
 
 
 class Damage:
-    """What was passed over in a decoding that does not give up."""
+    """The errors that were skipped while a whole video was decoded."""
 
     def __init__(self) -> None:
         self.packets = 0
@@ -105,8 +106,8 @@ class Damage:
     def __bool__(self) -> bool:
         return bool(self.packets or self.frames)
 
-    def words(self, prefix: str = "") -> str:
-        """For people, `prefix` in front; empty where nothing was passed over."""
+    def text(self, prefix: str = "") -> str:
+        """The errors in words after `prefix`; empty where there were none."""
         parts = []
         if self.packets:
             parts.append(f"{self.packets} packets could not be read or decoded ({self.last})")
@@ -115,8 +116,8 @@ class Damage:
         return prefix + "; ".join(parts) if parts else ""
 
 
-def deliver(container: InputContainer, video: VideoStream, damage: Damage) -> Iterator[VideoFrame]:
-    """Every frame in the order of delivery; errors are counted in `damage`."""
+def decode_all(container: InputContainer, video: VideoStream, damage: Damage) -> Iterator[VideoFrame]:
+    """Every frame, in the order in which the decoder delivers; errors are counted in `damage`."""
     codec = video.codec_context
     codec.thread_type = "NONE"
     codec.thread_count = 1
@@ -141,5 +142,5 @@ def deliver(container: InputContainer, video: VideoStream, damage: Damage) -> It
 
 
 def error_text(error: Exception) -> str:
-    """What FFmpeg or the system says, without the number and the file name."""
+    """The message of FFmpeg or of the system, without number and file name."""
     return str(getattr(error, "strerror", None) or error).strip().rstrip(".")

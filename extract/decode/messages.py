@@ -1,4 +1,4 @@
-"""What passes through the pipes between a pool and its worker processes: a length, JSON, then the pixels as bytes."""
+"""Messages between a pool and its worker processes: a length, JSON, then the pixels as bytes, through pipes."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ from vfc.cache_schema.values.record import Json
 from .clip import Clip, Job
 
 _LENGTH: Final = struct.Struct("<I")
-_MOMENT: Final = 0.5
+_POLL_SECONDS: Final = 0.5
 
 
 class PipeClosed(Exception):
-    """The other end is gone."""
+    """The process at the other end has closed the pipe."""
 
 
 class BudgetSpent(Exception):
-    """The time budget was spent and nothing came."""
+    """The time budget was spent before a message arrived."""
 
 
 class Budget:
-    """Seconds that may be spent waiting. Time during which this process was stopped or asleep does not count."""
+    """Seconds that may be spent waiting; time during which this process was stopped or suspended does not count."""
 
     def __init__(self, seconds: float) -> None:
         self.left = seconds
 
     def wait(self, poll: select.poll) -> bool:
-        """Whether there is something to read, now or before a moment has passed.
+        """Whether there is something to read, waiting at most half a second.
 
         Raises:
-            BudgetSpent: there is nothing, and the budget is spent.
+            BudgetSpent: there is nothing to read, and the budget is spent.
         """
         before = time.monotonic()
-        if poll.poll(min(max(self.left, 0.0), _MOMENT) * 1000):
+        if poll.poll(min(max(self.left, 0.0), _POLL_SECONDS) * 1000):
             return True
         if self.left <= 0:
             raise BudgetSpent
-        self.left -= min(time.monotonic() - before, 2 * _MOMENT)
+        self.left -= min(time.monotonic() - before, 2 * _POLL_SECONDS)
         return False
 
 
 def send(fd: int, message: dict[str, Json], payload: memoryview | None = None) -> None:
-    """Write one message; `payload` follows as it is.
+    """Write one message, then the bytes of `payload`.
 
     Raises:
-        PipeClosed: nobody reads any more.
+        PipeClosed: the other end is closed.
     """
     text = json.dumps(message).encode()
     try:
@@ -67,11 +67,11 @@ def send(fd: int, message: dict[str, Json], payload: memoryview | None = None) -
 
 
 def receive(fd: int, budget: Budget | None = None) -> dict[str, Any]:
-    """Read one message (not what follows it).
+    """Read one message, without its payload.
 
     Raises:
-        PipeClosed: the other end is gone.
-        BudgetSpent: the budget was spent first.
+        PipeClosed: the other end is closed.
+        BudgetSpent: the time budget is spent.
     """
     length = bytearray(_LENGTH.size)
     fill(fd, memoryview(length), budget)
@@ -98,7 +98,7 @@ def fill(fd: int, view: memoryview, budget: Budget | None = None) -> None:
 
 
 def job_to_json(job: Job) -> dict[str, Json]:
-    """`job` for the pipe; names that are no valid Unicode pass through as JSON escapes."""
+    """`job` as JSON; names that are not valid Unicode become JSON escapes."""
     return {**asdict(job), "path": str(job.path)}
 
 

@@ -1,4 +1,4 @@
-"""Upright frames: the display matrix of a file says how its pictures are to be turned."""
+"""Upright frames: the display matrix of a file says how its frames are to be rotated."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Orientation:
         return np.rot90(image[:, ::-1] if self.mirrored else image, self.turns)
 
     def notes(self) -> dict[str, Json]:
-        """As kept in a record's metadata: degrees counter-clockwise."""
+        """For a record's metadata: degrees counter-clockwise."""
         notes: dict[str, Json] = {"rotation": 90 * self.turns}
         return notes | {"mirrored": True} if self.mirrored else notes
 
 
 def orientation(frame: VideoFrame) -> Orientation:
-    """What the display matrix of `frame` asks for, to the nearest quarter turn.
+    """The orientation that the display matrix of `frame` describes, to the nearest quarter turn.
 
     The matrix (ISO/IEC 14496-12, 16.16 fixed point, row vectors, y downwards) maps a stored point `(x, y)` to
     `(a x + c y, b x + d y)`.
@@ -43,7 +43,7 @@ def orientation(frame: VideoFrame) -> Orientation:
     mirrored = a * d - b * c < 0
     if mirrored:
         a, b = -a, -b
-    # What is left is a rotation; its image of the x axis, (a, b) with y downwards, says which.
+    # The rest is a rotation: it maps the x axis to (a, b), with y downwards.
     if abs(a) >= abs(b):
         return Orientation(0 if a >= 0 else 2, mirrored)
     return Orientation(3 if b > 0 else 1, mirrored)

@@ -1,9 +1,9 @@
-"""What a demux pass alone tells about a video: exact frame count, presentation times, where decoding can begin.
+"""The packet index of a video: exact frame count, presentation times, and where decoding can begin.
 
 Packets are read, not decoded, so this costs a few milliseconds per minute of video and does not trust the header.
-It holds for codecs that show one frame per packet in containers that keep presentation times; `packet_index`
+It is exact for codecs that show one frame per packet, in containers that keep presentation times. `packet_index`
 returns None for everything else (packed B-frames in AVI, hidden VP8 frames, GIF, a damaged packet, streams that begin
-in the middle of a group of pictures ...), and then only decoding the whole video tells.
+in the middle of a group of pictures ...); then the whole video must be decoded.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Keyframe:
 
 @dataclass(frozen=True)
 class PacketIndex:
-    """`pts[i]` is the time stamp of frame `i` in presentation order; `keyframes` rise by pts.
+    """`pts[i]` is the time stamp of frame `i` in presentation order; `keyframes` are sorted by pts.
 
     `open_groups`: some frames stored after a keyframe are shown before it, so decoding from there cannot show them.
     """
@@ -43,17 +43,17 @@ class PacketIndex:
     def governing(self, pts: int) -> Keyframe:
         """The last keyframe shown at or before `pts`.
 
-        Frames shown before a keyframe but stored after it lean on the group before; this keyframe is never theirs.
+        A frame that is shown before a keyframe but stored after it depends on the keyframe before.
         """
         return self.keyframes[bisect.bisect_right(self.keyframes, pts, key=lambda k: k.pts) - 1]
 
     def frames_between(self, earlier: int, later: int) -> int:
-        """How many frames are shown after `earlier` and before `later`; not above 0 where `later` comes first."""
+        """How many frames are shown after `earlier` and before `later`; 0 or less where `later` comes first."""
         return bisect.bisect_left(self.pts, later) - bisect.bisect_right(self.pts, earlier)
 
 
 def packet_index(container: InputContainer, video: VideoStream) -> PacketIndex | None:
-    """The index of `video`, or None where packets alone do not tell which frames a decoder delivers.
+    """The index of `video`, or None where packets alone do not show which frames a decoder delivers.
 
     Reads the container to its end.
     """
@@ -77,20 +77,21 @@ class _Entry(NamedTuple):
     dts: int | None
     is_keyframe: bool
     is_cut: bool
-    """An edit list cuts it out: it is decoded, but never shown."""
+    """Whether an edit list cuts it out: it is decoded, but never shown."""
 
 
 def _index(packets: list[_Entry]) -> PacketIndex | None:
-    shown = sorted(p.pts for p in packets if not p.is_cut)
+    pts = sorted(p.pts for p in packets if not p.is_cut)
     keyframes = [Keyframe(p.pts, p.dts) for p in packets if p.is_keyframe]
-    begins_clean = bool(keyframes) and keyframes[0].pts == packets[0].pts == min(p.pts for p in packets)
-    if not (shown and begins_clean and _rising(shown) and _rising([p.dts for p in packets if p.dts is not None])):
+    if not pts or not keyframes or not _rising(pts) or not _rising([p.dts for p in packets if p.dts is not None]):
         return None
-    latest = itertools.accumulate((p.pts if p.is_keyframe else packets[0].pts for p in packets), max)
-    open_groups = any(p.pts < key for p, key in zip(packets, latest, strict=True))
-    return PacketIndex(tuple(shown), tuple(sorted(keyframes, key=lambda k: k.pts)), open_groups)
+    if not keyframes[0].pts == packets[0].pts == min(p.pts for p in packets):  # begins within a group of pictures
+        return None
+    latest_keyframe = itertools.accumulate((p.pts if p.is_keyframe else packets[0].pts for p in packets), max)
+    open_groups = any(p.pts < key for p, key in zip(packets, latest_keyframe, strict=True))
+    return PacketIndex(tuple(pts), tuple(sorted(keyframes, key=lambda k: k.pts)), open_groups)
 
 
 def _rising(stamps: list[int]) -> bool:
-    """No time twice, and no clock set back: sorting by time would otherwise shuffle the frames."""
+    """Whether no time occurs twice and none is before the one ahead of it."""
     return all(a < b for a, b in itertools.pairwise(stamps))

@@ -1,8 +1,8 @@
-"""Decoders: a pool of worker processes that can be killed, so that a bad video costs that video and nothing else.
+"""Decoders: a pool of worker processes that can be killed, so that a decoding error fails only its own video.
 
-One thread per worker hands it a job, waits for the clip until the time budget is spent, and replaces the process when
-it hangs or dies. Clips come back through a pipe, straight into the array that is handed out. Nothing is shared and
-nothing lies in a file system, so nothing can be left behind.
+One thread per worker sends it a job, waits for the clip until the time budget is spent, and replaces the process when
+it hangs or dies. Clips come back through a pipe, directly into the array that is returned. There is no shared memory
+and no temporary file, so nothing is left over after a crash.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .clip import Clip, Failure, Job
 from .process import Worker
 from .read import read_job
 
-Answer = Clip | Failure
+Result = Clip | Failure
 
 
 class Decoders:
     """Decodes jobs in `workers` processes (0: in this one), each job within `seconds_per_video` of wall-clock time.
 
-    With 0 workers a hanging or crashing decoder takes this process with it; that is for tests and for debugging.
+    With 0 workers a decoder that hangs or crashes does so in this process; that is for tests and debugging.
     `memory_bytes` is the most address space one worker may take; by default an even share of the machine's memory,
     and at least 4 GiB.
     """
@@ -35,12 +35,12 @@ class Decoders:
         self.seconds_per_video = seconds_per_video
         self.memory_bytes = memory_bytes if memory_bytes is not None else _share_of_memory(workers)
 
-    def clips(self, jobs: Iterable[Job], ahead: int) -> Iterator[tuple[Job, Answer]]:
-        """Each job with its clip, or with the reason why there is none, in the order of `jobs`.
+    def clips(self, jobs: Iterable[Job], ahead: int) -> Iterator[tuple[Job, Result]]:
+        """Each job with its clip or its failure, in the order of `jobs`.
 
-        At most `ahead` jobs are under way or waiting to be taken at a time, so that many clips lie in memory; fewer
-        than `workers` leaves workers idle. `jobs` is read from other threads, one at a time. Closing the iterator (as
-        an exception or an interrupt in the loop over it does) ends every worker process.
+        At most `ahead` clips are being decoded or waiting in memory; fewer than `workers` leaves workers idle. `jobs`
+        is read from other threads, one at a time. Closing the iterator (as an exception or an interrupt in the loop
+        over it does) ends every worker process.
 
         Raises:
             Refused: a worker process cannot be started.
@@ -51,20 +51,20 @@ class Decoders:
             return
         run = _Run(self, iter(jobs), max(1, ahead))
         try:
-            yield from run.answers()
+            yield from run.results()
         finally:
             run.close()
 
 
 class _Run:
-    """One call of `Decoders.clips`: its threads, and what passes between them and the caller."""
+    """One call of `Decoders.clips`: its threads, and the queue between them and the caller."""
 
     def __init__(self, decoders: Decoders, jobs: Iterator[Job], ahead: int) -> None:
         self._jobs = jobs
         self._taking = threading.Lock()
         self._room = threading.Semaphore(ahead)
         self._change = threading.Condition()
-        self._done: dict[int, tuple[Job, Answer]] = {}
+        self._done: dict[int, tuple[Job, Result]] = {}
         self._taken = 0
         self._ending = False
         self._error: BaseException | None = None
@@ -73,8 +73,8 @@ class _Run:
         for thread in self._threads:
             thread.start()
 
-    def answers(self) -> Iterator[tuple[Job, Answer]]:
-        """What the workers made of the jobs, in order; raises what went wrong outside of a video."""
+    def results(self) -> Iterator[tuple[Job, Result]]:
+        """The results of the jobs, in order; raises errors that are not the fault of a video."""
         number = 0
         while True:
             with self._change:
@@ -84,9 +84,9 @@ class _Run:
                     raise self._error
                 if number not in self._done:
                     return
-                answer = self._done.pop(number)
+                result = self._done.pop(number)
             self._room.release()
-            yield answer
+            yield result
             number += 1
 
     def close(self) -> None:
@@ -104,15 +104,15 @@ class _Run:
 
     def _work(self, worker: Worker) -> None:
         try:
-            # The process belongs to this thread: on Linux the kernel ends it with the thread that started it.
+            # On Linux the kernel ends the process together with the thread that started it, so this thread starts it.
             worker.start()
-            while (taken := self._take()) is not None:
-                number, job = taken
-                answer = worker.decode(job)
+            while (next_job := self._take()) is not None:
+                number, job = next_job
+                result = worker.decode(job)
                 with self._change:
-                    self._done[number] = job, answer
+                    self._done[number] = job, result
                     self._change.notify_all()
-        except BaseException as error:  # handed on to whoever waits for the clips
+        except BaseException as error:  # raised in `results`
             with self._change:
                 self._error = self._error or error
         finally:
@@ -121,7 +121,7 @@ class _Run:
                 self._change.notify_all()
 
     def _take(self) -> tuple[int, Job] | None:
-        """The next job and its number, as soon as there is room for it; None when there is none."""
+        """The next job and its number, once there is room for its clip; None after the last."""
         self._room.acquire()
         with self._taking:
             job = None if self._ending else next(self._jobs, None)
@@ -133,7 +133,7 @@ class _Run:
         return None
 
 
-def _in_this_process(job: Job) -> Answer:
+def _in_this_process(job: Job) -> Result:
     try:
         return read_job(job)
     except VfcError as error:
@@ -147,6 +147,6 @@ def _share_of_memory(workers: int) -> int:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return 0
-    with contextlib.suppress(OSError, ValueError):  # a container may have less than the machine
+    with contextlib.suppress(OSError, ValueError):  # a container may have less memory than the machine
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return max(4 << 30, total // max(1, workers))

@@ -1,4 +1,4 @@
-"""One worker process, seen from the pool: started, given a job, timed, killed, replaced."""
+"""One worker process as the pool uses it: start it, send it a job, limit its time, kill and replace it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .clip import Clip, Failure, Job, Undecodable
 from .messages import Budget, BudgetSpent, PipeClosed, job_to_json, receive, receive_clip, send
 
 START_SECONDS: Final = 120.0
-"""How long a worker process may take to import what it needs, on a machine that is busy with other things."""
+"""How long a worker process may take to start and import its libraries on a busy machine."""
 _ATTEMPTS: Final = 3
-_DYING_SECONDS: Final = 10.0
+_EXIT_SECONDS: Final = 10.0
 
 
 class Limits(Protocol):
@@ -30,7 +30,7 @@ class Limits(Protocol):
 
 
 class Worker:
-    """A worker process and the ends of its pipes; replaced by a new process whenever it had to be killed.
+    """A worker process and its pipes; a process that had to be killed is replaced by a new one.
 
     All methods but `kill` belong to one thread.
     """
@@ -38,38 +38,38 @@ class Worker:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
-        self._printed: IO[bytes] | None = None
+        self._stderr: IO[bytes] | None = None
         self._guard = threading.Lock()
         self._killed = False
 
     def start(self) -> None:
-        """Start the process and wait until it can take a job; nothing where it runs, or was killed for good.
+        """Start the process and wait until it is ready; does nothing where it runs already, or after `kill`.
 
         Raises:
-            Refused: it does not start, not even when tried again.
+            Refused: it does not start after several attempts.
         """
         for attempt in range(1, _ATTEMPTS + 1):
             with self._guard:
                 if self._killed or self._process is not None:
                     return
                 try:
-                    self._printed = tempfile.TemporaryFile()  # noqa: SIM115 (outlives this function)
-                    self._process = self._launch(self._printed)
+                    self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (outlives this function)
+                    self._process = self._spawn(self._stderr)
                 except OSError as error:
                     raise _cannot_start(str(error)) from error
             try:
                 receive(self._pipes()[1], Budget(START_SECONDS))
             except (PipeClosed, BudgetSpent) as error:
-                printed = self._last_words()
+                last_line = self._last_line()
                 code = self._end()
                 if attempt == _ATTEMPTS:
-                    raise _cannot_start(printed or f"it ends with status {code}") from error
+                    raise _cannot_start(last_line or f"it ends with status {code}") from error
 
     def decode(self, job: Job) -> Clip | Failure:
-        """The clip of `job`, or why there is none, when the time budget is spent at the latest."""
+        """The clip of `job` or its failure, at the latest when the time budget is spent."""
         budget = Budget(self._limits.seconds_per_video)
         try:
-            read = self._hand_over(job)
+            read = self._send_job(job)
             message = receive(read, budget)
             if "failed" in message:
                 return Failure(job.name, message["failed"])
@@ -79,25 +79,25 @@ class Worker:
             spent = f"{self._limits.seconds_per_video:g} s"
             return Failure(job.name, f"decoding it took longer than the {spent} that a video may take")
         except PipeClosed:
-            return Failure(job.name, self._cause_of_death())
+            return Failure(job.name, self._exit_reason())
 
     def begin(self, job: Job) -> None:
-        """Let the process decode the first chunk of `job`, which it then keeps until `chunks` takes it."""
-        self._hand_over(job)
+        """Let the process decode the first chunk of `job`; it waits there until `chunks` reads it."""
+        self._send_job(job)
 
     def chunks(self) -> Iterator[Clip | None]:
-        """The chunks of the job that was begun, see `read_chunks`; the time budget is that of each.
+        """The chunks of the job that was begun, see `read_chunks`; the time budget is for each chunk.
 
         Raises:
-            Undecodable: no further one comes.
+            Undecodable: no further chunk can be decoded.
         """
-        whole = False
+        ended = False
         try:
             while True:
                 budget = Budget(self._limits.seconds_per_video)
                 read = self._pipes()[1]
                 message = receive(read, budget)
-                whole = "failed" in message or "ended" in message
+                ended = "failed" in message or "ended" in message
                 if "failed" in message:
                     raise Undecodable(message["failed"])
                 if "ended" in message:
@@ -107,17 +107,17 @@ class Worker:
             spent = f"{self._limits.seconds_per_video:g} s"
             raise Undecodable(f"decoding the next of its frames took longer than {spent}") from None
         except PipeClosed:
-            raise Undecodable(self._cause_of_death()) from None
+            raise Undecodable(self._exit_reason()) from None
         finally:
-            if not whole:  # what it would still send belongs to a job that nobody wants any more
+            if not ended:  # the process would go on sending chunks of this job
                 self._end()
 
     def give_up(self) -> None:
-        """End the process, and with it the job that was begun; the next job gets a new one."""
+        """End the process and the job that was begun; the next job gets a new process."""
         self._end()
 
-    def _hand_over(self, job: Job) -> int:
-        """Give `job` to a process that takes it; the pipe to read from. One that died before is no fault of the job."""
+    def _send_job(self, job: Job) -> int:
+        """Send `job` to a process that accepts it; the pipe to read from. A process that died before is replaced."""
         for _ in range(_ATTEMPTS):
             self.start()
             try:
@@ -132,26 +132,26 @@ class Worker:
         raise _cannot_start("it ends before it takes a job")
 
     def kill(self) -> None:
-        """End the process for good, from any thread; the thread that waits for it sees its pipe close."""
+        """End the process for good, from any thread; a thread that waits for it sees its pipe close."""
         with self._guard:
             self._killed = True
             if self._process is not None:
                 self._process.kill()
 
     def close(self) -> None:
-        """End the process for good and let go of its pipes."""
+        """End the process for good and close its pipes."""
         self.kill()
         self._end()
 
-    def _launch(self, printed: IO[bytes]) -> subprocess.Popen[bytes]:
+    def _spawn(self, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
         limits = (str(os.getpid()), str(self._limits.memory_bytes))
-        # The process finds packages where this one does (and nowhere else), and leaves the cores to its siblings.
+        # Import packages from the same places as this process; one thread each, as there is a process per core.
         paths = os.pathsep.join(path for path in sys.path if path)
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "vfc.extract.decode.worker", *limits],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=printed,
+            stderr=stderr,
             bufsize=0,
             env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
@@ -162,23 +162,23 @@ class Worker:
             raise PipeClosed
         return process.stdin.fileno(), process.stdout.fileno()
 
-    def _cause_of_death(self) -> str:
-        printed = self._last_words()
-        code = self._end(_DYING_SECONDS)
+    def _exit_reason(self) -> str:
+        last_line = self._last_line()
+        code = self._end(_EXIT_SECONDS)
         if self._killed or code is None:
             return "the run ended before it was decoded"
         if code >= 0:
-            return f"its decoder ended the process with exit status {code}" + (f" ({printed})" if printed else "")
+            return f"its decoder ended the process with exit status {code}" + (f" ({last_line})" if last_line else "")
         name = signal.Signals(-code).name if -code in {*signal.Signals} else f"signal {-code}"
         hint = "; the system does that when memory runs out" if -code == signal.SIGKILL else ""
         return f"its decoder process was ended by {name}{hint}"
 
-    def _last_words(self) -> str:
+    def _last_line(self) -> str:
         """The last line that the process printed."""
-        if self._printed is None:
+        if self._stderr is None:
             return ""
-        self._printed.seek(max(0, self._printed.seek(0, os.SEEK_END) - 2000))
-        lines = self._printed.read().decode(errors="replace").strip().splitlines()
+        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - 2000))
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
         return lines[-1].strip() if lines else ""
 
     def _end(self, patience: float = 0.0) -> int | None:
@@ -195,10 +195,10 @@ class Worker:
             code = process.wait()
         with self._guard:
             self._process = None
-        for stream in (process.stdin, process.stdout, self._printed):
+        for stream in (process.stdin, process.stdout, self._stderr):
             if stream is not None:
                 stream.close()
-        self._printed = None
+        self._stderr = None
         return code
 
 

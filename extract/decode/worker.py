@@ -1,8 +1,8 @@
 """The process in which one video at a time is decoded: `python -m vfc.extract.decode.worker`.
 
-A pool starts it, hands it jobs through standard input and takes clips from standard output (see `wire`). It imports
-av and numpy, never torch. It ends when the pool does, however that ends: at the end of standard input, even in the
-middle of a job, and on Linux by a signal of the kernel where the decoder does not let Python run.
+A pool starts it, sends it jobs through standard input and reads clips from standard output (see `messages`). It
+imports av and numpy, never torch. It ends whenever the pool ends: at the end of standard input, even in the middle of a
+job, and on Linux by a signal of the kernel where the decoder does not let Python run.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(parent: int, memory_bytes: int) -> None:
-    """Serve jobs until the pool is gone; `parent` is its process id, `memory_bytes` the most this process may use."""
-    # Whoever interrupts the run interrupts the pool, which then ends this process.
+    """Serve jobs until the pool is gone; `parent` is its process id, `memory_bytes` the most it may use."""
+    # An interrupt ends the pool, which then ends this process.
     for interruption in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(interruption, signal.SIG_IGN)
-    _die_with(parent)
-    _bound_memory(memory_bytes)
+    _end_with_parent(parent)
+    _limit_memory(memory_bytes)
     jobs_in = os.dup(sys.stdin.fileno())
     clips_out = os.dup(sys.stdout.fileno())
-    # Whatever a library prints must not end up between the messages.
+    # Output that a library prints must not mix with the messages.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(jobs_in, jobs), daemon=True).start()
@@ -44,7 +44,7 @@ def main(parent: int, memory_bytes: int) -> None:
         send(clips_out, {"ready": True})
         while True:
             job = jobs.get()
-            send(clips_out, {"taken": True})
+            send(clips_out, {"accepted": True})
             _serve(job, clips_out)
 
 
@@ -56,30 +56,30 @@ def _listen(fd: int, jobs: queue.SimpleQueue[dict[str, Any]]) -> None:
 
 
 def _serve(message: dict[str, Any], fd: int) -> None:
+    """Decode one job and send its clip or its chunks, or why that failed."""
     job = job_from_json(message)
     try:
-        if job.chunk:
-            for chunk in read_chunks(job, threads=1):
-                if chunk is None:
-                    send(fd, {"again": True})
-                else:
-                    send_clip(fd, chunk)
-            send(fd, {"ended": True})
+        # One thread: the other cores belong to the other workers.
+        if not job.chunk:
+            send_clip(fd, read_job(job, threads=1))
             return
-        clip = read_job(job, threads=1)  # the other cores belong to the other workers
+        for chunk in read_chunks(job, threads=1):
+            if chunk is None:
+                send(fd, {"again": True})
+            else:
+                send_clip(fd, chunk)
+        send(fd, {"ended": True})
     except PipeClosed:
         raise
     except VfcError as error:
         send(fd, {"failed": error.problem})
     except MemoryError:
         send(fd, {"failed": "decoding it needs more memory than one decoder may take"})
-    except Exception as error:  # a fault of a decoder costs one video
+    except Exception as error:  # an error of a decoder fails one video
         send(fd, {"failed": f"decoding it failed: {type(error).__name__}: {error}"})
-    else:
-        send_clip(fd, clip)
 
 
-def _die_with(parent: int) -> None:
+def _end_with_parent(parent: int) -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -87,8 +87,8 @@ def _die_with(parent: int) -> None:
         os._exit(0)
 
 
-def _bound_memory(most: int) -> None:
-    """Make running out of memory an error in here, or at least end this process rather than the run."""
+def _limit_memory(most: int) -> None:
+    """Make too much memory an error in this process, and this process the first that the system ends."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000")

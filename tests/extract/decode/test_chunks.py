@@ -56,7 +56,7 @@ def whole(found: Sequence[Clip | None], asked: Job) -> None:
 
 @pytest.mark.parametrize("rule", ["all", "stride:3", "fps:40", "fps:6"])
 @pytest.mark.parametrize(("chunk", "overlap"), [(8, 0), (8, 1), (50, 0), (7, 3), (1, 0)])
-def test_pieces_are_the_clip(film: Path, rule: str, chunk: int, overlap: int) -> None:
+def test_chunks_joined_equal_the_clip(film: Path, rule: str, chunk: int, overlap: int) -> None:
     asked = job(film, rule, chunk, overlap)
     found = list(read_chunks(asked))
     assert None not in found
@@ -73,7 +73,7 @@ def test_a_part_of_a_video(film: Path) -> None:
     whole(list(read_chunks(asked)), asked)
 
 
-def test_doubt_in_the_middle_begins_anew(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_index_found_halfway_starts_again(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decode = chunks.decode_at
 
     def failing(*args: object) -> Iterator[object]:
@@ -106,7 +106,7 @@ def test_videos_one_after_the_other_and_again(film: Path, old: Path, tmp_path: P
         streams.close()
 
 
-def test_a_decoder_that_hangs_or_dies_costs_its_video(film: Path, tmp_path: Path) -> None:
+def test_a_decoder_that_hangs_or_dies_fails_only_its_video(film: Path, tmp_path: Path) -> None:
     stuck = tmp_path / "stuck.mp4"
     os.mkfifo(stuck)
     jobs = [job(stuck), job(film), job(film)]

@@ -51,11 +51,12 @@ def is_indexed(path: Path) -> bool:
 def test_time_stamps_equal_the_published_ones(shared_data: Path, video: str, answers: str, stream: int | None) -> None:
     folder = shared_data / "clips/decoder_reference"
     published = [float(row["pts_time"]) for row in json.loads((folder / answers).read_text())]
-    with read.opened(Job("", folder / video, "all", 0, stream)) as (container, found):
-        index = packet_index(container, found)
+    job = Job("", folder / video, "all", 0, stream)
+    with read.opened(job) as (container, opened):
+        index = packet_index(container, opened)
         assert index is not None
-        times = read.times_of(found, index.pts)
-    assert np.abs(times.seconds - published).max() <= 5.1e-7  # they are printed with six decimals
+        selection = read.select(job, opened, index.pts)
+    assert np.abs(selection.seconds - published).max() <= 5.1e-7  # they are printed with six decimals
     clip = read_clip(folder / video, "stride:16", 0, stream=stream)
     assert clip.total_frames == len(published)
     assert np.abs(clip.seconds - published[::16]).max() <= 5.1e-7
@@ -196,7 +197,7 @@ def test_any_set_of_frames_by_index(name: str, tmp_path: Path) -> None:
 
 def test_counting_without_an_index_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = encode(tmp_path / "a.mp4", "mpeg4", bf="2")
-    monkeypatch.setattr(read, "HELD_BYTES", 100_000)
+    monkeypatch.setattr(read, "BUFFER_BYTES", 100_000)
     assert_equals_sequence(read_clip(path, "tsn-centre", 8), path, "tsn-centre", 8)
 
 
@@ -213,7 +214,7 @@ def test_frames_that_an_edit_list_cuts_away(tmp_path: Path) -> None:
     assert is_indexed(path)
 
 
-def test_a_stream_whose_clock_is_set_back(tmp_path: Path) -> None:
+def test_a_stream_whose_time_stamps_go_back(tmp_path: Path) -> None:
     once = encode(tmp_path / "once.ts", count=30, g="15").read_bytes()
     twice = tmp_path / "twice.ts"
     twice.write_bytes(once + once)
@@ -332,7 +333,7 @@ def test_orientation_moves_each_pixel_where_the_matrix_says(matrix: tuple[int, i
 
 
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.95])
-def test_a_lost_tail_is_tolerated_and_recorded(part: float, tmp_path: Path) -> None:
+def test_a_truncated_file_is_read_and_the_damage_recorded(part: float, tmp_path: Path) -> None:
     path = encode(tmp_path / "a.mp4", container={"movflags": "faststart"}, g="20")
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * part)])
@@ -345,7 +346,7 @@ def test_a_lost_tail_is_tolerated_and_recorded(part: float, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_flipped_bytes_give_frames_or_a_reason_and_twice_the_same(seed: int, tmp_path: Path) -> None:
+def test_corrupted_bytes_give_frames_or_a_reason_and_the_same_twice(seed: int, tmp_path: Path) -> None:
     path = encode(tmp_path / "a.mp4", container={"movflags": "faststart"}, g="20")
     data = bytearray(path.read_bytes())
     rng = np.random.default_rng(seed)
@@ -408,14 +409,14 @@ def test_an_unknown_rule_is_refused_before_the_file_is_touched() -> None:
         read_clip("nowhere.mp4", "middle", 8)
 
 
-def test_metadata_in_a_strange_encoding_is_no_obstacle(tmp_path: Path) -> None:
+def test_metadata_that_is_not_utf8_is_ignored(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.mkv", container={"metadata": ""})
     data = path.read_bytes().replace(b"Lavf", b"\xff\xfe\xfa\xfb")
     path.write_bytes(data)
     assert read_clip(path, "linspace", 2).total_frames == 60
 
 
-def test_a_path_with_blanks_commas_and_letters_of_the_world(tmp_path: Path) -> None:
+def test_a_path_with_blanks_commas_and_non_latin_letters(tmp_path: Path) -> None:
     path = tmp_path / "twisting (wringing), wet — 日本" / "ü%d ö.mp4"
     path.parent.mkdir()
     shutil.copy(encode(tmp_path / "a.mp4", count=5), path)

@@ -127,7 +127,7 @@ def test_a_large_clip_passes_through_the_pipe(tmp_path: Path) -> None:
     assert np.array_equal(answer.frames, read_job(large).frames)
 
 
-def test_a_hanging_decoder_costs_that_video_only(film: Path, stuck: Path) -> None:
+def test_a_hanging_decoder_fails_only_its_video(film: Path, stuck: Path) -> None:
     jobs = [job(film, "a"), job(stuck, "b"), job(film, "c"), job(film, "d")]
     answers = [answer for _, answer in Decoders(1, 2.5).clips(jobs, ahead=2)]
     assert answers[1] == Failure("b", "decoding it took longer than the 2.5 s that a video may take")
@@ -142,7 +142,7 @@ def test_a_hanging_decoder_costs_that_video_only(film: Path, stuck: Path) -> Non
         (signal.SIGABRT, "its decoder process was ended by SIGABRT"),
     ],
 )
-def test_a_crashing_decoder_costs_that_video_only(film: Path, stuck: Path, number: int, reason: str) -> None:
+def test_a_crashing_decoder_fails_only_its_video(film: Path, stuck: Path, number: int, reason: str) -> None:
     found = Decoders(1, SOON).clips([job(film, "a"), job(stuck, "b"), job(film, "c")], ahead=3)
     assert same(next(found)[1], film)
     writer = hold(stuck)
@@ -154,7 +154,7 @@ def test_a_crashing_decoder_costs_that_video_only(film: Path, stuck: Path, numbe
     assert next(found, None) is None
 
 
-def test_a_decoder_that_leaves_by_itself(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_exits(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A library that calls exit() in the middle of a job, with a last word on standard error."""
     source = (
         "import os, sys\n"
@@ -186,7 +186,7 @@ def launch_with(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     monkeypatch.setattr(process.subprocess, "Popen", popen)
 
 
-def test_a_decoder_that_eats_memory_costs_that_video_only(film: Path, tmp_path: Path) -> None:
+def test_a_decoder_that_needs_too_much_memory_fails_only_its_video(film: Path, tmp_path: Path) -> None:
     wide = encode(tmp_path / "wide.mp4", "mpeg4", count=2, size=(400, 300))
     greedy = Job("greedy", wide, "linspace", 40_000)  # 40,000 x 400 x 300 x 3 bytes: 14 GB of one repeated frame
     answers = [a for _, a in Decoders(1, SOON, memory_bytes=4 << 30).clips([greedy, job(film, "a")], ahead=2)]
@@ -194,7 +194,7 @@ def test_a_decoder_that_eats_memory_costs_that_video_only(film: Path, tmp_path: 
     assert same(answers[1], film)
 
 
-def test_many_troubles_at_once_with_several_workers(film: Path, tmp_path: Path) -> None:
+def test_several_errors_at_once_with_several_workers(film: Path, tmp_path: Path) -> None:
     jobs = []
     for i in range(24):
         path = film
@@ -279,7 +279,7 @@ def test_a_worker_killed_while_it_starts_is_started_again(film: Path) -> None:
     assert next(found, None) is None
 
 
-def test_interrupts_of_the_terminal_are_left_to_the_parent(film: Path) -> None:
+def test_workers_ignore_interrupts_of_the_terminal(film: Path) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach the whole group; the parent must still get its clips to commit them."""
     found = Decoders(1, SOON).clips([job(film, str(i)) for i in range(3)], ahead=1)
     assert same(next(found)[1], film)
@@ -295,7 +295,7 @@ def test_a_worker_that_cannot_start_is_no_fault_of_a_video(film: Path, monkeypat
         list(Decoders(2, SOON).clips([job(film)], ahead=2))
 
 
-def test_time_asleep_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_while_suspended_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """A laptop that sleeps, a job that is suspended: the clock jumps by an hour between two looks at the pipe."""
     clock = iter([0.0, 3600.0, 3600.0, 3600.1])
     monkeypatch.setattr(messages.time, "monotonic", lambda: next(clock))
@@ -352,7 +352,7 @@ def test_no_worker_outlives_its_parent(film: Path, stuck: Path, number: int) -> 
             wait_for(lambda pid=pid: gone(pid))
 
 
-def test_a_folder_with_our_names_in_it_does_no_harm(
+def test_modules_in_the_working_folder_are_not_imported(
     film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The current folder must not shadow what workers import."""

@@ -15,7 +15,7 @@ from vfc.extract.decode.sampling import fixed_count, frame_indices, rule_names
 COUNTED = ("tsn-centre", "tsn-random", "linspace", "linspace-round", "hf-arange")
 
 
-def test_worked_by_hand() -> None:
+def test_indices_worked_by_hand() -> None:
     assert frame_indices("tsn-centre", 8, 100, 25).tolist() == [6, 18, 31, 43, 56, 68, 81, 93]
     assert frame_indices("tsn-centre", 3, 3, 25).tolist() == [0, 1, 2]
     assert frame_indices("linspace", 8, 100, 25).tolist() == [0, 14, 28, 42, 56, 70, 84, 99]
@@ -44,7 +44,7 @@ def test_tsn_centre_is_the_middle_of_each_segment(n: int, total: int) -> None:
 
 
 @given(n=st.integers(1, 64), total=st.integers(64, 5000))
-def test_linspace_is_numpy_cut_off(n: int, total: int) -> None:
+def test_linspace_is_numpy_truncated(n: int, total: int) -> None:
     assert frame_indices("linspace", n, total, 30).tolist() == [int(x) for x in np.linspace(0, total - 1, n)]
 
 
@@ -92,11 +92,11 @@ def test_fps_follows_time_stamps_of_a_varying_rate() -> None:
 
 
 @pytest.mark.parametrize("rule", ["stride:2", "fps:2", "fps:0.5", "all"])
-def test_counting_rules_say_so(rule: str) -> None:
+def test_rules_with_a_fixed_count(rule: str) -> None:
     assert not fixed_count(rule)
 
 
-def test_bad_rules_are_refused_with_the_way_out() -> None:
+def test_bad_rules_are_refused_with_an_example() -> None:
     with pytest.raises(UnknownName, match=r"(?s)no frame rule 'tsn-center'.*Did you mean 'tsn-centre'.*fps:x"):
         frame_indices("tsn-center", 8, 100, 30)
     for rule in ("stride", "stride:0", "stride:x", "stride:1.5", "stride:-2"):

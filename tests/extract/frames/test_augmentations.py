@@ -160,7 +160,7 @@ def test_random_boxes_spread_as_they_should() -> None:
     assert exp(ratio.max()) > 1.29
 
 
-def test_boxes_of_several_scales_counted_out() -> None:
+def test_multi_scale_boxes_enumerated() -> None:
     wanted = set()
     sides = [int(256 * scale) for scale in SCALES]
     for i in range(4):
@@ -223,7 +223,7 @@ def blended(
     return np.clip(other + factor * (image - other), 0, 255)
 
 
-def test_colours_by_hand() -> None:
+def test_colours_worked_by_hand() -> None:
     pixels = clip_of(1, 12, 16).frames[0]
     image = Image.fromarray(pixels)
     values = pixels.astype(float)
@@ -293,12 +293,12 @@ def test_copies_are_functions_of_seed_name_and_number(change: object) -> None:
         ("augment:2", {"counted": False, "pipeline": "msta"}, r"--views augment:2 needs a frame rule"),
     ],
 )
-def test_published_views_that_cannot_be(asked: str, more: dict[str, object], message: str) -> None:
+def test_invalid_published_views(asked: str, more: dict[str, object], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         views((asked,), **more)  # type: ignore[arg-type]
 
 
-def test_meanings_tell_training_from_testing() -> None:
+def test_meanings_of_training_and_test_views_differ() -> None:
     """Heads draw what has a copy, and test what has a crop or a clip."""
     for pipeline in ("plain", "vidprism", "msta"):
         for view in by_number("augment:2", pipeline=pipeline).values():

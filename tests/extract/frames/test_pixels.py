@@ -25,7 +25,7 @@ SUITES = Path(__file__).parents[1] / "suites"
 
 
 @pytest.mark.parametrize("case", sorted(GOLDEN))
-def test_pixels_hash_to_what_the_real_processor_gave(case: str) -> None:
+def test_pixels_hash_to_the_library_s_result(case: str) -> None:
     assert sha(pixel_rule(CASES[case])) == GOLDEN[case]
 
 
@@ -110,7 +110,7 @@ def test_a_frame_s_pixels_do_not_depend_on_its_neighbours() -> None:
     assert whole.dtype == torch.float32
 
 
-def test_frames_are_left_as_they_were() -> None:
+def test_the_input_frames_are_not_changed() -> None:
     clip = frames(224, 224)
     before = clip.copy()
     for case in ("vit", "vit-as-it-comes", "vit-unscaled"):

@@ -21,7 +21,7 @@ from vfc.extract.frames.qwen_patches import patch_rule, read_patch_rule
 
 
 @pytest.mark.parametrize("case", sorted(PATCH_CASES))
-def test_patches_hash_to_what_the_real_processor_gave(case: str) -> None:
+def test_patches_hash_to_the_library_s_result(case: str) -> None:
     model_type, section = PATCH_CASES[case]
     assert patch_sha(patch_rule(section, model_type=model_type)) == PATCH_GOLDEN[case]
 
@@ -101,7 +101,7 @@ def test_files_are_those_of_the_other_processors(tmp_path: Path) -> None:
     assert read_patch_rule(tmp_path, model_type="qwen2_vl").max_pixels == 77777
 
 
-def test_frames_are_left_as_they_were() -> None:
+def test_the_input_frames_are_not_changed() -> None:
     clip = frames(224, 224, 4)
     before = clip.copy()
     patch_rule({"do_normalize": False}, model_type="qwen2_vl")(clip)

@@ -34,7 +34,7 @@ def by_number(asked: Sequence[str], **more: Any) -> dict[int, View]:
     return {view.number: view for view in views(asked, **more)}
 
 
-def test_numbers_say_what_a_view_is() -> None:
+def test_view_numbers() -> None:
     assert [view.number for view in views(())] == [0]
     assert [view.number for view in views(("centre",))] == [0]
     found = by_number(("augment:2", "three-crops", "clips:3"))
@@ -106,7 +106,7 @@ def test_other_seeds_names_and_numbers_are_other_copies() -> None:
     assert np.array_equal(view.change(clip, "a").frames, wanted.frames)
 
 
-def test_colours_by_hand() -> None:
+def test_colours_worked_by_hand() -> None:
     frames = np.array([[[[100, 50, 200], [0, 0, 0]]]], np.uint8)
     assert np.array_equal(jittered(frames, 1.0, 1.0, 1.0), frames)
     assert jittered(frames, 1.1, 1.0, 1.0).ravel().tolist() == [110, 55, 220, 0, 0, 0]
@@ -126,7 +126,7 @@ def test_colours_by_hand() -> None:
         ("augment:x", BadInput, r"'augment:x' needs a number from 1 to 99.\nGive it behind a colon"),
     ],
 )
-def test_views_that_there_are_not(asked: str, error: type[Exception], message: str) -> None:
+def test_unknown_views(asked: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         views((asked,))
 

@@ -20,7 +20,7 @@ from vfc.extract.prompting.class_texts import read_texts, template_id
         ("TV", "tv"),
     ],
 )
-def test_class_names_are_spoken_as_in_prompts(label: str, said: str) -> None:
+def test_class_names_are_written_as_in_prompts(label: str, said: str) -> None:
     (text,) = read_texts("classes", (), [label])
     assert (text.text, text.label) == (said, label)
 
@@ -43,7 +43,7 @@ def test_a_file_gives_its_lines_as_they_are_each_once(tmp_path: Path) -> None:
     assert [text.text for text in read_texts(str(file), (), ["not used"])] == ["a_b CamelCase", "two"]
 
 
-def test_the_id_of_a_template_names_it_and_tells_it_from_its_neighbours() -> None:
+def test_template_ids_are_readable_and_distinct() -> None:
     digest = hashlib.sha256(b"A photo of {label}!").hexdigest()
     assert template_id("A photo of {label}!") == f"a-photo-of-label-{digest[:8]}"
     assert template_id("A photo of {label}.") != template_id("A photo of {label}!")

@@ -77,14 +77,12 @@ def test_order_as_asked_each_once() -> None:
         ((), ("a=Who?", "a=What?"), BadInput, "The prompt 'a' is already 'Who\\?'.\nGive your text another name"),
     ],
 )
-def test_what_cannot_be_asked(
-    ids: tuple[str, ...], texts: tuple[str, ...], error: type[Exception], message: str
-) -> None:
+def test_invalid_prompts(ids: tuple[str, ...], texts: tuple[str, ...], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         templates(ids, texts)
 
 
-def test_a_field_without_a_value_costs_that_video_only() -> None:
+def test_a_field_without_a_value_fails_only_that_video() -> None:
     support, query = templates(("known-support", "known-query"))
     with pytest.raises(RecordRejected, match=r"'known-support' names \{label\}, and the video has no label"):
         fill(support)

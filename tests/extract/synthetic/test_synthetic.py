@@ -128,7 +128,7 @@ def centre_of_shape(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
 @pytest.mark.parametrize(
     ("label", "axis", "way"), [("move-left", 0, -1), ("move-right", 0, 1), ("move-up", 1, -1), ("move-down", 1, 1)]
 )
-def test_left_is_left_and_up_is_up(label: str, axis: int, way: int) -> None:
+def test_directions_of_motion(label: str, axis: int, way: int) -> None:
     went = []
     for i in range(20):
         places = centre_of_shape(render_clip(label, i, num_frames=12))
@@ -136,7 +136,7 @@ def test_left_is_left_and_up_is_up(label: str, axis: int, way: int) -> None:
     assert np.mean(went) >= 0.9
 
 
-def test_one_frame_does_not_tell_the_class() -> None:
+def test_a_single_frame_does_not_show_the_class() -> None:
     """The nearest neighbour by the shape in one frame (place, size, contrast) is of the same class about by chance."""
     seen, labels = [], []
     for label in CLASSES:
@@ -151,7 +151,7 @@ def test_one_frame_does_not_tell_the_class() -> None:
     assert (names[distance.argmin(1)] == names).mean() < 2.5 / len(CLASSES)
 
 
-def test_what_cannot_be_rendered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_render_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownName, match=r"no class of motion 'move-lft'\. Did you mean 'move-left'"):
         render_collection(tmp_path, classes=["move-lft"])
     with pytest.raises(UnknownName, match="no class of motion 'jump'"):
