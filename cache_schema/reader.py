@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeAlias, get_args
+from typing import Any, Self, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -48,11 +48,27 @@ def open_store(root: Path, *, verify: Verify = "once") -> StoreReader:
     return StoreReader(Path(root), verify=verify)
 
 
+def _reopened(root: Path, verify: Verify, parts: tuple[str, ...]) -> StoreReader:
+    """A reader that numbers records as one did that had these parts.
+
+    Raises:
+        BadInput: The store was compacted or repaired since, so that numbers would mean other records.
+    """
+    reader = StoreReader(root, verify=verify)
+    if tuple(info.name for info in reader._catalog.parts[: len(parts)]) != parts:
+        raise BadInput(
+            f"The parts of {root} have been joined or dropped since this reader was opened.",
+            "Open the store again before copying the reader or sending it to another process.",
+        )
+    return reader
+
+
 class StoreReader:
     """The records of a store as of its opening; see `open_store`.
 
     Every record has a number, which `locate` gives, which holds for the life of the reader, and which all reading
-    methods take in place of a key.
+    methods take in place of a key. A copy, or a reader sent to another process, opens the store again; numbers hold
+    there too.
     """
 
     root: Path
@@ -84,6 +100,9 @@ class StoreReader:
         found = catalog.current(self.root, self._catalog)
         if found is not self._catalog or read_kinds(self.root) != self.kinds:
             self._take_in(found)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.root, self.verify, tuple(info.name for info in self._catalog.parts))
 
     def close(self) -> None:
         """Let go of the mappings; memory is unmapped when the last view of it is gone."""

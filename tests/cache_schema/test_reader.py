@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import multiprocessing
+import pickle
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from vfc.cache_schema import (
     Key,
     MissingPath,
     Record,
+    StoreReader,
     StoreWriter,
     UnknownName,
     open_store,
@@ -252,3 +257,29 @@ def test_a_part_that_was_joined_with_others_meanwhile_is_not_called_damaged(tmp_
             reader.view(record(0).key, array)
     reader.refresh()
     np.testing.assert_array_equal(reader.read(record(0).key, "single"), made(0)["single"])
+
+
+@pytest.mark.parametrize("verify", ["once", "always"])
+def test_a_used_reader_is_copied_and_sent_to_a_spawned_process(tmp_path: Path, verify: Any) -> None:
+    filled(tmp_path / "s", range(4), part_bytes=2000)
+    reader = open_store(tmp_path / "s", verify=verify)
+    number = int(reader.locate([record(3).key])[0])
+    expected = {spec.name: reader.read(number, spec.name) for spec in VIDEO}
+    for copied in (copy.deepcopy(reader), pickle.loads(pickle.dumps(reader))):
+        assert (copied.root, copied.verify, copied.digest) == (reader.root, verify, reader.digest)
+        for name, values in expected.items():
+            np.testing.assert_array_equal(copied.read(number, name), values)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        answers = {name: pool.submit(StoreReader.read, reader, number, name) for name in expected}
+        for name, answer in answers.items():
+            np.testing.assert_array_equal(answer.result(timeout=60), expected[name])
+
+
+def test_a_reader_is_not_copied_where_its_numbers_would_mean_other_records(tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    filled(root, range(2), worker="a")
+    filled(root, range(2, 4), worker="b")
+    reader = open_store(root)
+    compact(root, Silent())
+    with pytest.raises(BadInput, match=r"joined or dropped since this reader was opened\.\nOpen the store again"):
+        copy.deepcopy(reader)

@@ -381,7 +381,7 @@ def test_what_one_should_know_of_the_settings_is_said(tmp_path: Path) -> None:
     assert "The paper trains b2n with --batch 32 --lr 0.001 --epochs 11, warm-up over the first 5 epochs." in notes
     specs = {
         **TestMsta.specs,
-        "visual": ArraySpec("layer2.visual", "fp32", (TOKENS, 24), "cls first, grid 3x3, frames 4"),
+        "visual": ArraySpec("layer2.visual", "fp32", (TOKENS, 24), "cls first, patch-major, grid 3x3, frames 4"),
     }
     with pytest.raises(BadInput, match=r"is \[17, 24\], which is not a class token and 9 patches of frames"):
         msta.Head(replace(SMALL, tail=tmp_path / "store" / "tail" / "blocks-3.safetensors"), specs)
