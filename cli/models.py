@@ -67,11 +67,11 @@ def _default_checkpoint(file: Path) -> str | None:
 
 def list_models(config: ListConfig, progress: Progress) -> Outcome:
     """Every family by its file, with its own checkpoint."""
-    from vfc.extract.backbone import names
+    from vfc.extract.backbone import family_names
 
     found = [
         {"model": name, "checkpoint": _default_checkpoint(_file(name)), "about": first_sentence(_file(name))}
-        for name in names()
+        for name in family_names()
     ]
     rows = [(each["model"], each["checkpoint"] or "give --checkpoint", each["about"]) for each in found]
     return Outcome({"models": found}, table(("model", "weights", "about"), rows))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 COMPUTE_DTYPES = ("fp32", "fp16", "bf16")
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
-PLANS = ("serial", "packed", "batched", "single")
+PROMPT_BATCHINGS = ("serial", "packed", "batched", "single")
 
 
 class Frames(Protocol):
@@ -58,8 +58,8 @@ class BackboneOptions:
     choice. `device`: "cpu", "cuda", "cuda:1". `cut_texts`: cut texts beyond the context length instead of refusing.
     `pixels`: one of the family's ways from frames to pixels (its `PIXELS`); None is its own.
 
-    For models that answer prompts: `prompts`: whether prompted records are wanted. `plan`: how several prompts of one
-    video are run, see `PromptedBackbone`. `max_pixels`: instead of the checkpoint's own budget.
+    For models that answer prompts: `prompts`: whether prompted records are wanted. `prompt_batching`: how several
+    prompts of one video are run, see `PromptedBackbone`. `max_pixels`: instead of the checkpoint's own budget.
 
     For models that look at windows of a long video: `window`, `stride`, `border`: see `i3d.windows`; None is the
     family's own. `flow`: where optical flow comes from, see `i3d.flow`; None is without it.
@@ -77,7 +77,7 @@ class BackboneOptions:
     device: str = "cpu"
     cut_texts: bool = False
     prompts: bool = False
-    plan: str = "serial"
+    prompt_batching: str = "serial"
     max_pixels: int | None = None
     window: int | None = None
     stride: int | None = None
@@ -92,8 +92,8 @@ class BackboneOptions:
             raise unknown_name("dtype to store", self.storage, FEATURE_DTYPES)
         if self.attention is not None and self.attention not in ATTENTIONS:
             raise unknown_name("attention implementation", self.attention, ATTENTIONS)
-        if self.plan not in PLANS:
-            raise unknown_name("plan", self.plan, PLANS)
+        if self.prompt_batching not in PROMPT_BATCHINGS:
+            raise unknown_name("prompt batching", self.prompt_batching, PROMPT_BATCHINGS)
         if self.num_frames is not None and self.num_frames < 1:
             raise BadInput(f"{self.num_frames} frames per clip were asked for.", "Ask for 1 or more.")
         if self.text_layers and not self.texts:
@@ -215,7 +215,8 @@ class PromptedBackbone(Backbone, Protocol):
     """A language model that sees a video and then a prompt; "prompted" is in its specs where `prompts` was asked for.
 
     The video comes first in every row of tokens, so its states owe nothing to the prompt: they are computed once, and
-    so is all the attention of the prompts to them (`prefix`: the tokens up to the last visual one, always). Plans:
+    so is all the attention of the prompts to them (`prefix`: the tokens up to the last visual one, always).
+    Ways of batching prompts:
 
     - `serial`: the prefix, then one prompt after the other. With one video per call, the numbers of a video, and of a
       video under a prompt, depend on nothing else in the call, bit for bit.
@@ -249,7 +250,11 @@ class PromptedBackbone(Backbone, Protocol):
 
 
 class Family(Protocol):
-    """What a file in `backbones/` offers; `WINDOWS = True` besides, where it takes windows and flow."""
+    """What a file or folder in `backbones/` offers.
+
+    Optional beside these: `WINDOWS = True` where it takes windows and flow, `PIXELS`, the names of its ways from frames
+    to pixels where it has several.
+    """
 
     DEFAULT_CHECKPOINT: str | None
 
@@ -257,16 +262,16 @@ class Family(Protocol):
         """Read the checkpoint's configuration, check the options against it."""
 
 
-def names() -> list[str]:
+def family_names() -> list[str]:
     """Public names of the families, sorted: `video_llava.py` answers to `video-llava`."""
     folder = Path(__file__).parent / "backbones"
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules([str(folder)]))
 
 
-def find(name: str) -> Family:
-    """The family of that name; raises UnknownName, with a suggestion, where there is none."""
-    if name not in names():
-        raise unknown_name("model", name, names())
+def find_family(name: str) -> Family:
+    """Import the family of that name; raises UnknownName, with a suggestion, where there is none."""
+    if name not in family_names():
+        raise unknown_name("model", name, family_names())
     return cast("Family", importlib.import_module(f".backbones.{name.replace('-', '_')}", __package__))
 
 
@@ -275,52 +280,19 @@ def open_backbone(name: str, options: BackboneOptions) -> Backbone:
 
     Raises BadInput for windows, flow or ways of making pixels where the family has none, UnknownName for another way.
     """
-    family = find(name)
-    if not getattr(family, "WINDOWS", False):
-        for flag in ("window", "stride", "border", "flow"):
-            if getattr(options, flag) is not None:
-                raise BadInput(
-                    f"--{flag} is for models that look at windows of a video; {name} does not.",
-                    f"Leave --{flag} out, or give --model i3d.",
-                )
-    if options.pixels is not None and options.pixels not in (ways := getattr(family, "PIXELS", ())):
-        if ways:
-            raise unknown_name("way of making pixels", options.pixels, ways)
-        raise BadInput(f"{name} makes pixels in one way; --pixels {options.pixels} is given.", "Leave --pixels out.")
-    return family.build(options)
-
-
-def chosen_layers(asked: Sequence[str], known: Sequence[str], where: str) -> tuple[str, ...]:
-    """The layers asked for, each once, from the lowest up. `known`: what there is, in that order.
-
-    Raises BadInput, with the range, for a layer that is not there; negative numbers are refused.
-    """
-    numbers = [name for name in known if name.isdigit()]
-    others = [name for name in known if not name.isdigit()]
-    for layer in asked:
-        if layer not in known:
-            said = "; layers count from the front" if layer.startswith("-") else ""
+    family = find_family(name)
+    windowed, ways = getattr(family, "WINDOWS", False), getattr(family, "PIXELS", ())
+    for flag in ("window", "stride", "border", "flow"):
+        if getattr(options, flag) is not None and not windowed:
             raise BadInput(
-                f"There is no layer {layer!r} in {where}{said}.",
-                f"Allowed: {numbers[0]} to {numbers[-1]}" + (f", or {', '.join(others)}." if others else "."),
+                f"--{flag} is for models that look at windows of a video; {name} does not.",
+                f"Leave --{flag} out, or give --model i3d.",
             )
-    return tuple(name for name in known if name in asked)
-
-
-def kept_streams(asked: Sequence[str], streams: Mapping[str, Sequence[str]]) -> frozenset[str]:
-    """The streams to keep. `streams`: kind of record to the streams it has; a kind none of which is named keeps all.
-
-    Raises UnknownName for a stream that no kind has.
-    """
-    known = [name for of_kind in streams.values() for name in of_kind]
-    for name in asked:
-        if name not in known:
-            raise unknown_name("stream", name, known)
-    kept: set[str] = set()
-    for of_kind in streams.values():
-        named = [name for name in of_kind if name in asked]
-        kept.update(named or of_kind)
-    return frozenset(kept)
+    if options.pixels is not None and not ways:
+        raise BadInput(f"{name} makes pixels in one way; --pixels {options.pixels} is given.", "Leave --pixels out.")
+    if options.pixels is not None and options.pixels not in ways:
+        raise unknown_name("way of making pixels", options.pixels, ways)
+    return family.build(options)
 
 
 def versions() -> dict[str, Json]:

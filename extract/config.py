@@ -16,9 +16,9 @@ _NO_AXES: Final[Axes] = MappingProxyType({})
 
 
 def _models() -> list[str]:
-    from .backbone import names
+    from .backbone import family_names
 
-    return names()
+    return family_names()
 
 
 def _shown(panel: str, help_line: str, **more: Any) -> dict[str, Any]:
@@ -170,12 +170,13 @@ class ExtractConfig:
             metavar="K",
         ),
     )
-    plan: Literal["serial", "packed", "batched", "single"] | None = field(
+    prompt_batching: Literal["serial", "packed", "batched", "single"] | None = field(
         default=None,
         metadata=_shown(
             "Model",
             "How the prompts of a video run: serial (deterministic mode) or packed (fast) behind a shared prefix, "
             "batched, or single: each a whole forward",
+            renamed_from=("plan",),
         ),
     )
     mode: Literal["deterministic", "fast"] | None = field(
@@ -256,8 +257,8 @@ class ExtractConfig:
                 f"--batch {self.batch} contradicts --mode deterministic, which forwards every video alone.",
                 "Leave --batch out, or give --mode fast.",
             )
-        if self.plan in ("packed", "batched") and self.mode == "deterministic":
-            raise not_deterministic(self.plan)
+        if self.prompt_batching in ("packed", "batched") and self.mode == "deterministic":
+            raise not_deterministic(self.prompt_batching)
         if self.template and self.texts is None:
             raise BadInput("--template is given without --texts.", "Say what to fill in: --texts FILE or classes.")
 
@@ -285,11 +286,12 @@ class PlanConfig(ExtractConfig):
     )
 
 
-def not_deterministic(plan: str) -> BadInput:
+def not_deterministic(prompt_batching: str) -> BadInput:
     """What is wrong with `packed` and `batched` in deterministic mode."""
     return BadInput(
-        f"--plan {plan} contradicts deterministic mode (the default on a CPU), where prompts do not run together.",
-        "Leave --plan out, or give --mode fast.",
+        f"--prompt-batching {prompt_batching} contradicts deterministic mode (the default on a CPU), where prompts do "
+        "not run together.",
+        "Leave --prompt-batching out, or give --mode fast.",
     )
 
 

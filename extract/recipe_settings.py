@@ -33,7 +33,7 @@ def recipe_settings(recipe: Mapping[str, Any], axes: Axes, changes: Mapping[str,
     settings = {
         "model": recipe["backbone"],
         "checkpoint": _checkpoint(recipe.get("checkpoint")),
-        "plan": recipe.get("plan"),
+        "prompt_batching": recipe.get("plan"),
         "dtype": recipe.get("storage"),
         "compute_dtype": recipe.get("compute", {}).get("dtype"),
         "attention": recipe.get("compute", {}).get("attention"),

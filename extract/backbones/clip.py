@@ -17,16 +17,16 @@ from torch import Tensor
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.layout import FRAME_MAJOR, TOKENS, Layout, array_name
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
-from vfc.extract.backbone import BackboneOptions, Prepared, chosen_layers, kept_streams, versions
+from vfc.extract.backbone import BackboneOptions, Prepared, versions
 from vfc.extract.frames.pixels import read_pixel_rule
 from vfc.extract.models.checkpoint import Checkpoint, locate
 from vfc.extract.models.clip_tokenizer import ClipTokens
 from vfc.extract.models.frame_encoder import Framewise
+from vfc.extract.models.layers import check_kept, chosen_layers, kept_streams, layer_names, layer_specs
 from vfc.extract.models.taps import (
     Tap,
     attention_of,
     caught,
-    check_kept,
     compute_dtype,
     load,
     on_meta,
@@ -54,7 +54,7 @@ class Tower:
         pooled: bool,
     ) -> None:
         self.cls, self.config, self.norm, self.pooled = cls, config, norm, pooled
-        self.known = (*(str(i) for i in range(config.num_hidden_layers + 1)), "norm")
+        self.known = layer_names(config.num_hidden_layers)
         self.layers = chosen_layers(layers, self.known, f"the {stack.split('_')[0]} tower")
         self.blocks = f"{stack}.encoder.layers"
         self.attention = attention
@@ -98,9 +98,9 @@ class ClipBackbone(Framewise):
         config = joint_config(self.checkpoint)
         kept = kept_streams(options.keep, STREAMS)
         self._visual, self._text = towers(config, options, kept)
-        check_kept(self._visual.layers, kept, STREAMS["video"], "--layer")
+        check_kept(self._visual.layers, kept["video"], STREAMS["video"], "--layer")
         if options.texts:
-            check_kept(self._text.layers, kept, STREAMS["text"], "--text-layer")
+            check_kept(self._text.layers, kept["text"], STREAMS["text"], "--text-layer")
         self._width = int(config.projection_dim)
         self._dtype = compute_dtype(options.dtype, config, options.device)
         self._storage: Dtype = options.storage or "fp16"
@@ -135,16 +135,10 @@ class ClipBackbone(Framewise):
         """See `Backbone.taps`."""
         frames, tokens = self.options.num_frames, 1 + self._grid**2
         visual, text = self._visual.config.hidden_size, self._text.config.hidden_size
-        layout = str(Layout(FRAME_MAJOR, 1, (self._grid, self._grid)))
+        layout = Layout(FRAME_MAJOR, 1, (self._grid, self._grid))
         return {
-            "visual": {
-                layer: ArraySpec(array_name(layer, "visual"), self._storage, (frames, tokens, visual), layout)
-                for layer in self._visual.known
-            },
-            "text": {
-                layer: ArraySpec(array_name(layer, "text"), self._storage, (None, text), TOKENS)
-                for layer in self._text.known
-            },
+            "visual": layer_specs("visual", self._visual.known, self._storage, (frames, tokens, visual), layout),
+            "text": layer_specs("text", self._text.known, self._storage, (None, text), TOKENS),
         }
 
     def recipe(self) -> dict[str, Json]:
@@ -222,7 +216,7 @@ def joint_config(checkpoint: Checkpoint) -> Any:
     return config
 
 
-def towers(config: Any, options: BackboneOptions, kept: frozenset[str]) -> tuple[Tower, Tower]:
+def towers(config: Any, options: BackboneOptions, kept: Mapping[str, frozenset[str]]) -> tuple[Tower, Tower]:
     """The vision and the text tower with their taps."""
     from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
@@ -233,7 +227,7 @@ def towers(config: Any, options: BackboneOptions, kept: frozenset[str]) -> tuple
         stack="vision_model",
         norm="vision_model.post_layernorm",
         attention=options.attention,
-        pooled="frames" in kept,
+        pooled="frames" in kept["video"],
     )
     text = Tower(
         CLIPTextModelWithProjection,
@@ -242,7 +236,7 @@ def towers(config: Any, options: BackboneOptions, kept: frozenset[str]) -> tuple
         stack="text_model",
         norm="text_model.final_layer_norm",
         attention=options.attention,
-        pooled="embedding" in kept,
+        pooled="embedding" in kept["text"],
     )
     return visual, text
 

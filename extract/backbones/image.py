@@ -16,11 +16,12 @@ from torch import Tensor
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.layout import FRAME_MAJOR, Layout, array_name
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
-from vfc.extract.backbone import BackboneOptions, chosen_layers, kept_streams, versions
+from vfc.extract.backbone import BackboneOptions, versions
 from vfc.extract.frames.pixels import read_pixel_rule
 from vfc.extract.models.block_discovery import SHUFFLED, anatomy, token_grid
 from vfc.extract.models.checkpoint import Checkpoint, locate
 from vfc.extract.models.frame_encoder import Framewise
+from vfc.extract.models.layers import check_kept, chosen_layers, kept_streams
 from vfc.extract.models.taps import (
     attention_of,
     caught,
@@ -57,13 +58,8 @@ class ImageBackbone(Framewise):
         self.layers = chosen_layers(
             options.layers, tuple(self._anatomy.taps), f"{self._class.__name__} of {self.checkpoint.id}"
         )
-        self._kept = kept_streams(options.keep, STREAMS)
-        if not self.layers and "frames" not in self._kept:
-            raise BadInput("Nothing would be kept: no pooled vector and no layer.", "Name layers with --layer.")
-        if self.layers and "visual" not in self._kept:
-            raise BadInput(
-                "Layers were asked for, but not their stream.", "Add visual to --keep, or leave out --layer."
-            )
+        self._kept = kept_streams(options.keep, STREAMS)["video"]
+        check_kept(self.layers, self._kept, STREAMS["video"], "--layer")
         self._dtype = compute_dtype(options.dtype, self._config, options.device)
         self._storage: Dtype = options.storage or "fp16"
         self._model: Any = None

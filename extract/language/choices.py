@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from vfc.cache_schema.values.errors import BadInput, unknown_name
-from vfc.extract.backbone import BackboneOptions, names
+from vfc.extract.backbone import BackboneOptions, family_names
 from vfc.extract.models.checkpoint import Checkpoint
 
 STREAMS: Final = ("visual", "text")
@@ -20,7 +20,7 @@ def checked_config(checkpoint: Checkpoint, *, family: str, model_type: str) -> A
     found = checkpoint.model_type
     if found != model_type:
         other = found.replace("_", "-")
-        hint = f"try --model {other} with this one" if other in names() else "see vfc models list"
+        hint = f"try --model {other} with this one" if other in family_names() else "see vfc models list"
         raise BadInput(
             f"The checkpoint {checkpoint.id} is a {found} model; {family} needs a {model_type} one.",
             f"Give another --checkpoint, or {hint}.",
@@ -28,13 +28,14 @@ def checked_config(checkpoint: Checkpoint, *, family: str, model_type: str) -> A
     return AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
 
 
-def check_plan(plan: str, config: Any, checkpoint: Checkpoint) -> None:
+def check_prompt_batching(prompt_batching: str, config: Any, checkpoint: Checkpoint) -> None:
     """Raises BadInput where prompts cannot share a prefix, because blocks do not see all of it."""
     kinds = set(getattr(config.text_config, "layer_types", None) or ()) - {"full_attention"}
-    if kinds and plan != "single":
+    if kinds and prompt_batching != "single":
         raise BadInput(
-            f"{checkpoint.id} has blocks of {', '.join(sorted(kinds))}; --plan {plan} needs them to see all tokens.",
-            "Give --plan single.",
+            f"{checkpoint.id} has blocks of {', '.join(sorted(kinds))}; --prompt-batching {prompt_batching} needs them "
+            "to see all tokens.",
+            "Give --prompt-batching single.",
         )
 
 

@@ -235,11 +235,11 @@ def language_model(folder: str, new_tokens: int, device: str | None) -> Writer:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from vfc.extract.models.determinism import chosen_device
-    from vfc.extract.models.taps import quiet
+    from vfc.extract.models.taps import silenced_transformers
 
     place = chosen_device(device)
     try:
-        with quiet():
+        with silenced_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="auto")
     except (OSError, ValueError) as error:

@@ -16,12 +16,13 @@ from torch import Tensor
 from vfc.cache_schema.values.errors import RecordRejected
 from vfc.cache_schema.values.layout import TOKENS, ArrayName, array_name
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
-from vfc.extract.backbone import BackboneOptions, Encoded, Frames, Prepared, chosen_layers, versions
+from vfc.extract.backbone import BackboneOptions, Encoded, Frames, Prepared, versions
 from vfc.extract.models.checkpoint import locate
+from vfc.extract.models.layers import chosen_layers, layer_names, layer_specs
 from vfc.extract.models.taps import attention_of, compute_dtype, load, on_meta, transferred
 
 from .chat import Question
-from .choices import check_plan, checked_config, cut_config, kept_of
+from .choices import check_prompt_batching, checked_config, cut_config, kept_of
 from .plans import buckets
 from .rows import Split
 from .run import MASKED, Runner, Seen, Streams, Text, Video
@@ -47,10 +48,10 @@ class LanguageBackbone(ABC):
         self.options = options
         self.checkpoint = locate(options.checkpoint, default=default, family=self.family)
         self._config = checked_config(self.checkpoint, family=self.family, model_type=self.model_type)
-        check_plan(options.plan, self._config, self.checkpoint)
+        check_prompt_batching(options.prompt_batching, self._config, self.checkpoint)
         self.kept = kept_of(options, self.family)
         depth = int(self._config.text_config.num_hidden_layers)
-        self.known = (*(str(i) for i in range(depth + 1)), "norm")
+        self.known = layer_names(depth)
         # Unless asked otherwise the penultimate block, whose states told actions apart best where that was tried.
         asked = options.layers or (str(depth - 1),)
         self.layers = chosen_layers(asked, self.known, f"the language model of {self.checkpoint.id}")
@@ -61,7 +62,9 @@ class LanguageBackbone(ABC):
         self._class = self._model_class()
         meta = on_meta(self._class, self._cut_config(), options.attention)
         self.attention = attention_of(meta.language_model)
-        self.plan = "batched" if options.plan == "packed" and self.attention not in MASKED else options.plan
+        self.prompt_batching = options.prompt_batching
+        if options.prompt_batching == "packed" and self.attention not in MASKED:
+            self.prompt_batching = "batched"
         self._model: Any = None
         self._prepare(meta)
 
@@ -136,7 +139,7 @@ class LanguageBackbone(ABC):
         shape = (None, self.width)
         return {
             "visual": {layer: self._visual_spec(layer) for layer in self.known},
-            "text": {layer: ArraySpec(array_name(layer, "text"), self.storage, shape, TOKENS) for layer in self.known},
+            "text": layer_specs("text", self.known, self.storage, shape, TOKENS),
         }
 
     def recipe(self) -> dict[str, Json]:
@@ -152,7 +155,7 @@ class LanguageBackbone(ABC):
             },
             "taps": list(self.layers),
             "question": self.question.form,
-            "plan": self.plan,
+            "plan": self.prompt_batching,
             "pixels": self._pixels_recipe(),
             "compute": {"dtype": self.dtype, "attention": self.attention},
             "storage": self.storage,
@@ -217,7 +220,7 @@ class LanguageBackbone(ABC):
             self._check_length(int(item["next"]) + max((len(one["ids"]) for one in asked), default=0))
         found: dict[int, Encoded] = {}
         # `single` runs rows of its own anyway; it shares the vision tower with nobody, to be the library bit for bit.
-        alone = self.plan == "single"
+        alone = self.prompt_batching == "single"
         for together in [[i] for i in range(len(batch))] if alone else buckets([len(item["ids"]) for item in batch]):
             part = [batch[i] for i in together]
             videos = [
@@ -250,7 +253,7 @@ class LanguageBackbone(ABC):
             embed=self._model.get_input_embeddings(),
             keep=lambda _, states: transferred(states, self.storage),
             layers=self.layers,
-            plan=self.plan,
+            plan=self.prompt_batching,
             attention=self.attention,
             planes=self.planes,
             device=self.options.device,

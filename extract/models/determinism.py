@@ -50,7 +50,7 @@ def chosen_device(name: str | None, local_rank: int = 0) -> torch.device:
 
 
 @contextmanager
-def numerics(mode: Mode, threads: int | None) -> Iterator[None]:
+def determinism(mode: Mode, threads: int | None) -> Iterator[None]:
     """Set torch for a mode, and leave it as it was.
 
     Both modes compute float32 in float32 (no TF32). `deterministic` also fixes the number of threads and takes

@@ -132,7 +132,7 @@ def on_meta(cls: Any, config: Any, attention: str | None) -> Any:
     Raises BadInput where the library cannot build it, or not with this attention.
     """
     try:
-        with quiet(), torch.device("meta"):
+        with silenced_transformers(), torch.device("meta"):
             return cls._from_config(copy.deepcopy(config), attn_implementation=attention).eval()
     except (ValueError, ImportError, TypeError, RuntimeError, AttributeError) as error:
         asked = f" with attention {attention!r}" if attention else ""
@@ -147,17 +147,6 @@ def attention_of(model: Any) -> str | None:
     if not any("Attention" in type(module).__name__ for module in model.modules()):
         return None
     return cast("str | None", model.config._attn_implementation)
-
-
-def check_kept(layers: Sequence[str], kept: frozenset[str], streams: Sequence[str], flag: str) -> None:
-    """Raise BadInput where the layers asked for would not be kept, or nothing of (pooled, tokens) would be."""
-    pooled, tokens = streams
-    if layers and tokens not in kept:
-        raise BadInput(
-            f"Layers were asked for, but {tokens} is not kept.", f"Add {tokens} to --keep, or leave out {flag}."
-        )
-    if not layers and pooled not in kept:
-        raise BadInput(f"Nothing would be kept of {' and '.join(streams)}.", f"Name layers with {flag}.")
 
 
 def compute_dtype(asked: str | None, config: Any, device: str) -> str:
@@ -188,7 +177,7 @@ def load(
     """
     require_device(device)
     safetensors = checkpoint.weights()[0].suffix == ".safetensors"
-    with quiet():
+    with silenced_transformers():
         model, info = cls.from_pretrained(
             checkpoint.folder,
             config=copy.deepcopy(config),
@@ -256,7 +245,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silenced_transformers() -> Iterator[None]:
     """Transformers without progress bars and load reports: what they say is checked in `load`, and raised."""
     from transformers.utils import logging
 

@@ -10,7 +10,7 @@ from vfc.cache_schema.reduction.shrink import Shrink
 from vfc.cache_schema.values.dtypes import record_bytes
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec, Dtype
-from vfc.extract.backbone import BackboneOptions, PromptedBackbone, find, open_backbone
+from vfc.extract.backbone import BackboneOptions, PromptedBackbone, find_family, open_backbone
 from vfc.extract.prompting.prompt_assignment import keeps_text
 from vfc.extract.prompting.prompts import templates
 
@@ -51,7 +51,7 @@ def describe(
     Raises:
         VfcError: no such family, checkpoint, layer or prompt; a size that is none; what cannot be pooled.
     """
-    windows = getattr(find(model), "WINDOWS", False)
+    windows = getattr(find_family(model), "WINDOWS", False)
     options = BackboneOptions(
         checkpoint=checkpoint,
         layers=tuple(layers),

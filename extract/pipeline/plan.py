@@ -13,7 +13,7 @@ from vfc.cache_schema.values.errors import Refused
 from vfc.cache_schema.values.progress import Progress, Silent
 from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.extract.config import PlanConfig
-from vfc.extract.models.determinism import numerics
+from vfc.extract.models.determinism import determinism
 
 from .calibrate import Calibration, calibrate, estimated, foretold
 from .ranks import place
@@ -108,7 +108,7 @@ def plan(config: PlanConfig, progress: Progress | None = None) -> Plan:
     measured: Calibration | None = None
     rows = foretold(work)
     if config.calibrate and work.visits:
-        with numerics(work.mode, config.threads):
+        with determinism(work.mode, config.threads):
             measured, found = calibrate(config, work, progress)
             rows |= found
     refuse_what_cannot_fit(work, config.out, rows)

@@ -24,7 +24,7 @@ from vfc.cache_schema.values.record import Json
 from vfc.cache_schema.writer import StoreWriter
 from vfc.extract.backbone import TextBackbone
 from vfc.extract.config import ExtractConfig as ExtractConfig
-from vfc.extract.models.determinism import numerics
+from vfc.extract.models.determinism import determinism
 
 from .device_copy import Carrier
 from .failures import FailureList
@@ -71,7 +71,7 @@ def extract(config: ExtractConfig, progress: Progress | None = None, *, projecti
     if work.there or work.failed:
         progress.say(f"{len(work.there)} records are there, {len(work.failed)} failed before, {work.to_do} to do.")
     refuse_what_cannot_fit(whole, config.out)
-    with numerics(work.mode, config.threads):
+    with determinism(work.mode, config.threads):
         return _Run(config, here, whole, work, progress, projections).run()
 
 

@@ -18,8 +18,8 @@ from .writer_thread import Lost
 class Visit:
     """`own`: whether the video's own record is wanted. `prompts`: those whose records are.
 
-    `leading`: texts of all prompts of the video under `--plan single`, where its own record comes with the first that
-    fits; else empty.
+    `leading`: texts of all prompts of the video under `--prompt-batching single`, where its own record comes with the
+    first that fits; else empty.
     """
 
     video: Video

@@ -109,8 +109,8 @@ def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
             f"--batch {config.batch} contradicts deterministic mode (the default on a CPU), which takes videos singly.",
             "Leave --batch out, or give --mode fast.",
         )
-    if mode == "deterministic" and config.plan in ("packed", "batched"):
-        raise not_deterministic(config.plan)
+    if mode == "deterministic" and config.prompt_batching in ("packed", "batched"):
+        raise not_deterministic(config.prompt_batching)
     counted = fixed_count(config.frames)
     looks = views(config.views, seed=config.seed, flip=config.flip, counted=counted, pipeline=config.pipeline)
     options = backbone_options(config, device, mode)
@@ -141,7 +141,7 @@ def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
     texts = read_texts(config.texts, config.template, annotations.labels()) if config.texts is not None else ()
 
     def visiting(videos: Sequence[Video], looks: Sequence[View]) -> list[Visit | Lost]:
-        leading = config.plan == "single"
+        leading = config.prompt_batching == "single"
         return list(visits(videos, looks, assignment, own="video" in specs, leading=leading))
 
     wanted = visiting(collection.videos, looks)
@@ -263,7 +263,7 @@ def backbone_options(config: ExtractConfig, device: torch.device, mode: Mode) ->
         device=str(device),
         cut_texts=config.cut_texts,
         prompts=keeps_text(config.keep) or bool(config.prompt or config.prompt_text),
-        plan=config.plan or ("serial" if mode == "deterministic" else "packed"),
+        prompt_batching=config.prompt_batching or ("serial" if mode == "deterministic" else "packed"),
         max_pixels=config.max_pixels,
         pixels=config.pixels,
         window=config.window,

@@ -56,7 +56,7 @@ def assign_prompts(config: ExtractConfig, backbone: Backbone, videos: Sequence[V
         MissingPath, Damaged: see `EpisodeList.read`.
     """
     if not isinstance(backbone, PromptedBackbone):
-        for flag in ("prompt", "prompt_text", "episodes", "plan", "max_pixels"):
+        for flag in ("prompt", "prompt_text", "episodes", "prompt_batching", "max_pixels"):
             if getattr(config, flag) not in (None, ()):
                 raise BadInput(
                     f"--{flag.replace('_', '-')} is given, but --model {config.model} takes no prompts.",

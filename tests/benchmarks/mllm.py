@@ -83,7 +83,12 @@ class Case:
 
     def _opened(self, plan: str, *, load: bool = True) -> Any:
         options = BackboneOptions(
-            str(self.checkpoint), layers=(str(LAYER),), prompts=True, plan=plan, dtype=self.dtype, storage="bf16"
+            str(self.checkpoint),
+            layers=(str(LAYER),),
+            prompts=True,
+            prompt_batching=plan,
+            dtype=self.dtype,
+            storage="bf16",
         )
         backbone: Any = open_backbone("video-llava", options)
         if load:

@@ -225,7 +225,7 @@ class Case:
         self.folder = checkpoint_folder(family, root, given.smoke)
         self.device = "cpu" if given.smoke else "cuda"
         self.videos = write_clips(root / f"clips-{family}", given.clips)
-        options = BackboneOptions(str(self.folder), prompts=True, plan="packed", device=self.device)
+        options = BackboneOptions(str(self.folder), prompts=True, prompt_batching="packed", device=self.device)
         self.backbone: Any = open_backbone(family, options)
         assert isinstance(self.backbone, PromptedBackbone)
         self.layers = self.backbone.layers

@@ -125,11 +125,11 @@ def measure(folder: Path, case: Case, minutes: int) -> dict[str, Any]:
     """Extract in this process and say what it took."""
     import torch
 
-    from vfc.extract.backbone import find
+    from vfc.extract.backbone import find_family
     from vfc.extract.pipeline.run import ExtractConfig, extract
 
     torch.set_num_threads(1)
-    family: Any = find(case.model)
+    family: Any = find_family(case.model)
     (cls,) = (value for name, value in vars(family).items() if name in ("I3dBackbone", "ImageBackbone"))
     load, loaded = cls.load, {}
 

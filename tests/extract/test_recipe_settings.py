@@ -16,7 +16,7 @@ from suites.toy import write_clips
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Silent
-from vfc.extract.backbone import names
+from vfc.extract.backbone import family_names
 from vfc.extract.backbones.viclip.tiny import write_tiny_viclip
 from vfc.extract.config import ExtractConfig
 from vfc.extract.pipeline.ranks import Place
@@ -66,9 +66,12 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("i3d", {"frames": "all", "flow": "dis", "window": 16, "stride": 8, "keep": ("rgb", "flow")}),
     ("i3d", {"frames": "all", "flow": "dis", "window": 16, "keep": ("flow",)}),
     ("video-llava", {"layer": ("1", "3"), "prompt": ("unknown", "known-support"), "pool": "1x1"}),
-    ("video-llava", {"layer": ("1",), "prompt_text": ("Who, {label}?", "mine=What\nnow?"), "plan": "single"}),
+    (
+        "video-llava",
+        {"layer": ("1",), "prompt_text": ("Who, {label}?", "mine=What\nnow?"), "prompt_batching": "single"},
+    ),
     ("video-llava", {"layer": ("1",), "keep": ("visual",), "mode": "fast", "project": "random:8", "seed": 1}),
-    ("video-llava", {"layer": ("1",), "keep": ("text",), "mode": "fast", "plan": "batched"}),
+    ("video-llava", {"layer": ("1",), "keep": ("text",), "mode": "fast", "prompt_batching": "batched"}),
     ("qwen2-vl", {"layer": ("2",), "max_pixels": 12_544, "compute_dtype": "bf16"}),
     ("qwen3-vl", {"layer": ("2",), "max_pixels": 65_536, "dtype": "bf16", "num_frames": 4}),
 ]
@@ -112,7 +115,7 @@ def test_settings_from_a_recipe_have_that_recipe(place: Path, model: str, settin
 
 
 def test_every_family_and_every_field_of_the_features_is_tried() -> None:
-    assert {model for model, _ in CASES} == set(names()) == set(CHECKPOINTS)
+    assert {model for model, _ in CASES} == set(family_names()) == set(CHECKPOINTS)
     tried = {"model", "checkpoint"} | {name for _, settings in CASES for name in settings}
     assert tried | set(NOT_OF_THE_FEATURES) == {field.name for field in fields(ExtractConfig)}
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from vfc.cache_schema.values.errors import BadInput, MissingPath
 from vfc.cache_schema.values.layout import FRAME_MAJOR, PATCH_MAJOR, RAGGED_GRID, STEPS, TOKENS, Layout
 from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec
-from vfc.extract.backbone import Backbone, BackboneOptions, TextBackbone, find, open_backbone
+from vfc.extract.backbone import Backbone, BackboneOptions, TextBackbone, find_family, open_backbone
 from vfc.extract.models.taps import TRANSFER
 
 SIDE = {"int64": torch.int64, "int32": torch.int32, "uint8": torch.uint8, "float64": torch.float64}
@@ -89,7 +89,7 @@ class BackboneSuite:
 
     def other_pixels(self, checkpoint: Path, folder: Path) -> Iterator[Backbone]:
         """The backbone again with each other way of making pixels: the family's `PIXELS`, other processor files."""
-        for way in getattr(find(self.family), "PIXELS", ()):
+        for way in getattr(find_family(self.family), "PIXELS", ()):
             yield self.opened(checkpoint, pixels=way)
         for path, _, _ in processor_files(checkpoint):
             changed = Path(shutil.copytree(checkpoint, folder / path.stem / checkpoint.name))

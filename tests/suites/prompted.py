@@ -155,7 +155,7 @@ class PromptedSuite(BackboneSuite):
 
     @pytest.mark.parametrize("attention", ["sdpa", "eager"])
     def test_every_tap_is_the_library_s_bit_for_bit_under_plan_single(self, checkpoint: Path, attention: str) -> None:
-        backbone = self.loaded(checkpoint, plan="single", attention=attention)
+        backbone = self.loaded(checkpoint, prompt_batching="single", attention=attention)
         oracle = Oracle(self, checkpoint, attn_implementation=attention)
         # The second and third video straight after the first, the second of another length.
         assert self.compared(oracle, backbone, [PROMPTS[:3], PROMPTS[3:4], PROMPTS[:1]]) == 0.0
@@ -165,7 +165,7 @@ class PromptedSuite(BackboneSuite):
     def test_a_shared_prefix_is_near_the_full_forward(
         self, checkpoint: Path, oracle: Oracle, plan: str, count: int
     ) -> None:
-        backbone = self.loaded(checkpoint, plan=plan)
+        backbone = self.loaded(checkpoint, prompt_batching=plan)
         prompts = many_prompts(count)
         assert self.compared(oracle, backbone, [prompts]) <= 1e-5
         assert self.compared(oracle, backbone, [prompts[:1], prompts[:2]]) <= 1e-5
@@ -173,7 +173,7 @@ class PromptedSuite(BackboneSuite):
 
     @pytest.mark.parametrize("plan", ["serial", "packed", "batched"])
     def test_and_so_it_is_in_bf16(self, half_checkpoint: Path, half_oracle: Oracle, plan: str) -> None:
-        backbone = self.loaded(half_checkpoint, plan=plan)
+        backbone = self.loaded(half_checkpoint, prompt_batching=plan)
         assert backbone.recipe()["compute"]["dtype"] == "bf16"
         for count in (1, 5, 25):
             prompts = many_prompts(count)
@@ -182,7 +182,7 @@ class PromptedSuite(BackboneSuite):
     def test_and_with_eager_attention(self, checkpoint: Path) -> None:
         oracle = Oracle(self, checkpoint, attn_implementation="eager")
         for plan in ("serial", "packed", "batched"):
-            backbone = self.loaded(checkpoint, plan=plan, attention="eager")
+            backbone = self.loaded(checkpoint, prompt_batching=plan, attention="eager")
             assert self.compared(oracle, backbone, [PROMPTS, PROMPTS[:2]]) <= 1e-5
 
     def test_prompts_that_fill_many_rows(
@@ -191,7 +191,7 @@ class PromptedSuite(BackboneSuite):
         monkeypatch.setattr("vfc.extract.language.plans.TOKENS_PER_RIDER", 64)
         monkeypatch.setattr("vfc.extract.language.plans.ROWS_PER_RIDER", 2)
         for plan in ("packed", "batched"):
-            backbone = self.loaded(checkpoint, plan=plan)
+            backbone = self.loaded(checkpoint, prompt_batching=plan)
             assert self.compared(oracle, backbone, [many_prompts(7), many_prompts(3)]) <= 1e-5
 
     # -- what numbers depend on --------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ class PromptedSuite(BackboneSuite):
         recipe = self.opened(checkpoint).recipe()
         assert recipe["plan"] == "serial"
         assert recipe["question"].count("{prompt}") == 1
-        assert self.opened(checkpoint, plan="packed").recipe() != recipe
+        assert self.opened(checkpoint, prompt_batching="packed").recipe() != recipe
         assert self.opened(checkpoint, prompts=False).recipe() == recipe
         assert self.opened(checkpoint, keep=("visual",), prompts=False).recipe() == recipe
         assert self.opened(checkpoint, attention="eager").recipe() != recipe
@@ -324,7 +324,7 @@ class PromptedSuite(BackboneSuite):
             ({"keep": ("frames",)}, UnknownName, "There is no stream 'frames'.*\nKnown: text, visual"),
             ({"keep": ("visual",)}, BadInput, "Prompts were asked for, but text is not kept"),
             ({"keep": ("text",), "prompts": False}, BadInput, "Nothing would be kept: text needs a prompt"),
-            ({"plan": "pack"}, UnknownName, "There is no plan 'pack'. Did you mean 'packed'"),
+            ({"prompt_batching": "pack"}, UnknownName, "There is no prompt batching 'pack'. Did you mean 'packed'"),
         ],
     )
     def test_options_that_contradict_each_other(

@@ -106,7 +106,7 @@ def _mark(pixels: torch.Tensor) -> str:
 
 
 class ToyFamily:
-    """What `backbone.find` gives for the toy."""
+    """What `backbone.find_family` gives for the toy."""
 
     DEFAULT_CHECKPOINT: str | None = None
 
@@ -120,12 +120,12 @@ class ToyFamily:
 @contextlib.contextmanager
 def toy_family(make: type[ToyBackbone] = ToyBackbone) -> Iterator[None]:
     """While entered, every model is the toy."""
-    before = contract.find
-    contract.find = lambda name: ToyFamily(make)
+    before = contract.find_family
+    contract.find_family = lambda name: ToyFamily(make)
     try:
         yield
     finally:
-        contract.find = before
+        contract.find_family = before
 
 
 def config_from(settings: Mapping[str, Any]) -> ExtractConfig:

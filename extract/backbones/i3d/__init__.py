@@ -18,8 +18,9 @@ from torch import Tensor
 from vfc.cache_schema.values.errors import BadInput, RecordRejected
 from vfc.cache_schema.values.layout import STEPS
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
-from vfc.extract.backbone import BackboneOptions, Chunking, Frames, Prepared, kept_streams, versions
+from vfc.extract.backbone import BackboneOptions, Chunking, Frames, Prepared, versions
 from vfc.extract.frames.pixels import PixelRule, pixel_rule, read_pixel_rule
+from vfc.extract.models.layers import kept_streams
 from vfc.extract.models.taps import COMPUTE, require_device, transferred
 
 from .flow import normalised, source
@@ -56,7 +57,7 @@ class I3dBackbone:
             )
         if options.attention is not None or options.max_pixels is not None:
             raise BadInput("i3d has no attention and takes one size of frames.", "Leave --attention, --max-pixels out.")
-        kept = kept_streams(options.keep, STREAMS) if options.keep or options.flow else frozenset({"rgb"})
+        kept = kept_streams(options.keep, STREAMS)["video"] if options.keep or options.flow else frozenset({"rgb"})
         if "flow" in kept and options.flow is None:
             raise BadInput(
                 "Flow is to be kept, but there is none.", "Say where it comes from: --flow dis, or a folder."

@@ -13,14 +13,15 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.values.errors import BadInput, unknown_name
+from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.layout import PATCH_MAJOR, TOKENS, Layout, array_name
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
-from vfc.extract.backbone import BackboneOptions, Frames, Prepared, chosen_layers, versions
+from vfc.extract.backbone import BackboneOptions, Frames, Prepared, versions
 from vfc.extract.frames.pixels import PixelRule
 from vfc.extract.frames.processor_defaults import IMAGENET_MEAN, IMAGENET_STD
 from vfc.extract.models.checkpoint import locate
-from vfc.extract.models.taps import COMPUTE, check_kept, require_device, transferred
+from vfc.extract.models.layers import check_kept, chosen_layers, kept_streams, layer_names, layer_specs
+from vfc.extract.models.taps import COMPUTE, require_device, transferred
 
 from .architecture import ACTIVATION, EPS, architecture_of
 from .network import NORM, TextTower, VisionTower
@@ -53,8 +54,8 @@ class ViclipBackbone:
                 f"viclip attends with torch's sdpa; {options.attention} was asked for.", "Leave --attention out."
             )
         towers = {"visual": self.architecture.vision, "text": self.architecture.text}
-        self._known = {stream: (*map(str, range(tower.layers + 1)), NORM) for stream, tower in towers.items()}
-        kept = {kind: _kept(options.keep, kind) for kind in STREAMS}
+        self._known = {stream: layer_names(tower.layers) for stream, tower in towers.items()}
+        kept = kept_streams(options.keep, STREAMS)
         self._layers = {
             "visual": chosen_layers(options.layers, self._known["visual"], "the vision tower"),
             "text": chosen_layers(options.text_layers, self._known["text"], "the text tower"),
@@ -90,17 +91,11 @@ class ViclipBackbone:
     def taps(self) -> Mapping[str, Mapping[str, ArraySpec]]:
         """See `Backbone.taps`."""
         made, frames = self.architecture, self.options.num_frames
-        layout = str(Layout(PATCH_MAJOR, grid=(made.grid, made.grid), frames=frames))
+        layout = Layout(PATCH_MAJOR, grid=(made.grid, made.grid), frames=frames)
         shape = (1 + made.grid**2 * frames if frames else None, made.vision.width)
         return {
-            "visual": {
-                layer: ArraySpec(array_name(layer, "visual"), self._storage, shape, layout)
-                for layer in self._known["visual"]
-            },
-            "text": {
-                layer: ArraySpec(array_name(layer, "text"), self._few, (None, made.text.width), TOKENS)
-                for layer in self._known["text"]
-            },
+            "visual": layer_specs("visual", self._known["visual"], self._storage, shape, layout),
+            "text": layer_specs("text", self._known["text"], self._few, (None, made.text.width), TOKENS),
         }
 
     def recipe(self) -> dict[str, Json]:
@@ -246,15 +241,6 @@ def pixel_rule(name: str, edge: int) -> PixelRule:
         mean=tuple(IMAGENET_MEAN),
         std=tuple(IMAGENET_STD),
     )
-
-
-def _kept(asked: Sequence[str], kind: str) -> frozenset[str]:
-    """The streams of a kind to keep; all, where none of them is named. `embedding` names those of both kinds."""
-    known = list(dict.fromkeys(name for streams in STREAMS.values() for name in streams))
-    for name in asked:
-        if name not in known:
-            raise unknown_name("stream", name, known)
-    return frozenset(name for name in STREAMS[kind] if name in asked) or frozenset(STREAMS[kind])
 
 
 def _in_tail(name: str, k: int) -> bool:

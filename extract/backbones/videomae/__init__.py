@@ -16,9 +16,10 @@ from torch import Tensor
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.layout import FRAME_MAJOR, Layout, array_name
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
-from vfc.extract.backbone import BackboneOptions, Chunking, Frames, Prepared, chosen_layers, kept_streams, versions
+from vfc.extract.backbone import BackboneOptions, Chunking, Frames, Prepared, versions
 from vfc.extract.frames.pixels import read_pixel_rule
 from vfc.extract.models.checkpoint import Checkpoint, locate
+from vfc.extract.models.layers import check_kept, chosen_layers, kept_streams, layer_names, layer_specs
 from vfc.extract.models.taps import (
     Tap,
     attention_of,
@@ -66,16 +67,10 @@ class VideomaeBackbone:
         self._grid = edge // patch
         meta = on_meta(self._class, self._config, options.attention)
         self._attention = attention_of(meta)
-        norm = () if meta.layernorm is None else ("norm",)
-        self.known = (*(str(i) for i in range(self._config.num_hidden_layers + 1)), *norm)
+        self.known = layer_names(self._config.num_hidden_layers, norm=meta.layernorm is not None)
         self.layers = chosen_layers(options.layers, self.known, f"the encoder of {self.checkpoint.id}")
-        self._kept = kept_streams(options.keep, STREAMS)
-        if self.layers and "visual" not in self._kept:
-            raise BadInput(
-                "Layers were asked for, but visual is not kept.", "Add visual to --keep, or leave --layer out."
-            )
-        if not self.layers and "frames" not in self._kept:
-            raise BadInput("Nothing would be kept: no pooled vector and no layer.", "Name layers with --layer.")
+        self._kept = kept_streams(options.keep, STREAMS)["video"]
+        check_kept(self.layers, self._kept, STREAMS["video"], "--layer")
         self._dtype = compute_dtype(options.dtype, self._config, options.device)
         self._storage: Dtype = options.storage or "fp16"
         self._model: Any = None
@@ -89,12 +84,8 @@ class VideomaeBackbone:
     def taps(self) -> Mapping[str, Mapping[str, ArraySpec]]:
         """See `Backbone.taps`."""
         shape = (self._rows, self._grid**2, self._config.hidden_size)
-        layout = str(Layout(FRAME_MAJOR, grid=(self._grid, self._grid)))
-        return {
-            "visual": {
-                layer: ArraySpec(array_name(layer, "visual"), self._storage, shape, layout) for layer in self.known
-            }
-        }
+        layout = Layout(FRAME_MAJOR, grid=(self._grid, self._grid))
+        return {"visual": layer_specs("visual", self.known, self._storage, shape, layout)}
 
     def recipe(self) -> dict[str, Json]:
         """See `Backbone.recipe`."""

@@ -219,7 +219,7 @@ def test_random_masking_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"keep": ("frames",), "layers": ("1",)}, "Layers were asked for, but not their stream"),
+        ({"keep": ("frames",), "layers": ("1",)}, "Layers were asked for, but visual is not kept"),
         ({"keep": ("visual",)}, "Nothing would be kept"),
         ({"texts": True}, "image has no text tower.\nUse --model clip"),
     ],

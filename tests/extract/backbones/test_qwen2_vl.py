@@ -97,7 +97,7 @@ def test_positions_of_prompts_are_the_library_s_for_long_clips_too(tiny: Path) -
 
 def test_long_clips_under_a_shared_prefix_are_the_library_s(tiny: Path) -> None:
     suite = TestQwen2VL()
-    backbone = opened(tiny, num_frames=None, plan="packed", layers=("1", "norm"))
+    backbone = opened(tiny, num_frames=None, prompt_batching="packed", layers=("1", "norm"))
     backbone.load()
     clip = clip_of(1, 24, 48, 64)
     item = backbone.pixels(clip).tensors
@@ -173,9 +173,10 @@ def test_blocks_that_do_not_see_everything_share_no_prefix(tmp_path: Path) -> No
     other = qwen2_checkpoint(
         tmp_path / "tiny", use_sliding_window=True, sliding_window=8, max_window_layers=2, layer_types=None
     )
-    with pytest.raises(BadInput, match=r"tiny has blocks of sliding_attention; --plan packed .*\nGive --plan single"):
-        opened(other, plan="packed")
-    backbone = opened(other, plan="single", layers=("4",))
+    message = r"tiny has blocks of sliding_attention; --prompt-batching packed .*\nGive --prompt-batching single"
+    with pytest.raises(BadInput, match=message):
+        opened(other, prompt_batching="packed")
+    backbone = opened(other, prompt_batching="single", layers=("4",))
     backbone.load()
     item = backbone.pixels(clip_of(1)).tensors
     (encoded,) = backbone.encode_prompted([item], [[backbone.prompt(PROMPTS[0]).tensors]])

@@ -14,7 +14,7 @@ import torch
 from vfc.cache_schema.values.errors import BadInput, Refused
 from vfc.cache_schema.values.record import Key
 from vfc.extract.backbone import Encoded
-from vfc.extract.models.determinism import THREADS, numerics
+from vfc.extract.models.determinism import THREADS, determinism
 from vfc.extract.pipeline.device_copy import host
 from vfc.extract.pipeline.forward import Ready, forward, lost
 from vfc.extract.pipeline.prefetch import file_identity, in_threads
@@ -119,12 +119,12 @@ def test_a_file_is_known_by_its_bytes(tmp_path: Path) -> None:
 
 def test_deterministic_mode_fixes_the_threads_and_fast_mode_leaves_them() -> None:
     before = torch.get_num_threads()
-    with numerics("deterministic", None):
+    with determinism("deterministic", None):
         assert torch.get_num_threads() == THREADS
         assert torch.are_deterministic_algorithms_enabled()
-    with numerics("fast", None):
+    with determinism("fast", None):
         assert torch.get_num_threads() == before
         assert not torch.are_deterministic_algorithms_enabled()
-    with numerics("fast", 3):
+    with determinism("fast", 3):
         assert torch.get_num_threads() == 3
     assert torch.get_num_threads() == before

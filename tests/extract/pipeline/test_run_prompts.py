@@ -190,7 +190,7 @@ def test_a_prompt_added_later_adds_its_records_and_rewrites_nothing(run: Run, tm
 def test_an_interrupted_run_goes_on_to_the_same_store(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    whole = run(prompt=THREE, plan=how, out=tmp_path / "whole")
+    whole = run(prompt=THREE, prompt_batching=how, out=tmp_path / "whole")
     real, calls = LanguageBackbone.encode_prompted, 0
 
     def tired(self: LanguageBackbone, *args: Any, **more: Any) -> Any:
@@ -203,12 +203,12 @@ def test_an_interrupted_run_goes_on_to_the_same_store(
     with monkeypatch.context() as patch:
         patch.setattr(LanguageBackbone, "encode_prompted", tired)
         with pytest.raises(VfcError, match="Out of memory"):
-            run(prompt=THREE, plan=how, part_seconds=1e-9)
+            run(prompt=THREE, prompt_batching=how, part_seconds=1e-9)
     with open_store(tmp_path / "store") as reader:
         assert len(reader) == 8
     # As after a kill between two commits: the video is there, some of its prompts are not; and the other way round.
     delete(tmp_path / "store", [Key("prompted", NAMES[1], 0, "unknown"), Key("video", NAMES[0])])
-    assert run(prompt=THREE, plan=how).digest == whole.digest
+    assert run(prompt=THREE, prompt_batching=how).digest == whole.digest
 
 
 def delete(store: Path, keys: Sequence[Key]) -> None:
@@ -231,7 +231,7 @@ def test_ranks_together_make_what_one_makes(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["packed", "batched", "serial"])
 def test_fast_plans_give_the_same_within_rounding(run: Run, tmp_path: Path, how: str) -> None:
     run(prompt=THREE, dtype="fp32", out=tmp_path / "a")
-    assert run(prompt=THREE, dtype="fp32", mode="fast", plan=how, batch=3).mode == "fast"
+    assert run(prompt=THREE, dtype="fp32", mode="fast", prompt_batching=how, batch=3).mode == "fast"
     with open_store(tmp_path / "a") as exact, open_store(tmp_path / "store") as fast:
         assert fast.recipe.fields["plan"] == how
         keys = exact.keys()
@@ -322,7 +322,10 @@ def test_a_prompt_that_is_too_long_costs_itself(run: Run) -> None:
 def test_the_video_s_own_record_comes_with_the_first_prompt_that_fits_whenever_it_is_made(
     run: Run, tmp_path: Path
 ) -> None:
-    asked = {"plan": "single", "prompt_text": ("long=" + "Who? " * 1000, "fits=What is seen?", "also=Where?")}
+    asked = {
+        "prompt_batching": "single",
+        "prompt_text": ("long=" + "Who? " * 1000, "fits=What is seen?", "also=Where?"),
+    }
     whole = run(**asked)
     assert (whole.done, len(whole.failed)) == (4 * 3, 4)
     fits = contents(tmp_path / "store")
@@ -375,7 +378,11 @@ def test_a_video_too_short_repeats_its_last_frame_and_says_so(run: Run, tmp_path
         ({"keep": ("visual",), "prompt": ("unknown",)}, BadInput, r"text is not kept"),
         ({"keep": ("visual",), "episodes": Path("none.jsonl")}, BadInput, r"--episodes is given, but text is not kept"),
         ({"keep": ("frames",)}, UnknownName, r"no stream 'frames'"),
-        ({"plan": "packed"}, BadInput, r"--plan packed contradicts deterministic mode.*\nLeave --plan out"),
+        (
+            {"prompt_batching": "packed"},
+            BadInput,
+            r"--prompt-batching packed contradicts deterministic mode.*\nLeave --prompt-batching out",
+        ),
         ({"max_pixels": 100_000}, BadInput, r"--max-pixels 100000 was given; video-llava sees every frame"),
         ({"max_pixels": 0}, BadInput, r"--max-pixels is 0"),
         ({"texts": "classes"}, BadInput, r"video-llava has no text tower"),
@@ -416,7 +423,7 @@ def test_a_name_stands_for_one_prompt_in_a_store(run: Run) -> None:
     assert run(prompt_text=("mine=What is it?",)).done == 0
 
 
-@pytest.mark.parametrize("flag", [{"prompt": ("unknown",)}, {"plan": "single"}, {"max_pixels": 9}])
+@pytest.mark.parametrize("flag", [{"prompt": ("unknown",)}, {"prompt_batching": "single"}, {"max_pixels": 9}])
 def test_models_without_prompts_refuse_them(run: Run, shared_data: Path, flag: Mapping[str, Any]) -> None:
     weights = str(shared_data / "weights" / "mobilenet_v1_1.0_224_hf")
     message = rf"--{next(iter(flag)).replace('_', '-')} is given, but --model image takes no prompts.\nLeave it out"
