@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,14 +24,18 @@ from vfc.heads.contract.head import Head
 from vfc.heads.lookup import find
 from vfc.heads.runs.run_folder import load_weights, weights
 from vfc.heads.tasks import classification
-from vfc.heads.tasks.fewshot import Batch
+from vfc.heads.tasks.fewshot import Batch, EpisodicHead
 
 
 class HeadSuite(ABC):
-    """Hooks: `method`, and where they differ `config`, `specs` and the rest below; a task's suite adds its batches."""
+    """Hooks: `method`, and where they differ `config`, `specs` and the rest below; a task's suite adds its batches.
+
+    A task is what the head scores separately: an episode, a clip, a window, a frame.
+    """
 
     method: ClassVar[str]
     config: ClassVar[Any] = None
+    task_is_one_query: ClassVar[bool] = True
     specs: ClassVar[Mapping[str, ArraySpec]] = {"visual": ArraySpec("frames", "fp32", (4, 24))}
     needs: ClassVar[tuple[str, ...]] = ("visual",)
     never_trained: ClassVar[tuple[str, ...]] = ()
@@ -44,17 +48,40 @@ class HeadSuite(ABC):
         """A batch of `tasks` tasks drawn with `seed`."""
 
     @abstractmethod
-    def permuted(self, batch: Any, order: Tensor) -> Any:
-        """The same batch with its tasks in another order."""
+    def selected(self, batch: Any, order: Tensor) -> Any:
+        """Only the tasks at `order`, in this order, with nothing of the others left in the batch."""
+
+    @abstractmethod
+    def without_answers(self, batch: Any) -> Any:
+        """The same batch with other labels, which `scores` must not read."""
 
     @abstractmethod
     def right(self, scores: Tensor, batch: Any) -> float:
-        """The share of right answers."""
+        """The share of correct answers."""
 
     def head(self, seed: int = 0) -> Head:
         torch.manual_seed(seed)
-        method = find(self.method)
-        return method.Head(method.Config() if self.config is None else self.config, self.specs)
+        return find(self.method).Head(self.settings, self.specs)
+
+    @property
+    def settings(self) -> Any:
+        return find(self.method).Config() if self.config is None else self.config
+
+    def trainable(self, head: Head) -> list[Tensor]:
+        """Skips a test of training where the head has nothing to train."""
+        parameters = [p for p in head.parameters() if p.requires_grad]
+        if not parameters:
+            pytest.skip("nothing to train")
+        return parameters
+
+    def fit(self, head: Head, batches: Iterator[Any]) -> None:
+        """One update per batch."""
+        optimizer = torch.optim.AdamW(self.trainable(head), lr=self.overfit_lr)
+        for step, batch in enumerate(batches):
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            self.total(head, batch).backward()
+            optimizer.step()
 
     def total(self, head: Head, batch: Any) -> Tensor:
         return torch.stack(list(head.loss(batch).values())).sum()
@@ -66,6 +93,7 @@ class HeadSuite(ABC):
 
     def test_gradients_reach_every_trainable_parameter(self) -> None:
         head = self.head()
+        self.trainable(head)
         self.total(head, self.batch()).backward()
         for name, parameter in head.named_parameters():
             if parameter.requires_grad and name not in self.never_trained:
@@ -75,14 +103,22 @@ class HeadSuite(ABC):
             elif not parameter.requires_grad:
                 assert parameter.grad is None, name
 
-    def test_tasks_of_a_batch_do_not_touch_each_other(self) -> None:
+    def test_scores_of_a_task_do_not_depend_on_the_others_of_the_batch(self) -> None:
         head, batch = self.head().eval(), self.batch()
+        if head.transductive and self.task_is_one_query:
+            pytest.skip("declared transductive")
         order = torch.tensor([2, 0, 3, 1])
         with torch.no_grad():
             scores = head.scores(batch)
-            torch.testing.assert_close(head.scores(self.permuted(batch, order)), scores[order], rtol=1e-4, atol=1e-5)
-            alone = head.scores(self.permuted(batch, order[:1]))
-        torch.testing.assert_close(alone, scores[order[:1]], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(head.scores(self.selected(batch, order)), scores[order], rtol=1e-4, atol=1e-5)
+            for i in range(len(order)):
+                alone = head.scores(self.selected(batch, order[i : i + 1]))
+                torch.testing.assert_close(alone, scores[order[i : i + 1]], rtol=1e-4, atol=1e-5)
+
+    def test_scores_do_not_read_the_answers(self) -> None:
+        head, batch = self.head().eval(), self.batch()
+        with torch.no_grad():
+            assert torch.equal(head.scores(self.without_answers(batch)), head.scores(batch))
 
     def test_the_same_seed_gives_the_same_numbers(self) -> None:
         runs = []
@@ -90,18 +126,17 @@ class HeadSuite(ABC):
             head = self.head(seed=3)
             torch.manual_seed(4)
             loss = self.total(head, self.batch(seed=5))
-            loss.backward()
+            if loss.requires_grad:
+                loss.backward()
             runs.append((loss, *[p.grad for p in head.parameters() if p.grad is not None]))
         assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
-        assert not torch.equal(self.total(self.head(seed=6), self.batch(seed=5)), runs[0][0])
+        assert not weights(head) or not torch.equal(self.total(self.head(seed=6), self.batch(seed=5)), runs[0][0])
 
     def test_a_store_without_a_needed_array_is_refused_by_name(self) -> None:
-        method = find(self.method)
-        config = method.Config() if self.config is None else self.config
         for role in self.needs:
-            there = {name: spec for name, spec in self.specs.items() if name != role}
+            specs = {name: spec for name, spec in self.specs.items() if name != role}
             with pytest.raises(UnknownName, match=f"The head '{self.method}' needs a stream '{role}'"):
-                method.Head(config, there)
+                find(self.method).Head(self.settings, specs)
 
     def test_weights_survive_safetensors(self, tmp_path: Path) -> None:
         head, other, batch = self.head(seed=0).eval(), self.head(seed=1).eval(), self.batch()
@@ -109,8 +144,9 @@ class HeadSuite(ABC):
         load_weights(other, tmp_path / "head.safetensors")
         with torch.no_grad():
             assert torch.equal(head.scores(batch), other.scores(batch))
-        some = dict(list(weights(head).items())[1:])
-        save_file(some, tmp_path / "less.safetensors")
+        if not weights(head):
+            return
+        save_file(dict(list(weights(head).items())[1:]), tmp_path / "less.safetensors")
         with pytest.raises(Damaged, match="does not hold the weights of this head"):
             load_weights(other, tmp_path / "less.safetensors")
 
@@ -125,21 +161,17 @@ class HeadSuite(ABC):
 
     def test_one_batch_can_be_learned_by_heart(self) -> None:
         head, batch = self.head(), self.batch()
-        optimizer = torch.optim.AdamW([p for p in head.parameters() if p.requires_grad], lr=self.overfit_lr)
         before = copy.deepcopy(weights(head))
-        for step in range(self.overfit_steps):
-            torch.manual_seed(step)
-            optimizer.zero_grad()
-            self.total(head, batch).backward()
-            optimizer.step()
+        self.fit(head, (batch for _ in range(self.overfit_steps)))
         with torch.no_grad():
             assert self.right(head.eval().scores(batch), batch) == 1.0
         assert any(not torch.equal(before[name], value) for name, value in weights(head).items())
 
 
 class EpisodicHeadSuite(HeadSuite):
-    """For heads of the few-shot task: random clips, each task with clips of its own."""
+    """For heads of the few-shot task: random clips, each episode with clips of its own."""
 
+    task_is_one_query: ClassVar[bool] = False
     way: ClassVar[int] = 3
     shot: ClassVar[int] = 2
     queries: ClassVar[int] = 2
@@ -156,8 +188,14 @@ class EpisodicHeadSuite(HeadSuite):
         target = torch.arange(self.way).repeat_interleave(self.queries).expand(tasks, -1)
         return Batch(videos, support, places[:, self.way * self.shot :], target)
 
-    def permuted(self, batch: Batch, order: Tensor) -> Batch:
-        return replace(batch, support=batch.support[order], query=batch.query[order], target=batch.target[order])
+    def selected(self, batch: Batch, order: Tensor) -> Batch:
+        support, query = batch.support[order], batch.query[order]
+        used, places = torch.cat([support.flatten(), query.flatten()]).unique(return_inverse=True)
+        support, query = places[: support.numel()].view_as(support), places[support.numel() :].view_as(query)
+        return Batch({name: v[used] for name, v in batch.videos.items()}, support, query, batch.target[order])
+
+    def without_answers(self, batch: Batch) -> Batch:
+        return replace(batch, target=torch.zeros_like(batch.target))
 
     def right(self, scores: Tensor, batch: Batch) -> float:
         return float((scores.argmax(dim=-1) == batch.target).float().mean())
@@ -177,6 +215,44 @@ class EpisodicHeadSuite(HeadSuite):
         with torch.no_grad():
             turned = head.scores(replace(batch, support=batch.support[:, order]))
             torch.testing.assert_close(turned, head.scores(batch)[..., order], rtol=1e-4, atol=1e-5)
+
+    def test_scores_of_a_query_depend_on_other_queries_only_if_the_head_says_so(self) -> None:
+        head, batch = self.head().eval(), self.batch()
+        with torch.no_grad():
+            scores = head.scores(batch)
+            alone = [
+                head.scores(self.selected(replace(batch, query=q, target=t), torch.arange(4)))
+                for q, t in zip(batch.query.split(1, dim=1), batch.target.split(1, dim=1), strict=True)
+            ]
+        independent = torch.allclose(torch.cat(alone, dim=1), scores, rtol=1e-4, atol=1e-5)
+        assert independent != head.transductive, f"transductive is {head.transductive}"
+
+    def test_each_clip_is_encoded_by_itself(self) -> None:
+        head, batch = self.head().eval(), self.batch()
+        assert isinstance(head, EpisodicHead)
+        with torch.no_grad():
+            encoded = head.encode(batch.videos)
+            some = head.encode({role: values[:2] for role, values in batch.videos.items()})
+            for name, values in encoded.items():
+                torch.testing.assert_close(some[name], values[:2], rtol=1e-4, atol=1e-5)
+
+    def test_a_clip_of_the_support_is_given_its_class(self) -> None:
+        """Untrained, or after training on such tasks: not so if a distance is a logit without its minus sign."""
+
+        def copies(seed: int) -> Batch:
+            batch = self.batch(seed=seed)
+            shot = batch.support[..., :1]
+            return replace(
+                batch, support=shot.expand_as(batch.support), query=shot.repeat(1, 1, self.queries).flatten(1)
+            )
+
+        head, test = self.head(), copies(seed=-1)
+        with torch.no_grad():
+            untrained = self.right(head.eval().scores(test), test)
+        if untrained < 0.9:
+            self.fit(head.train(), (copies(seed) for seed in range(self.overfit_steps)))
+        with torch.no_grad():
+            assert self.right(head.eval().scores(test), test) >= 0.9
 
 
 class ClassifierHeadSuite(HeadSuite):
@@ -213,8 +289,11 @@ class ClassifierHeadSuite(HeadSuite):
         labels = torch.arange(tasks) % self.count
         return classification.Batch(clips, labels, tuple(f"class {i}" for i in range(self.count)), classes)
 
-    def permuted(self, batch: classification.Batch, order: Tensor) -> classification.Batch:
+    def selected(self, batch: classification.Batch, order: Tensor) -> classification.Batch:
         return replace(batch, clips={role: v[order] for role, v in batch.clips.items()}, labels=batch.labels[order])
+
+    def without_answers(self, batch: classification.Batch) -> classification.Batch:
+        return replace(batch, labels=torch.zeros_like(batch.labels))
 
     def right(self, scores: Tensor, batch: classification.Batch) -> float:
         return float((scores.argmax(dim=-1) == batch.labels).float().mean())
@@ -222,7 +301,7 @@ class ClassifierHeadSuite(HeadSuite):
     def test_scores_are_batch_by_classes(self) -> None:
         assert self.head().scores(self.batch(tasks=2)).shape == (2, self.count)
 
-    def test_the_order_of_the_classes_does_not_matter_to_a_head_that_goes_by_them(self) -> None:
+    def test_reordering_open_classes_reorders_the_scores(self) -> None:
         head, batch = self.head().eval(), self.batch()
         if not (isinstance(head, classification.ClassifierHead) and head.open_classes):
             pytest.skip("a weight per class")
@@ -236,7 +315,17 @@ class ClassifierHeadSuite(HeadSuite):
         with torch.no_grad():
             torch.testing.assert_close(head.scores(turned), head.scores(batch)[:, order], rtol=1e-4, atol=1e-5)
 
-    def test_what_it_tells_of_its_clips_is_one_number_each(self) -> None:
+    def test_a_clip_at_the_text_of_a_class_is_given_that_class(self) -> None:
+        """For heads that compare clips with class texts in one space: not so if the sign of the logits is wrong."""
+        head, batch = self.head().eval(), self.batch()
+        texts = batch.classes.get("text")
+        if texts is None or texts.shape[-1] != batch.clips["visual"].shape[-1]:
+            pytest.skip("no class texts in the space of the clips")
+        clips = texts[batch.labels][:, None].expand_as(batch.clips["visual"])
+        with torch.no_grad():
+            assert self.right(head.scores(replace(batch, clips={**batch.clips, "visual": clips})), batch) == 1.0
+
+    def test_usage_is_one_number_per_clip(self) -> None:
         head, batch = self.head().eval(), self.batch()
         assert isinstance(head, classification.ClassifierHead)
         with torch.no_grad():

@@ -104,6 +104,7 @@ class Head(EpisodicHead):
         super().__init__(config, specs)
         spec = require(specs, "visual", "fsar")
         self.config = config
+        self.transductive = config.mode == "transductive"
         self.notes = _notes(config, spec, "text" in specs)
         told = "text" in specs
         self.branches = tuple(

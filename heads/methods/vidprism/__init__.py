@@ -135,6 +135,7 @@ class Head(ClassifierHead):
         self.positions = nn.ParameterList()
         if config.positions == "learned":
             self.positions.extend(0.02 * torch.randn(-(-int(frames or 0) // rate), width) for rate in self.rates)
+        self.transductive = config.threshold_on == "batch"
         self.notes = _notes(self)
 
     @classmethod

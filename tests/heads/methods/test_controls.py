@@ -42,6 +42,12 @@ class TestMeanPool(ClassifierHeadSuite):
     config = mean_pool.Config(hidden=16, dropout=0.0)
 
 
+class TestTextZeroShot(ClassifierHeadSuite):
+    method = "text-zero-shot"
+    specs: ClassVar = specs(24, frames=4)
+    needs = ("visual", "class.text")
+
+
 class TestMote(ClassifierHeadSuite):
     method = "mote"
     config = mote.Config(layers=2)

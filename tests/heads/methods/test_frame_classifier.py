@@ -32,8 +32,11 @@ class FrameSuite(HeadSuite):
         labels = torch.randint(5, (tasks,), generator=generator)
         return Batch(torch.randn(tasks, 12, generator=generator), labels, torch.arange(tasks) % GROUPS)
 
-    def permuted(self, batch: Batch, order: Tensor) -> Batch:
+    def selected(self, batch: Batch, order: Tensor) -> Batch:
         return Batch(batch.frames[order], batch.labels[order], batch.group[order])
+
+    def without_answers(self, batch: Batch) -> Batch:
+        return replace(batch, labels=torch.zeros_like(batch.labels))
 
     def right(self, scores: Tensor, batch: Batch) -> float:
         """Nothing to learn by heart: a frame is scored by the classifier that never sees it; see the next test."""
