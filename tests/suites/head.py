@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vfc.cache_schema.values.errors import Damaged, UnknownName
 from vfc.cache_schema.values.record import ArraySpec
@@ -67,7 +67,7 @@ class HeadSuite(ABC):
     def settings(self) -> Any:
         return find(self.method).Config() if self.config is None else self.config
 
-    def trainable(self, head: Head) -> list[Tensor]:
+    def trainable(self, head: Head) -> list[nn.Parameter]:
         """Skips a test of training where the head has nothing to train."""
         parameters = [p for p in head.parameters() if p.requires_grad]
         if not parameters:
