@@ -1,7 +1,7 @@
-"""Augmented copies as the code of VidPrism and of MSTA makes them: crops, mirroring, colours.
+"""Augmented copies as in the published code of VidPrism and of MSTA: crops, mirroring, colours.
 
-All draws of a copy are one function of (seed, name of the video, number of the view), whatever else is asked for.
-Frames go through Pillow, as uint8; the model's own processor comes afterwards and finds squares of SIDE pixels.
+All draws of a copy are a function of (seed, name of the video, number of the view) alone. Frames go through Pillow as
+uint8; the model's own processor comes afterwards and receives squares of SIDE pixels.
 """
 
 from __future__ import annotations
@@ -65,31 +65,31 @@ TRAINING: Final[Mapping[str, Mapping[str, Json]]] = {
         "frames": "one drawn from each segment",
     },
 }
-"""What the augmented copies of each pipeline are, for the record."""
+"""The augmentations of each pipeline, as the axis of a store records them."""
 
 
-def drawing(seed: int, name: str, number: int) -> np.random.Generator:
-    """The draws of one view of one video."""
+def view_generator(seed: int, name: str, number: int) -> np.random.Generator:
+    """The random generator of one view of one video."""
     return np.random.default_rng([seed, zlib.crc32(name.encode("utf-8", "surrogateescape")), number])
 
 
 def vidprism(clip: Clip, name: str, *, number: int, seed: int, flip: bool) -> Clip:
     """Short side 256 (bicubic), a random resized crop, mirrored with .5, grey with .2: one draw for all frames."""
-    draw = drawing(seed, name, number)
+    draw = view_generator(seed, name, number)
     width, height = shorter_side(clip, SHORT)
     box = random_box(width, height, draw)
     mirrored, grey = bool(draw.random() < FLIPPED) and flip, bool(draw.random() < GREY)
 
-    def changed(image: Image.Image, t: int) -> Image.Image:
-        whole = image.resize((width, height), Image.Resampling.BICUBIC)
-        return _finished(_cut(whole, box), mirrored, grey)
+    def change(image: Image.Image, t: int) -> Image.Image:
+        resized = image.resize((width, height), Image.Resampling.BICUBIC)
+        return _flipped_and_grey(_cut(resized, box), mirrored, grey)
 
-    return _each(clip, changed, {"box": _told(box), "of": [width, height], "flipped": mirrored, "grey": grey})
+    return _each(clip, change, {"box": _box_note(box), "of": [width, height], "flipped": mirrored, "grey": grey})
 
 
 def msta(clip: Clip, name: str, *, number: int, seed: int, flip: bool) -> Clip:
     """Short side 256, a multi-scale crop, mirrored with .5, colours changed with .8 (frame by frame), grey with .2."""
-    draw = drawing(seed, name, number)
+    draw = view_generator(seed, name, number)
     width, height = shorter_side(clip, SHORT)
     box = scaled_box(width, height, draw)
     mirrored, jittered = bool(draw.random() < FLIPPED) and flip, bool(draw.random() < JITTERED)
@@ -103,24 +103,24 @@ def msta(clip: Clip, name: str, *, number: int, seed: int, flip: bool) -> Clip:
         axis=1,
     )
 
-    def changed(image: Image.Image, t: int) -> Image.Image:
-        whole = image.resize((width, height), Image.Resampling.BILINEAR)
-        cut = _cut(whole, box)
-        turned = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else cut
-        return _finished(recoloured(turned, factors[t], orders[t].tolist()) if jittered else turned, False, grey)
+    def change(image: Image.Image, t: int) -> Image.Image:
+        cut = _cut(image.resize((width, height), Image.Resampling.BILINEAR), box)
+        flipped = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else cut
+        coloured = recoloured(flipped, factors[t], orders[t].tolist()) if jittered else flipped
+        return _flipped_and_grey(coloured, False, grey)
 
-    notes: dict[str, Json] = {"box": _told(box), "of": [width, height], "flipped": mirrored, "grey": grey}
-    return _each(clip, changed, {**notes, "jitter": factors.round(6).tolist() if jittered else False})
+    notes: dict[str, Json] = {"box": _box_note(box), "of": [width, height], "flipped": mirrored, "grey": grey}
+    return _each(clip, change, {**notes, "jitter": factors.round(6).tolist() if jittered else False})
 
 
 def shorter_side(clip: Clip, side: int) -> tuple[int, int]:
-    """Width and height of the frames once the shorter of them is `side`; the longer is cut off to whole pixels."""
+    """Width and height of the frames after resizing the shorter side to `side`; the longer is rounded down."""
     height, width = clip.frames.shape[1:3]
     return (side, side * height // width) if width <= height else (side * width // height, side)
 
 
 def random_box(width: int, height: int, draw: np.random.Generator) -> Box:
-    """A box of random area and ratio: ten tries to fit one in, else the largest of an allowed ratio, centred."""
+    """A box of random area and aspect ratio: ten tries, else the largest centred box of an allowed ratio."""
     for _ in range(10):
         area = width * height * draw.uniform(*AREA)
         ratio = float(np.exp(draw.uniform(np.log(RATIO[0]), np.log(RATIO[1]))))
@@ -133,7 +133,7 @@ def random_box(width: int, height: int, draw: np.random.Generator) -> Box:
 
 
 def scaled_box(width: int, height: int, draw: np.random.Generator) -> Box:
-    """A box whose sides are of neighbouring scales of the shorter side, at one of the corners or at the centre."""
+    """A box at a corner or at the centre; its sides are the shorter side times two equal or neighbouring scales."""
     sides = [int(min(width, height) * scale) for scale in SCALES]
     pairs = [(w, h) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
     w, h = pairs[int(draw.integers(len(pairs)))]
@@ -146,22 +146,22 @@ def scaled_box(width: int, height: int, draw: np.random.Generator) -> Box:
 def recoloured(
     image: Image.Image, factors: Sequence[float] | npt.NDArray[np.float64], order: Sequence[int]
 ) -> Image.Image:
-    """Brightness, contrast and saturation times a factor, hue turned by a share of the circle, in the given order."""
+    """Brightness, contrast and saturation times a factor, hue shifted by a share of its circle, in the given order."""
     changes: tuple[Callable[[Image.Image], Image.Image], ...] = (
         lambda one: ImageEnhance.Brightness(one).enhance(float(factors[0])),
         lambda one: ImageEnhance.Contrast(one).enhance(float(factors[1])),
         lambda one: ImageEnhance.Color(one).enhance(float(factors[2])),
-        lambda one: _turned_hue(one, float(factors[3])),
+        lambda one: _shifted_hue(one, float(factors[3])),
     )
     for which in order:
         image = changes[which](image)
     return image
 
 
-def _turned_hue(image: Image.Image, share: float) -> Image.Image:
+def _shifted_hue(image: Image.Image, share: float) -> Image.Image:
     hue, saturation, value = image.convert("HSV").split()
-    turned = np.asarray(hue, np.int64) + round(share * 255)
-    return Image.merge("HSV", (Image.fromarray((turned % 256).astype(np.uint8)), saturation, value)).convert("RGB")
+    shifted = np.asarray(hue, np.int64) + round(share * 255)
+    return Image.merge("HSV", (Image.fromarray((shifted % 256).astype(np.uint8)), saturation, value)).convert("RGB")
 
 
 def _cut(image: Image.Image, box: Box) -> Image.Image:
@@ -170,7 +170,7 @@ def _cut(image: Image.Image, box: Box) -> Image.Image:
     return part.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
 
 
-def _finished(image: Image.Image, mirrored: bool, grey: bool) -> Image.Image:
+def _flipped_and_grey(image: Image.Image, mirrored: bool, grey: bool) -> Image.Image:
     image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
     return image.convert("L").convert("RGB") if grey else image
 
@@ -180,7 +180,7 @@ def _each(clip: Clip, change: Callable[[Image.Image, int], Image.Image], notes: 
     return replace(clip, frames=frames, notes={**clip.notes, **notes})
 
 
-def _told(box: Box) -> list[Json]:
-    """A box as other views note it: top, left, rows, columns."""
+def _box_note(box: Box) -> list[Json]:
+    """A box as metadata: top, left, rows, columns."""
     left, top, width, height = box
     return [top, left, height, width]

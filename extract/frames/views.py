@@ -1,14 +1,13 @@
-"""Views: other looks at a clip, each kept as records of its own: three crops, clips in time, augmented copies.
+"""Views: three crops, clips in time and augmented copies of a video, each stored as records of its own.
 
-View 0 is the clean one. The number of any other says what it is, for the life of a store: 1, 2, 3 are the three crops,
-100 n + i is the i-th of n clips, 10000 + i the i-th augmented copy. Views by published rules lie from 1,000,000
-(VidPrism) or 2,000,000 (MSTA) on: + 1000 n + 10 i + c is crop c of the i-th of n clips in a test (c is 0 where there is
-one crop), + 100,000 + i the i-th augmented copy. What a number means lies in `axes/view-<n>.json`.
+View 0 is the clean one. The number of a view says what it is, and never changes its meaning in a store: 1, 2, 3 are
+the three crops, 100 n + i is the i-th of n clips, 10000 + i the i-th augmented copy. Views by published rules begin at
+1,000,000 (VidPrism) and 2,000,000 (MSTA): + 1000 n + 10 i + c is crop c of the i-th of n clips in a test (c is 0 where
+there is one crop), + 100,000 + i the i-th augmented copy. The meaning is stored in `axes/view-<n>.json`.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,7 +20,7 @@ from vfc.cache_schema.values.errors import BadInput, unknown_name
 from vfc.cache_schema.values.record import Json
 from vfc.extract.decode import Clip
 
-from .augmentations import SHORT, SIDE, TRAINING, Pipeline, msta, vidprism
+from .augmentations import SHORT, SIDE, TRAINING, Pipeline, msta, vidprism, view_generator
 
 KINDS: Final = ("centre", "three-crops", "clips:n", "augment:n", "test:nx1", "test:nx3")
 CLIPS_FROM: Final = 100
@@ -29,7 +28,7 @@ AUGMENTED_FROM: Final = 10_000
 PUBLISHED_FROM: Final[Mapping[str, int]] = {"plain": 1_000_000, "vidprism": 1_000_000, "msta": 2_000_000}
 COPIES_FROM: Final = 100_000
 LEAST_AREA: Final = 0.5
-"""Share of the picture that a random crop keeps at least; it has the picture's own shape."""
+"""Smallest share of the picture that a random crop keeps; the crop has the picture's aspect ratio."""
 JITTER: Final = 0.2
 """Brightness, contrast and saturation are multiplied by 1 - JITTER to 1 + JITTER."""
 
@@ -40,11 +39,11 @@ Change = Callable[[Clip, str], Clip]
 
 @dataclass(frozen=True)
 class View:
-    """One look at a video.
+    """One view of a video.
 
     `number`: in the key of its records. `clips`: into how many clips the video is divided, so that so many times the
-    frames are decoded. `rule`, `seed`: of its frames, where they are not those of the run. `meaning`: what its number
-    is bound to. `change`: from the decoded clip and the video's name to the clip that the model sees.
+    frames are decoded. `rule`, `seed`: of its frames, where they are not those of the run. `meaning`: what the number
+    is bound to in a store. `change`: from the decoded clip and the video's name to the clip that the model sees.
     """
 
     number: int = 0
@@ -56,157 +55,151 @@ class View:
 
     @property
     def whole(self) -> bool:
-        """Whether the picture is left as it is."""
+        """Whether the picture is neither cropped nor augmented."""
         return not {"crop", "copy"} & self.meaning.keys()
 
 
+@dataclass(frozen=True)
+class _Request:
+    """One text of `--views` with the settings of the run that its views depend on."""
+
+    text: str
+    seed: int
+    flip: bool
+    counted: bool
+    pipeline: Pipeline
+
+    @property
+    def kind(self) -> str:
+        return self.text.partition(":")[0]
+
+    @property
+    def number(self) -> str:
+        return self.text.partition(":")[2]
+
+    def count(self, number: str, least: int) -> int:
+        """`number` as an integer; raises BadInput where it is out of range, or the frame rule takes no number."""
+        if not (number.isascii() and number.isdigit() and least <= int(number) <= CLIPS_FROM - 1):
+            raise BadInput(
+                f"--views {self.text!r} needs a number from {least} to {CLIPS_FROM - 1}.",
+                "Give it behind a colon: augment:4.",
+            )
+        if not self.counted and not (self.kind == "augment" and self.pipeline == "plain"):
+            raise BadInput(
+                f"--views {self.text} needs a frame rule that takes a number of frames.",
+                "Give --frames tsn-centre or linspace, or leave these views out.",
+            )
+        return int(number)
+
+
 def views(
-    asked: Sequence[str], *, seed: int = 0, flip: bool = True, counted: bool = True, pipeline: Pipeline = "plain"
+    specs: Sequence[str], *, seed: int = 0, flip: bool = True, counted: bool = True, pipeline: Pipeline = "plain"
 ) -> tuple[View, ...]:
-    """The clean view, and those asked for, by number.
+    """The clean view and those of `specs`, sorted by number.
 
     Args:
-        asked: `three-crops`, `clips:n`, `augment:n`, `test:nxm`; `centre` is the clean one, which is always there.
+        specs: `three-crops`, `clips:n`, `augment:n`, `test:nxm`; `centre` is the clean one, which is always included.
         seed: Of augmented copies, and of the frames of MSTA's clips.
-        flip: Whether these may be mirrored.
+        flip: Whether augmented copies may be mirrored.
         counted: Whether the frame rule takes a number of frames, which all but crops and plain copies need.
         pipeline: Whose rules `augment` and `test` follow; `plain` tests are VidPrism's, which draw nothing.
 
     Raises:
         UnknownName: no such view.
-        BadInput: a number that cannot be, or clips in time under a rule without a number of frames.
+        BadInput: a number out of range, or clips in time under a rule without a number of frames.
     """
-    found = {0: View()}
-    for text in asked:
-        kind, _, number = text.partition(":")
-        if kind not in [known.partition(":")[0] for known in KINDS]:
+    by_number = {0: View()}
+    for text in specs:
+        request = _Request(text, seed, flip, counted, pipeline)
+        if request.kind not in _BUILDERS:
             raise unknown_name("view", text, KINDS)
-        if kind == "test":
-            made = _tests(text, number, counted, pipeline, seed)
-        elif kind in ("clips", "augment"):
-            count = _count(text, number, 2 if kind == "clips" else 1)
-            if kind == "clips":
-                made = _clips(count, text, counted)
-            else:
-                made = (
-                    _augmented(count, seed, flip)
-                    if pipeline == "plain"
-                    else _copies(count, text, counted, pipeline, seed, flip)
-                )
-        elif number:
-            raise BadInput(f"--views {text!r}: {kind} takes no number.", f"Give --views {kind}.")
-        else:
-            made = _crops() if kind == "three-crops" else iter(())
-        found.update((view.number, view) for view in made)
-    return tuple(found[number] for number in sorted(found))
+        by_number.update((view.number, view) for view in _BUILDERS[request.kind](request))
+    return tuple(by_number[number] for number in sorted(by_number))
 
 
-def _count(text: str, number: str, least: int) -> int:
-    if not (number.isascii() and number.isdigit() and least <= int(number) <= CLIPS_FROM - 1):
-        raise BadInput(
-            f"--views {text!r} needs a number from {least} to {CLIPS_FROM - 1}.", "Give it behind a colon: augment:4."
-        )
-    return int(number)
-
-
-def _crops() -> Iterator[View]:
-    for i in range(3):
+def _crops(request: _Request) -> Iterator[View]:
+    if request.number:
+        raise BadInput(f"--views {request.text!r}: {request.kind} takes no number.", f"Give --views {request.kind}.")
+    for i in range(3 if request.kind == "three-crops" else 0):
         meaning: dict[str, Json] = {"crop": i + 1, "of": 3, "rule": "squares along the longer side, first to last"}
-        yield View(i + 1, meaning=meaning, change=partial(_third, i=i))
+        yield View(i + 1, meaning=meaning, change=partial(square, position=i))
 
 
-def _clips(count: int, text: str, counted: bool) -> Iterator[View]:
-    _require_counted(text, counted)
+def _clips(request: _Request) -> Iterator[View]:
+    count = request.count(request.number, 2)
     for i in range(count):
         meaning: dict[str, Json] = {"clip": i + 1, "of": count, "rule": "equal parts of count x frames by the rule"}
-        yield View(CLIPS_FROM * count + i + 1, count, meaning=meaning, change=partial(_part, i=i, count=count))
+        number = CLIPS_FROM * count + i + 1
+        yield View(number, count, meaning=meaning, change=partial(part, i=i, count=count))
 
 
-def _require_counted(text: str, counted: bool) -> None:
-    if not counted:
-        raise BadInput(
-            f"--views {text} needs a frame rule that takes a number of frames.",
-            "Give --frames tsn-centre or linspace, or leave these views out.",
-        )
-
-
-def _tests(text: str, size: str, counted: bool, pipeline: Pipeline, seed: int) -> Iterator[View]:
+def _tests(request: _Request) -> Iterator[View]:
     """`n x m`: n clips in time, m crops of each: left, right, middle (top, bottom, middle), or the middle alone."""
-    clips, _, crops = size.partition("x")
+    clips, _, crops = request.number.partition("x")
     if crops not in ("1", "3"):
         raise BadInput(
-            f"--views {text!r}: {size!r} is no number of clips by 1 or 3 crops.", "Give test:1x1 or test:4x3."
+            f"--views {request.text!r}: {request.number!r} is no number of clips by 1 or 3 crops.",
+            "Give test:1x1 or test:4x3.",
         )
-    count = _count(text, clips, 1)
-    _require_counted(text, counted)
-    whose = "msta" if pipeline == "msta" else "vidprism"
+    count = request.count(clips, 1)
+    msta_rules = request.pipeline == "msta"
+    pipeline = "msta" if msta_rules else "vidprism"
+    # MSTA takes a single centred crop from a slightly larger picture; three crops it never does.
+    share = SIDE / SHORT if msta_rules and crops == "1" else 1.0
     for i in range(count):
-        for crop, place in ((0, 1),) if crops == "1" else ((1, 0), (2, 2), (3, 1)):
-            number = PUBLISHED_FROM[whose] + 1000 * count + 10 * (i + 1) + crop
-            # The crops of a clip are of the same frames.
-            rule, drawn = f"shifted:{i + 1}/{count}", None
-            if whose == "msta":
-                rule, drawn = ("tsn-centre", None) if count == 1 else ("tsn-random", seed + number - crop)
-            # One centred crop is taken of a slightly larger picture there; three crops never are.
-            share = SIDE / SHORT if whose == "msta" and crops == "1" else 1.0
+        for crop, position in ((0, 1),) if crops == "1" else ((1, 0), (2, 2), (3, 1)):
+            clip_number = PUBLISHED_FROM[pipeline] + 1000 * count + 10 * (i + 1)
+            rule, seed = f"shifted:{i + 1}/{count}", None
+            if msta_rules:  # all crops of a clip have the same frames
+                rule, seed = ("tsn-centre", None) if count == 1 else ("tsn-random", request.seed + clip_number)
             meaning: dict[str, Json] = {
-                "pipeline": whose,
+                "pipeline": pipeline,
                 "clip": i + 1,
                 "of": count,
                 "frames": rule,
                 "short_share": share,
+                "crop": ("middle", "first", "last", "middle")[crop],
+                "crops": int(crops),
             }
-            meaning |= {"crop": ("middle", "first", "last", "middle")[crop], "crops": int(crops)}
-            meaning |= {} if drawn is None else {"seed": drawn}
-            yield View(number, 1, rule, drawn, meaning, partial(_square, place=place, share=share))
+            meaning |= {} if seed is None else {"seed": seed}
+            yield View(clip_number + crop, 1, rule, seed, meaning, partial(square, position=position, share=share))
 
 
-def _copies(count: int, text: str, counted: bool, pipeline: Pipeline, seed: int, flip: bool) -> Iterator[View]:
-    """Augmented copies by a published pipeline, frames drawn anew for each."""
-    _require_counted(text, counted)
-    change = vidprism if pipeline == "vidprism" else msta
-    for i in range(1, count + 1):
-        number = PUBLISHED_FROM[pipeline] + COPIES_FROM + i
-        meaning: dict[str, Json] = {"pipeline": pipeline, "copy": i, "seed": seed, **TRAINING[pipeline]}
-        meaning |= {} if flip else {"flip": 0.0}
-        made = partial(change, number=number, seed=seed, flip=flip)
-        yield View(number, 1, "tsn-random", seed + number, meaning, made)
+def _augmented(request: _Request) -> Iterator[View]:
+    """Augmented copies: by the plain rules of the run's frames, or by a published pipeline with frames drawn anew."""
+    pipeline, seed, flip = request.pipeline, request.seed, request.flip
+    for copy in range(1, request.count(request.number, 1) + 1):
+        meaning: dict[str, Json] = {"copy": copy, "seed": seed}
+        if pipeline == "plain":
+            number = AUGMENTED_FROM + copy
+            meaning |= {"flip": flip, "area": [LEAST_AREA, 1.0], "jitter": JITTER}
+            yield View(number, meaning=meaning, change=partial(augmented, number=number, seed=seed, flip=flip))
+            continue
+        number = PUBLISHED_FROM[pipeline] + COPIES_FROM + copy
+        meaning = {"pipeline": pipeline, **meaning, **TRAINING[pipeline], **({} if flip else {"flip": 0.0})}
+        change = partial(vidprism if pipeline == "vidprism" else msta, number=number, seed=seed, flip=flip)
+        yield View(number, 1, "tsn-random", seed + number, meaning, change)
 
 
-def _square(clip: Clip, name: str, *, place: int, share: float) -> Clip:
-    """A square of a share of the shorter side, first (0), middle (1) or last (2) along the longer one."""
-    height, width = clip.frames.shape[1:3]
-    edge = max(1, round(min(height, width) * share))
-    top, left = (
-        ((side - edge) * place // 2 if side == max(height, width) else (side - edge) // 2) for side in (height, width)
-    )
+_BUILDERS: Final[Mapping[str, Callable[[_Request], Iterator[View]]]] = {
+    "centre": _crops,
+    "three-crops": _crops,
+    "clips": _clips,
+    "augment": _augmented,
+    "test": _tests,
+}
+
+
+def square(clip: Clip, name: str = "", *, position: int, share: float = 1.0) -> Clip:
+    """A square of a share of the shorter side: first (0), middle (1) or last (2) along the longer side."""
+    sides = clip.frames.shape[1:3]
+    edge = max(1, round(min(sides) * share))
+    top, left = ((side - edge) * (position if side == max(sides) else 1) // 2 for side in sides)
     return _cropped(clip, top, left, edge, edge)
 
 
-def _augmented(count: int, seed: int, flip: bool) -> Iterator[View]:
-    for i in range(1, count + 1):
-        number = AUGMENTED_FROM + i
-        meaning: dict[str, Json] = {"copy": i, "seed": seed, "flip": flip, "area": [LEAST_AREA, 1.0], "jitter": JITTER}
-        yield View(number, meaning=meaning, change=partial(augmented, number=number, seed=seed, flip=flip))
-
-
-def _third(clip: Clip, name: str, *, i: int) -> Clip:
-    return third(clip, i)
-
-
-def _part(clip: Clip, name: str, *, i: int, count: int) -> Clip:
-    return part(clip, i, count)
-
-
-def third(clip: Clip, i: int) -> Clip:
-    """The first (0), middle (1) or last (2) square along the longer side: left to right, or top to bottom."""
-    height, width = clip.frames.shape[1:3]
-    edge = min(height, width)
-    return _cropped(clip, (height - edge) * i // 2, (width - edge) * i // 2, edge, edge)
-
-
-def part(clip: Clip, i: int, count: int) -> Clip:
-    """The i-th of `count` equal runs of the frames; `repeated` is then what of it was repeated."""
+def part(clip: Clip, name: str = "", *, i: int, count: int) -> Clip:
+    """The i-th of `count` equal runs of the frames; the note `repeated` counts the repeated frames of this run."""
     length = len(clip.indices) // count
     run = slice(i * length, (i + 1) * length)
     padding = int(str(clip.notes.get("repeated", 0)))
@@ -216,11 +209,11 @@ def part(clip: Clip, i: int, count: int) -> Clip:
 
 
 def augmented(clip: Clip, name: str, number: int, *, seed: int, flip: bool) -> Clip:
-    """A random crop, mirrored or not, its colours changed a little: one draw per (seed, name, number) for all frames.
+    """A random crop, a random mirroring and random colours: one draw per (seed, name, number) for all frames.
 
-    Without `flip` everything else is drawn as with it. The notes say what was done.
+    Without `flip` the other draws are the same. The notes say what was drawn.
     """
-    draw = np.random.default_rng([seed, zlib.crc32(name.encode("utf-8", "surrogateescape")), number])
+    draw = view_generator(seed, name, number)
     height, width = clip.frames.shape[1:3]
     side = float(np.sqrt(draw.uniform(LEAST_AREA, 1)))
     rows, columns = max(1, round(height * side)), max(1, round(width * side))

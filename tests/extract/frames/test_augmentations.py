@@ -21,12 +21,12 @@ from vfc.extract.frames.augmentations import (
     RATIO,
     SCALES,
     SIDE,
-    drawing,
     msta,
     random_box,
     recoloured,
     scaled_box,
     vidprism,
+    view_generator,
 )
 from vfc.extract.frames.views import View, views
 
@@ -118,7 +118,7 @@ def test_the_single_view_of_a_test() -> None:
 
 @given(st.integers(20, 600), st.integers(20, 600), st.integers(0, 10_000))
 def test_random_boxes(width: int, height: int, seed: int) -> None:
-    left, top, w, h = random_box(width, height, drawing(seed, "a", 1))
+    left, top, w, h = random_box(width, height, view_generator(seed, "a", 1))
     assert 0 <= left <= width - w
     assert 0 <= top <= height - h
     assert RATIO[0] * (1 - 1.1 / min(w, h)) <= w / h <= RATIO[1] * (1 + 1.1 / min(w, h))
@@ -145,12 +145,12 @@ def test_a_random_box_tries_ten_times_and_then_takes_the_largest() -> None:
     assert random_box(100, 100, square) == (50, 50, 50, 50)  # type: ignore[arg-type]
     wide = Told(1.0, log(4 / 3), 0.48, log(4 / 3))  # 115 x 87 does not fit, 80 x 60 does
     assert random_box(100, 100, wide) == (20, 40, 80, 60)  # type: ignore[arg-type]
-    assert random_box(5120, 256, drawing(0, "a", 1)) == ((5120 - 341) // 2, 0, 341, 256)
-    assert random_box(100, 10_000, drawing(0, "a", 1)) == (0, (10_000 - 133) // 2, 100, 133)
+    assert random_box(5120, 256, view_generator(0, "a", 1)) == ((5120 - 341) // 2, 0, 341, 256)
+    assert random_box(100, 10_000, view_generator(0, "a", 1)) == (0, (10_000 - 133) // 2, 100, 133)
 
 
 def test_random_boxes_spread_as_they_should() -> None:
-    boxes = [random_box(300, 300, drawing(i, "a", 1)) for i in range(3000)]
+    boxes = [random_box(300, 300, view_generator(i, "a", 1)) for i in range(3000)]
     area = np.array([w * h / 90_000 for _, _, w, h in boxes])
     ratio = np.log([w / h for _, _, w, h in boxes])
     small = area < 0.5  # every ratio fits there
@@ -169,7 +169,7 @@ def test_multi_scale_boxes_enumerated() -> None:
                 w, h = sides[i], sides[j]
                 for x, y in ((0, 0), (4, 0), (0, 4), (4, 4), (2, 2)):
                     wanted.add((x * ((340 - w) // 4), y * ((256 - h) // 4), w, h))
-    found = [scaled_box(340, 256, drawing(i, "a", 1)) for i in range(3000)]
+    found = [scaled_box(340, 256, view_generator(i, "a", 1)) for i in range(3000)]
     assert set(found) == wanted
     assert all(0 <= left <= 340 - w and 0 <= top <= 256 - h for left, top, w, h in found)
 

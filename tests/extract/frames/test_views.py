@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vfc.cache_schema.values.errors import BadInput, UnknownName
 from vfc.extract.decode import Clip
-from vfc.extract.frames.views import AUGMENTED_FROM, View, augmented, jittered, part, third, views
+from vfc.extract.frames.views import AUGMENTED_FROM, View, augmented, jittered, part, square, views
 
 
 def clip_of(frames: int = 4, height: int = 6, width: int = 10, repeated: int = 0) -> Clip:
@@ -58,7 +58,7 @@ def test_three_crops_cover_first_middle_and_last(height: int, width: int, axis: 
     for number, view in list(by_number(("three-crops",)).items())[1:]:
         crop = view.change(clip, "a")
         assert crop.frames.shape == (2, 6, 6, 3)
-        assert np.array_equal(crop.frames, third(clip, number - 1).frames)
+        assert np.array_equal(crop.frames, square(clip, position=number - 1).frames)
         place = crop.frames[0, 0, 0, axis]
         starts.append(int(place))
         assert boxed(crop) == (place if axis == 0 else 0, place if axis == 1 else 0, 6, 6)
@@ -68,7 +68,7 @@ def test_three_crops_cover_first_middle_and_last(height: int, width: int, axis: 
 
 def test_clips_in_time_are_equal_runs_and_say_what_was_repeated() -> None:
     clip = clip_of(6, repeated=3)
-    parts = [part(clip, i, 3) for i in range(3)]
+    parts = [part(clip, i=i, count=3) for i in range(3)]
     assert np.array_equal(np.concatenate([one.frames for one in parts]), clip.frames)
     assert [one.indices.tolist() for one in parts] == [[0, 5], [10, 10], [10, 10]]
     assert [one.notes["repeated"] for one in parts] == [0, 1, 2]

@@ -23,7 +23,7 @@ from vfc.extract.backbone import BackboneOptions, open_backbone
 from vfc.extract.collection import collect
 from vfc.extract.config import PlanConfig
 from vfc.extract.decode import Decoders, read_clip
-from vfc.extract.frames.views import augmented, part, third
+from vfc.extract.frames.views import augmented, part, square
 from vfc.extract.pipeline import prefetch as arriving_module
 from vfc.extract.pipeline.plan import plan
 from vfc.extract.pipeline.run import ExtractConfig, Summary, extract
@@ -241,7 +241,7 @@ def test_every_view_is_a_record_of_its_own(run: Run, tmp_path: Path, clips: Path
     backbone.load()
     name = "kick/003.mp4"
     clip, twice = (read_clip(clips / name, "tsn-centre", count) for count in (4, 8))
-    wanted = {0: clip, 1: third(clip, 0), 3: third(clip, 2), 202: part(twice, 1, 2)}
+    wanted = {0: clip, 1: square(clip, position=0), 3: square(clip, position=2), 202: part(twice, i=1, count=2)}
     wanted[10001] = augmented(clip, name, 10001, seed=4, flip=False)
     with open_store(tmp_path / "store") as reader:
         keys = reader.keys()
