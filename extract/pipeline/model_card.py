@@ -12,7 +12,7 @@ from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec, Dtype
 from vfc.extract.backbone import BackboneOptions, PromptedBackbone, find_family, open_backbone
 from vfc.extract.prompting.prompt_assignment import keeps_text
-from vfc.extract.prompting.prompts import templates
+from vfc.extract.prompting.prompts import prompt_templates
 
 from .reduction import Shrinking
 
@@ -69,7 +69,7 @@ def describe(
     assumed = f"{num_frames} frames"
     if isinstance(backbone, PromptedBackbone):
         height, width = _size(size)
-        (template,) = templates((prompt,))
+        (template,) = prompt_templates((prompt,))
         counted = shrinking.rows(backbone.rows(height, width, template.text))
         rows = {name: round(count) for name, count in counted.items()}
         assumed += f" of {size} pixels under the prompt {prompt!r}"

@@ -23,7 +23,7 @@ from vfc.cache_schema.values.record import Json
 from vfc.extract.backbone import Backbone, Prepared, PromptedBackbone, StreamingBackbone, TextBackbone
 from vfc.extract.config import ExtractConfig
 from vfc.extract.decode import ChunkReader, Clip, Decoders, Failure, Job
-from vfc.extract.prompting.class_texts import Text
+from vfc.extract.prompting.class_texts import ClassText
 
 from .chunked import Streamed, streamed
 from .device_copy import pinned
@@ -187,7 +187,7 @@ def ready_visit(
     return found
 
 
-def ready_text(backbone: TextBackbone, text: Text) -> Ready | Lost:
+def ready_text(backbone: TextBackbone, text: ClassText) -> Ready | Lost:
     """A text as the forward takes it.
 
     Raises:

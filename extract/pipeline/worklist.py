@@ -26,7 +26,7 @@ from vfc.extract.config import ExtractConfig, not_deterministic
 from vfc.extract.decode.sampling import fixed_count
 from vfc.extract.frames.views import View, views
 from vfc.extract.models.determinism import THREADS, Mode, chosen_device, chosen_mode
-from vfc.extract.prompting.class_texts import PLAIN, Text, read_texts, template_id
+from vfc.extract.prompting.class_texts import PLAIN, ClassText, read_class_texts, template_id
 from vfc.extract.prompting.prompt_assignment import PromptAssignment, assign_prompts, keeps_text
 
 from .failures import Failed, KnownFailures, read_failures
@@ -57,7 +57,7 @@ class Work:
     wanted: Mapping[str, int]
     visits: tuple[Visit, ...]
     hopeless: tuple[Lost, ...]
-    texts: tuple[Text, ...]
+    texts: tuple[ClassText, ...]
     there: tuple[Key, ...]
     failed: tuple[Failed, ...]
     sample: tuple[Visit, ...]
@@ -138,7 +138,7 @@ def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
     annotations = collection.annotations()
     assignment = assign_prompts(config, backbone, collection.videos)
     _say_collection(collection, progress)
-    texts = read_texts(config.texts, config.template, annotations.labels()) if config.texts is not None else ()
+    texts = read_class_texts(config.texts, config.template, annotations.labels()) if config.texts is not None else ()
 
     def visiting(videos: Sequence[Video], looks: Sequence[View]) -> list[Visit | Lost]:
         leading = config.prompt_batching == "single"

@@ -1,4 +1,4 @@
-"""The texts that become `text` records: lines of a file, descriptions of classes, or class names, in templates."""
+"""Class texts, which become `text` records: class names or lines of a file in templates, or descriptions of classes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ PLAIN: Final = "{label}"
 
 
 @dataclass(frozen=True)
-class Text:
-    """One text as the text tower will see it, the label it stands for, the id of its template."""
+class ClassText:
+    """One text as the text tower reads it, the label it stands for, the id of its template."""
 
     text: str
     label: str
@@ -28,22 +28,22 @@ class Text:
 
     @property
     def key(self) -> Key:
-        """Its record's key: the text is its own name."""
+        """Its record's key; the name is the text itself."""
         return Key("text", self.text)
 
 
 def template_id(template: str) -> str:
-    """The id that a template is bound to: its letters, hyphenated, and 8 hex digits of its SHA-256."""
+    """The id of a template: its words, hyphenated, and 8 hex digits of its SHA-256."""
     letters = "-".join(re.findall(r"[a-z0-9]+", template.lower()))[:40].strip("-")
     return f"{letters or 'template'}-{hashlib.sha256(template.encode()).hexdigest()[:8]}"
 
 
-def read_texts(source: str, templates: Sequence[str], labels: Iterable[str]) -> tuple[Text, ...]:
-    """The distinct texts that `--texts` and `--template` ask for, in order.
+def read_class_texts(source: str, templates: Sequence[str], labels: Iterable[str]) -> tuple[ClassText, ...]:
+    """The texts of `--texts` and `--template`, in order, each once.
 
     Args:
-        source: `classes` for the `labels` as they are spoken, else a UTF-8 file with one text per line, or a .json file
-            of descriptions in their published form, whose sentences stay as they are.
+        source: `classes` for the `labels` in words, else a UTF-8 file with one text per line, or a .json file of
+            descriptions in their published form, whose sentences are not changed.
         templates: Texts with the field `{label}`; none means the label alone.
         labels: Class names of the collection.
 
@@ -56,23 +56,23 @@ def read_texts(source: str, templates: Sequence[str], labels: Iterable[str]) -> 
         if templates:
             raise BadInput(f"--template is given with --texts {source}, whose sentences stay.", "Leave --template out.")
         return _sentences(Path(source))
-    given = [(label, spoken(label)) for label in labels] if source == CLASSES else _lines(Path(source))
-    if not given:
+    labelled = [(label, spoken(label)) for label in labels] if source == CLASSES else _lines(Path(source))
+    if not labelled:
         raise BadInput(
             f"--texts {source} gives no text.",
             "Put one text on each line of the file, or give --texts classes for videos that lie in class folders.",
         )
-    found: dict[str, Text] = {}
+    texts: dict[str, ClassText] = {}
     for template in templates or (PLAIN,):
-        for label, words in given:
+        for label, words in labelled:
             filled = fill_prompt(template, {"label": words})
-            found.setdefault(filled, Text(filled, label, template_id(template)))
-    return tuple(found.values())
+            texts.setdefault(filled, ClassText(filled, label, template_id(template)))
+    return tuple(texts.values())
 
 
-def _sentences(path: Path) -> tuple[Text, ...]:
+def _sentences(path: Path) -> tuple[ClassText, ...]:
     lines = [line for of_class in read_descriptions(path).sentences.values() for line in of_class]
-    return tuple(Text(line, line, template_id(PLAIN)) for line in dict.fromkeys(lines))
+    return tuple(ClassText(line, line, template_id(PLAIN)) for line in dict.fromkeys(lines))
 
 
 def _lines(path: Path) -> list[tuple[str, str]]:

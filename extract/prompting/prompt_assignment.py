@@ -1,4 +1,4 @@
-"""What a language model is asked about each video: the templates of a run, filled for one video after the other."""
+"""Prompt assignment: which prompts a language model is asked about which video."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from vfc.extract.backbone import Backbone, PromptedBackbone
 from vfc.extract.collection import Video
 from vfc.extract.config import ExtractConfig
 
-from .prompts import Prompt, Template, fill, templates
+from .prompts import Prompt, PromptTemplate, fill, prompt_templates
 
 DEFAULT = ("unknown",)
 
 
 @dataclass(frozen=True)
 class PromptAssignment:
-    """The templates of a run; `options`: query video -> the distinct lists of classes its episodes ask it about."""
+    """The templates of a run; `options`: query video -> the different class lists of the episodes that it is in."""
 
-    templates: tuple[Template, ...] = ()
+    templates: tuple[PromptTemplate, ...] = ()
     options: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
 
     def prompts_for(self, video: Video) -> tuple[tuple[Prompt, ...], tuple[tuple[str, str], ...]]:
         """The prompts of a video, each once; and (template id, reason) of those that cannot be filled for it."""
-        filled: dict[str, Prompt] = {}
-        lacking: list[tuple[str, str]] = []
+        prompts: dict[str, Prompt] = {}
+        unfilled: list[tuple[str, str]] = []
         for template in self.templates:
-            lists = self.options.get(video.name, ()) if "options" in template.fields else ((),)
-            for options in lists:
+            option_lists = self.options.get(video.name, ()) if "options" in template.fields else ((),)
+            for options in option_lists:
                 try:
                     prompt = fill(template, label=video.label, options=options)
                 except RecordRejected as error:
-                    lacking.append((template.id, str(error).replace("\n", " ")))
+                    unfilled.append((template.id, str(error).replace("\n", " ")))
                     break
-                filled.setdefault(prompt.id, prompt)
-        return tuple(filled.values()), tuple(lacking)
+                prompts.setdefault(prompt.id, prompt)
+        return tuple(prompts.values()), tuple(unfilled)
 
 
 def keeps_text(keep: Sequence[str]) -> bool:
-    """Whether the streams to keep count text in."""
+    """Whether `--keep` stores text streams."""
     return not keep or "text" in keep
 
 
 def assign_prompts(config: ExtractConfig, backbone: Backbone, videos: Sequence[Video]) -> PromptAssignment:
-    """What the settings ask about these videos; nothing of a model that takes no prompts.
+    """The prompts that the settings ask about these videos; none for a model that takes no prompts.
 
     Raises:
         BadInput: prompts for such a model, `{options}` without an episode list or the other way round, a list that
@@ -56,23 +56,17 @@ def assign_prompts(config: ExtractConfig, backbone: Backbone, videos: Sequence[V
         MissingPath, Damaged: see `EpisodeList.read`.
     """
     if not isinstance(backbone, PromptedBackbone):
-        for flag in ("prompt", "prompt_text", "episodes", "prompt_batching", "max_pixels"):
-            if getattr(config, flag) not in (None, ()):
-                raise BadInput(
-                    f"--{flag.replace('_', '-')} is given, but --model {config.model} takes no prompts.",
-                    "Leave it out, or give --model video-llava, qwen2-vl or qwen3-vl.",
-                )
+        _refuse_prompt_flags(config)
         return PromptAssignment()
     if not keeps_text(config.keep):
         if config.episodes is not None:
             raise BadInput("--episodes is given, but text is not kept.", "Add text to --keep, or leave --episodes out.")
         return PromptAssignment()
-    asked = config.prompt or (() if config.prompt_text else DEFAULT)
-    found = templates(asked, config.prompt_text)
-    for template in found:
-        # The words of the template itself: what is wrong with them is wrong for every video.
+    templates = prompt_templates(config.prompt or (() if config.prompt_text else DEFAULT), config.prompt_text)
+    for template in templates:
+        # A template that the model refuses with any values is refused before the run.
         backbone.prompt(fill_prompt(template.text, {"label": "a", "options": "'a', 'b'"}))
-    with_options = [template.id for template in found if "options" in template.fields]
+    with_options = [template.id for template in templates if "options" in template.fields]
     if with_options and config.episodes is None:
         raise BadInput(
             f"The prompt {with_options[0]!r} names the classes of an episode, and no episodes are given.",
@@ -83,22 +77,31 @@ def assign_prompts(config: ExtractConfig, backbone: Backbone, videos: Sequence[V
             "--episodes is given, but no prompt names the classes of an episode.",
             "Give --prompt known-query as well, or leave --episodes out.",
         )
-    return PromptAssignment(found, _options(config.episodes, videos) if config.episodes else {})
+    return PromptAssignment(templates, _options(config.episodes, videos) if config.episodes else {})
+
+
+def _refuse_prompt_flags(config: ExtractConfig) -> None:
+    for flag in ("prompt", "prompt_text", "episodes", "prompt_batching", "max_pixels"):
+        if getattr(config, flag) not in (None, ()):
+            raise BadInput(
+                f"--{flag.replace('_', '-')} is given, but --model {config.model} takes no prompts.",
+                "Leave it out, or give --model video-llava, qwen2-vl or qwen3-vl.",
+            )
 
 
 def _options(path: Path, videos: Sequence[Video]) -> dict[str, tuple[tuple[str, ...], ...]]:
-    there = {video.name for video in videos}
-    found: dict[str, dict[tuple[str, ...], None]] = {}
+    collected = {video.name for video in videos}
+    class_lists: dict[str, dict[tuple[str, ...], None]] = {}
     listed: set[str] = set()
     for episode in EpisodeList.read(path).episodes:
         listed.update(name for names in (*episode.support, *episode.query) for name in names)
         for names in episode.query:
             for name in names:
-                found.setdefault(name, {})[episode.classes] = None
-    if absent := sorted(listed - there):
+                class_lists.setdefault(name, {})[episode.classes] = None
+    if absent := sorted(listed - collected):
         raise BadInput(
-            f"{len(absent)} of the {len(listed)} videos that {path} names are not among the {len(there)} given, "
+            f"{len(absent)} of the {len(listed)} videos that {path} names are not among the {len(collected)} given, "
             f"first {absent[0]!r}.",
             "Give the --videos (and --include, --exclude) that the episodes were drawn from, or write a new list.",
         )
-    return {name: tuple(lists) for name, lists in found.items()}
+    return {name: tuple(lists) for name, lists in class_lists.items()}

@@ -1,7 +1,9 @@
-"""Prompts by id: what a language model is asked about a video, and how a template is filled for one.
+"""Prompts: the texts that a language model is asked about a video.
 
-The built-in ones are those of FSAR-LLaVA (arXiv 2603.26033): `unknown` asks openly, `known-support` names the video's
-own label, `known-query` the classes of an episode. A filled prompt is named by what it says.
+A prompt template is the text before it is filled; it may hold the fields `{label}` and `{options}`. A prompt is the
+filled text. Its prompt id is the `prompt` axis of a store: the id of the template where it has no fields, else that id
+with a digest of the filled text. The built-in templates are those of FSAR-LLaVA (arXiv 2603.26033): `unknown` asks
+openly, `known-support` names the video's own label, `known-query` the classes of an episode.
 """
 
 from __future__ import annotations
@@ -26,91 +28,91 @@ TEMPLATES: Final[Mapping[str, str]] = {
     "known-query": "Watch the video and identify the main action category from these options: {options}.",
 }
 FIELDS: Final = ("label", "options")
-"""What a template may ask for: the video's own label; the classes of an episode, each in quotes."""
+"""The fields of a template: the video's own label; the classes of an episode, each in quotes."""
 
 _NAMED: Final = re.compile(r"([a-z0-9]+(?:-[a-z0-9]+)*)=(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Template:
-    """A prompt before it is filled. A store binds `id` to `text` for good."""
+class PromptTemplate:
+    """A prompt before it is filled. In a store, `id` always stands for the same `text`."""
 
     id: str
     text: str
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """What it asks for: some of FIELDS, in its order."""
+        """Its fields in order: some of FIELDS."""
         return tuple(prompt_fields(self.text))
 
     def to_json(self) -> dict[str, Json]:
-        """What the id is bound to."""
+        """The content of the axis of its id."""
         return {"template": self.text}
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as a model reads it. `id`: the prompt of its records' keys; `template`: the id of the template."""
+    """A filled prompt. `id`: the prompt in the keys of its records; `template`: the id of its template."""
 
     id: str
     template: str
     text: str
 
 
-def templates(ids: Sequence[str], texts: Sequence[str] = ()) -> tuple[Template, ...]:
-    """The templates asked for by id and by text, in this order, each once.
+def prompt_templates(ids: Sequence[str], texts: Sequence[str] = ()) -> tuple[PromptTemplate, ...]:
+    """The templates with these ids and these texts, in this order, each once.
 
     Args:
-        ids: Built-in ones.
-        texts: `name=TEXT`, or TEXT alone, which is named by its words and its digest.
+        ids: Of built-in templates.
+        texts: `name=TEXT`, or TEXT alone, whose id is made of its words and its digest.
 
     Raises:
-        UnknownName: an id, or a field, that there is not.
+        UnknownName: an unknown id or field.
         BadInput: a text that cannot be read, or a name that stands for another text already.
     """
-    found: dict[str, Template] = {}
+    by_id: dict[str, PromptTemplate] = {}
     for name in ids:
         if name not in TEMPLATES:
             raise unknown_name("prompt", name, TEMPLATES)
-        found[name] = Template(name, TEMPLATES[name])
-    for given in texts:
-        template = _given(given)
-        taken = TEMPLATES.get(template.id) or getattr(found.get(template.id), "text", template.text)
-        if taken != template.text:
-            raise BadInput(f"The prompt {template.id!r} is already {taken!r}.", "Give your text another name.")
-        found[template.id] = template
-    return tuple(found.values())
+        by_id[name] = PromptTemplate(name, TEMPLATES[name])
+    for text in texts:
+        template = _read_template(text)
+        earlier = by_id[template.id].text if template.id in by_id else TEMPLATES.get(template.id, template.text)
+        if earlier != template.text:
+            raise BadInput(f"The prompt {template.id!r} is already {earlier!r}.", "Give your text another name.")
+        by_id[template.id] = template
+    return tuple(by_id.values())
 
 
-def _given(text: str) -> Template:
+def _read_template(text: str) -> PromptTemplate:
     named = _NAMED.fullmatch(text)
     name, words = named.groups() if named else (template_id(text), text)
     if not words.strip():
         raise BadInput(f"The prompt {text!r} is empty.", 'Give --prompt-text "What happens?", or name=TEXT.')
-    template = Template(name, words)
+    template = PromptTemplate(name, words)
     for field in template.fields:
         if field not in FIELDS:
             raise unknown_name("prompt field", field, FIELDS)
     return template
 
 
-def fill(template: Template, *, label: str = "", options: Sequence[str] = ()) -> Prompt:
+def fill(template: PromptTemplate, *, label: str = "", options: Sequence[str] = ()) -> Prompt:
     """The prompt for one video.
 
     Args:
         template: What to fill.
-        label: The video's own label as annotated; it is written as one says it.
+        label: The video's own label as annotated; it is written in words (`brush_hair` as `brush hair`).
         options: Labels of an episode's classes, in its order.
 
     Raises:
-        RecordRejected: the template asks for a label or options, and there are none.
+        RecordRejected: the template has a field for which there is no value.
     """
     values = {"label": spoken(label), "options": option_list(options)}
     for field in template.fields:
         if not values[field]:
-            lacking = "the video has no label" if field == "label" else "no options were given"
+            reason = "the video has no label" if field == "label" else "no options were given"
             raise RecordRejected(
-                f"The prompt {template.id!r} names {{{field}}}, and {lacking}.",
+                f"The prompt {template.id!r} names {{{field}}}, and {reason}.",
                 "Put videos into class folders or give a list with labels; options come with --episodes.",
             )
     text = fill_prompt(template.text, values)

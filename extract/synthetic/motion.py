@@ -1,4 +1,4 @@
-"""The classes: what happens to a shape in time, as functions from one track to another."""
+"""The classes of motion, as functions from one track of a shape to another."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Track:
-    """A shape in time; all arrays are `[T]`.
+    """A shape over time; all arrays are `[T]`.
 
-    `middle` is the time, from -0.5 to 0.5: what is odd in it becomes its opposite when played backwards. `x`, `y`,
+    `middle` is the time from -0.5 to 0.5: an odd function of it changes its sign when played backwards. `x`, `y`,
     `radius` are in units of the picture's edge, `angle` in radians (clockwise, as y points down), `strength` is the
     share of its own colour against the background's.
     """
@@ -34,7 +34,7 @@ class Track:
         return float(self.drawn.uniform(low, high))
 
     def moved(self, dx: Floats, dy: Floats) -> Track:
-        """The same, displaced; the whole path is brought into the picture."""
+        """The track displaced by (dx, dy), and shifted so that its whole path lies in the picture."""
         x, y = self.x + dx, self.y + dy
         return replace(self, x=_inside(x), y=_inside(y))
 
@@ -46,7 +46,7 @@ def _inside(path: Floats) -> Floats:
 
 
 _JITTER: Final = 0.06
-"""Share of a period by which rhythms start early or late: a class is a course of time, not only a kind of change."""
+"""Largest share of a period by which periodic motions start early or late, so that clips of a class differ."""
 
 Motion = Callable[[Track], Track]
 
@@ -128,12 +128,12 @@ def _blink(times: float) -> Motion:
 
 
 def _rhythm(track: Track, fewest: float, most: float) -> Floats:
-    """How many periods have passed since the middle of the clip, of `fewest` to `most` in all."""
+    """Periods since the middle of the clip; the whole clip has `fewest` to `most` of them."""
     return track.middle * track.between(fewest, most) + track.between(-_JITTER, _JITTER)
 
 
 def _triangle(phase: Floats) -> Floats:
-    """Between -1 and 1, in straight lines, once up and down per unit of `phase`."""
+    """A triangle wave between -1 and 1 with period 1."""
     return np.asarray(4 * np.abs((phase % 1) - 0.5) - 1)
 
 
@@ -180,4 +180,4 @@ _PAIRS: Final = (
     ("fade-in", "fade-out"), ("grow", "shrink"),
 )  # fmt: skip
 REVERSED: Final[Mapping[str, str]] = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
-"""Classes that are each other played backwards: the same frames, in the opposite order."""
+"""Class -> the class that is the same played backwards."""

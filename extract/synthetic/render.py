@@ -42,7 +42,7 @@ def render_collection(
 ) -> Path:
     """Render a collection: a folder per class, and a table of all clips with their splits; the table's path.
 
-    Clips that are there are kept, so that an interrupted rendering goes on. More clips per class only add some.
+    Clips that exist are not rendered again, so an interrupted rendering continues. More clips per class only add clips.
 
     Args:
         folder: where to write `<class>/<number>.mp4` and `videos.csv`.
@@ -51,7 +51,7 @@ def render_collection(
         seed: another seed gives other clips.
         size: height and width in pixels, even.
         num_frames: frames per clip, shown at 10 per second.
-        progress: told of every clip.
+        progress: reports every clip.
 
     Raises:
         UnknownName: a class that does not exist.
@@ -86,15 +86,16 @@ def render_collection(
 
 
 def _settle(folder: Path, settings: dict[str, int]) -> None:
-    """Note how the clips in `folder` are made, or check that it was the same way."""
+    """Write down the settings of the clips in `folder`, or check that they are the same."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     note = folder / _SETTINGS
     if not note.exists():
         replace_file(note, json.dumps(settings).encode())
-    elif (found := json.loads(note.read_text())) != settings:
+    elif (earlier := json.loads(note.read_text())) != settings:
         raise BadInput(
-            f"{folder} holds clips rendered with {found}; asked for: {settings}.", "Give another folder, or remove it."
+            f"{folder} holds clips rendered with {earlier}; asked for: {settings}.",
+            "Give another folder, or remove it.",
         )
 
 

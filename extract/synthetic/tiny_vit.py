@@ -1,7 +1,8 @@
 """The demo's network: a vision transformer of real architecture, small, with random weights, as a checkpoint.
 
-Why random: nothing may be fetched, and weights for real use are too large to ship. A random network still tells its
-inputs apart, so motion can be learned from what it says of neighbouring frames; what it cannot do is recognise things.
+The weights are random because the demo downloads nothing, and trained weights are too large to ship. A random network
+still maps different inputs to different features, so a head can learn motion from the features of successive frames.
+It cannot recognise objects.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 EDGE: Final = 64
-"""Height and width in pixels that the network takes."""
+"""Height and width of the network's input in pixels."""
 
 _ARCHITECTURE: Final[dict[str, Any]] = {
     "hidden_size": 64,
@@ -32,9 +33,9 @@ _PROCESSOR: Final[dict[str, Any]] = {
 
 
 def write_tiny_vit(folder: Path, seed: int = 0) -> Path:
-    """Write the checkpoint to `folder`, unless it is there; the same seed gives the same weights.
+    """Write the checkpoint to `folder`, unless that exists; the same seed gives the same weights.
 
-    `vfc extract --model image --checkpoint <folder>` takes it as it would one from a hub.
+    `vfc extract --model image --checkpoint <folder>` reads it like a checkpoint from the hub.
     """
     if folder.exists():
         return folder
@@ -43,7 +44,7 @@ def write_tiny_vit(folder: Path, seed: int = 0) -> Path:
 
     part = folder.with_name(f".{folder.name}-{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
-    shown = transformers.utils.logging.is_progress_bar_enabled()
+    progress_bars = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -51,7 +52,7 @@ def write_tiny_vit(folder: Path, seed: int = 0) -> Path:
             model = transformers.ViTModel(transformers.ViTConfig(**_ARCHITECTURE))
         model.save_pretrained(part)
     finally:
-        if shown:
+        if progress_bars:
             transformers.utils.logging.enable_progress_bar()
     (part / "preprocessor_config.json").write_text(json.dumps(_PROCESSOR), encoding="utf-8")
     part.rename(folder)

@@ -7,7 +7,7 @@ import pytest
 
 from vfc.cache_schema.values.errors import BadInput, MissingPath, UnknownName
 from vfc.cache_schema.values.record import Key
-from vfc.extract.prompting.class_texts import read_texts, template_id
+from vfc.extract.prompting.class_texts import read_class_texts, template_id
 
 
 @pytest.mark.parametrize(
@@ -21,12 +21,12 @@ from vfc.extract.prompting.class_texts import read_texts, template_id
     ],
 )
 def test_class_names_are_written_as_in_prompts(label: str, said: str) -> None:
-    (text,) = read_texts("classes", (), [label])
+    (text,) = read_class_texts("classes", (), [label])
     assert (text.text, text.label) == (said, label)
 
 
 def test_classes_fill_every_template_and_keep_their_label() -> None:
-    texts = read_texts("classes", ("a photo of {label}", "{label}, seen twice: {label}"), ["shake_hands", "hug"])
+    texts = read_class_texts("classes", ("a photo of {label}", "{label}, seen twice: {label}"), ["shake_hands", "hug"])
     assert [(text.text, text.label) for text in texts] == [
         ("a photo of shake hands", "shake_hands"),
         ("a photo of hug", "hug"),
@@ -40,7 +40,7 @@ def test_classes_fill_every_template_and_keep_their_label() -> None:
 def test_a_file_gives_its_lines_as_they_are_each_once(tmp_path: Path) -> None:
     file = tmp_path / "texts.txt"
     file.write_text("\ufeffa_b CamelCase\n\n  two  \na_b CamelCase\n", "utf-8")
-    assert [text.text for text in read_texts(str(file), (), ["not used"])] == ["a_b CamelCase", "two"]
+    assert [text.text for text in read_class_texts(str(file), (), ["not used"])] == ["a_b CamelCase", "two"]
 
 
 def test_template_ids_are_readable_and_distinct() -> None:
@@ -54,18 +54,18 @@ def test_template_ids_are_readable_and_distinct() -> None:
 def test_no_text_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "t.txt").write_text(content)
     with pytest.raises(BadInput, match=r"gives no text\.\nPut one text on each line"):
-        read_texts(str(tmp_path / "t.txt"), (), [])
+        read_class_texts(str(tmp_path / "t.txt"), (), [])
     with pytest.raises(BadInput, match=r"--texts classes gives no text"):
-        read_texts("classes", (), [])
+        read_class_texts("classes", (), [])
 
 
 def test_bad_files_and_templates_are_errors(tmp_path: Path) -> None:
     with pytest.raises(MissingPath, match=r"no file of texts .*nowhere.txt"):
-        read_texts(str(tmp_path / "nowhere.txt"), (), [])
+        read_class_texts(str(tmp_path / "nowhere.txt"), (), [])
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(BadInput, match=r"not UTF-8 text \(byte 3\)"):
-        read_texts(str(tmp_path / "latin.txt"), (), [])
+        read_class_texts(str(tmp_path / "latin.txt"), (), [])
     with pytest.raises(UnknownName, match=r"no prompt field 'lable'. Did you mean 'label'"):
-        read_texts("classes", ("a {lable}",), ["hug"])
+        read_class_texts("classes", ("a {lable}",), ["hug"])
     with pytest.raises(BadInput, match="cannot be read"):
-        read_texts("classes", ("a {label",), ["hug"])
+        read_class_texts("classes", ("a {label",), ["hug"])

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from vfc.cache_schema.values.errors import BadInput, RecordRejected, UnknownName
-from vfc.extract.prompting.prompts import TEMPLATES, Prompt, Template, fill, templates
+from vfc.extract.prompting.prompts import TEMPLATES, Prompt, PromptTemplate, fill, prompt_templates
 
 
 def test_the_published_strings() -> None:
@@ -19,8 +19,8 @@ def test_the_published_strings() -> None:
         "unknown-interaction": "How does the interaction between the person and the object evolve?",
         "unknown-interaction-b": "What is the person doing with the object in the video?",
     }
-    assert {name: fill(Template(name, TEMPLATES[name])).text for name in published} == published
-    (support, query) = templates(("known-support", "known-query"))
+    assert {name: fill(PromptTemplate(name, TEMPLATES[name])).text for name in published} == published
+    (support, query) = prompt_templates(("known-support", "known-query"))
     assert (
         fill(support, label="brush_hair").text
         == "Please describe if the 'brush hair' action is present in the video in one sentence."
@@ -32,7 +32,7 @@ def test_the_published_strings() -> None:
 
 
 def test_a_prompt_without_fields_keeps_its_id_and_a_filled_one_is_named_by_its_text() -> None:
-    (open_one, support) = templates(("unknown", "known-support"))
+    (open_one, support) = prompt_templates(("unknown", "known-support"))
     assert fill(open_one, label="hug") == Prompt("unknown", "unknown", "What's the action of the video?")
     filled = fill(support, label="hug")
     digest = hashlib.sha256(filled.text.encode()).hexdigest()[:16]
@@ -42,12 +42,12 @@ def test_a_prompt_without_fields_keeps_its_id_and_a_filled_one_is_named_by_its_t
 
 
 def test_options_are_named_in_their_order() -> None:
-    (query,) = templates(("known-query",))
+    (query,) = prompt_templates(("known-query",))
     assert fill(query, options=("a", "b")).id != fill(query, options=("b", "a")).id
 
 
 def test_own_texts_get_a_name() -> None:
-    first, second = templates((), ("Who is it?", "who=Is {label} seen? A {{brace}}.", "Who is it?"))
+    first, second = prompt_templates((), ("Who is it?", "who=Is {label} seen? A {{brace}}.", "Who is it?"))
     assert first.text == "Who is it?"
     assert first.id == f"who-is-it-{hashlib.sha256(b'Who is it?').hexdigest()[:8]}"
     assert (second.id, second.fields) == ("who", ("label",))
@@ -56,9 +56,11 @@ def test_own_texts_get_a_name() -> None:
 
 
 def test_order_as_asked_each_once() -> None:
-    asked = templates(("unknown-temporal", "unknown", "unknown-temporal"), ("mine=Why?", "mine=Why?"))
+    asked = prompt_templates(("unknown-temporal", "unknown", "unknown-temporal"), ("mine=Why?", "mine=Why?"))
     assert [template.id for template in asked] == ["unknown-temporal", "unknown", "mine"]
-    assert templates(("unknown",), ("unknown=What's the action of the video?",)) == templates(("unknown",))
+    assert prompt_templates(("unknown",), ("unknown=What's the action of the video?",)) == prompt_templates(
+        ("unknown",)
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,11 +81,11 @@ def test_order_as_asked_each_once() -> None:
 )
 def test_invalid_prompts(ids: tuple[str, ...], texts: tuple[str, ...], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        templates(ids, texts)
+        prompt_templates(ids, texts)
 
 
 def test_a_field_without_a_value_fails_only_that_video() -> None:
-    support, query = templates(("known-support", "known-query"))
+    support, query = prompt_templates(("known-support", "known-query"))
     with pytest.raises(RecordRejected, match=r"'known-support' names \{label\}, and the video has no label"):
         fill(support)
     with pytest.raises(RecordRejected, match=r"'known-query' names \{options\}, and no options were given"):
