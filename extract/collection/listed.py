@@ -69,20 +69,8 @@ def collect_listed(files: Sequence[Path], root: Path) -> Collection:
         BadInput: lists of several splits, a malformed line, a video listed in two ways, none of the files exists.
     """
     _refuse_several_splits(files)
-    listings = [read_listing(file) for file in files]
-    if len(files) > 1 or not listings[0].is_table:  # a single table says splits in its rows alone
-        listings = [listing.with_split_of_file_name() for listing in listings]
-    rows = name_numbered_classes(row for listing in listings for row in listing.rows)
-    lookup = Lookup(root, rows)
-    entries: dict[str, _Entry] = {}
-    for row in rows:
-        entry = _entry(row, lookup)
-        first = entries.setdefault(entry.video.name, entry)
-        if first.video != entry.video:
-            raise BadInput(
-                f"{entry.video.name!r} is listed twice: {first} and {entry}.",
-                "List every video once; the lists of another split belong to another run of --annotations.",
-            )
+    listings, rows = _read_rows(files)
+    entries = _entries(rows, root)
     missing = [name for name, entry in entries.items() if not entry.exists]
     if len(missing) == len(entries):
         raise BadInput(
@@ -94,7 +82,31 @@ def collect_listed(files: Sequence[Path], root: Path) -> Collection:
         notes.append(f"{len(rows) - len(entries)} lines repeat others and count once.")
     if missing:
         notes.append(f"{len(missing)} of {len(entries)} listed videos are missing and will fail: {some(missing)}.")
-    return Collection(tuple(entries[name].video for name in sorted(entries)), {}, tuple(sorted(missing)), tuple(notes))
+    videos = tuple(entries[name].video for name in sorted(entries))
+    return Collection(videos, missing=tuple(sorted(missing)), notes=tuple(notes))
+
+
+def _read_rows(files: Sequence[Path]) -> tuple[list[Listing], tuple[Row, ...]]:
+    """The listings of the files, and all of their rows with splits from file names and names of numbered classes."""
+    listings = [read_listing(file) for file in files]
+    if len(files) > 1 or not listings[0].is_table:  # a single table says splits in its rows alone
+        listings = [listing.with_split_of_file_name() for listing in listings]
+    return listings, name_numbered_classes(row for listing in listings for row in listing.rows)
+
+
+def _entries(rows: Sequence[Row], root: Path) -> dict[str, _Entry]:
+    """Name -> its first row, in the order of the rows; raises BadInput where a later row says something else."""
+    lookup = Lookup(root, rows)
+    entries: dict[str, _Entry] = {}
+    for row in rows:
+        entry = _entry(row, lookup)
+        first = entries.setdefault(entry.video.name, entry)
+        if first.video != entry.video:
+            raise BadInput(
+                f"{entry.video.name!r} is listed twice: {first} and {entry}.",
+                "List every video once; the lists of another split belong to another run of --annotations.",
+            )
+    return entries
 
 
 def _entry(row: Row, lookup: Lookup) -> _Entry:

@@ -196,19 +196,7 @@ def select(job: Job, video: VideoStream, stamps: Sequence[int | None], damage: D
     """
     if not stamps:
         raise BadInput(f"No frame of {job.path} can be decoded{damage.text(': ') if damage else ''}.", READABLE)
-    notes: dict[str, Json] = {}
-    if video.frames and video.frames != len(stamps):
-        notes["header_frames"] = video.frames
-    rate = float(video.average_rate or video.guessed_rate or 0)
-    seconds = _rising_seconds(video, stamps)
-    if seconds is None:
-        rate = rate or 25.0
-        first = next((stamp for stamp in stamps if stamp is not None), None)
-        start = float(first * video.time_base) if first is not None and video.time_base is not None else 0.0
-        seconds = start + np.arange(len(stamps)) / rate
-        notes["seconds_from"] = "frame rate"
-    else:
-        rate = _mean_rate(seconds, rate)
+    seconds, rate, notes = _times(video, stamps)
     start_frame, stop_frame = _segment_frames(job, seconds, rate)
     if job.start_seconds is not None or job.end_seconds is not None:
         notes["window"] = [job.start_seconds, job.end_seconds]
@@ -218,6 +206,22 @@ def select(job: Job, video: VideoStream, stamps: Sequence[int | None], damage: D
     if damage:
         notes["damage"] = damage.text()
     return Selection(indices + start_frame, seconds, rate, notes)
+
+
+def _times(video: VideoStream, stamps: Sequence[int | None]) -> tuple[npt.NDArray[np.float64], float, dict[str, Json]]:
+    """When each frame is shown, the mean frame rate, and notes where the file's header or time stamps are wrong."""
+    notes: dict[str, Json] = {}
+    if video.frames and video.frames != len(stamps):
+        notes["header_frames"] = video.frames
+    header_rate = float(video.average_rate or video.guessed_rate or 0)
+    seconds = _rising_seconds(video, stamps)
+    if seconds is not None:
+        return seconds, _mean_rate(seconds, header_rate), notes
+    rate = header_rate or 25.0
+    first = next((stamp for stamp in stamps if stamp is not None), None)
+    start = float(first * video.time_base) if first is not None and video.time_base is not None else 0.0
+    notes["seconds_from"] = "frame rate"
+    return start + np.arange(len(stamps)) / rate, rate, notes
 
 
 def _rising_seconds(video: VideoStream, stamps: Sequence[int | None]) -> npt.NDArray[np.float64] | None:
