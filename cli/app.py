@@ -43,7 +43,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Let a language model write sentences about each class.",
     ),
 }
-_SLOW: Final = {"episodes", "eval", "probe-layers", "report", "train-head"}
+_SLOW: Final = {"episodes", "eval", "probe-layers"}
 
 
 class Lazy(TyperCommand):

@@ -11,7 +11,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from vfc.cache_schema.values.errors import Damaged
+from vfc.cache_schema.values.errors import BadInput, Damaged, combined
 from vfc.cache_schema.values.progress import Progress
 
 from .command import Command, Outcome, human_bytes, table
@@ -28,6 +28,16 @@ class DemoConfig:
     steps: int = field(default=100, metadata={"help": "Updates of the head's weights"})
     tasks: int = field(default=2000, metadata={"help": "Tasks of the test"})
     seed: int = field(default=0, metadata={"help": "Seed of the clips, the model and the head"})
+
+    def __post_init__(self) -> None:
+        least = {"clips_per_class": 1, "steps": 0, "tasks": 1, "seed": 0}
+        errors = [
+            BadInput(f"{flag} is {getattr(self, name)}.", f"{flag} takes {lowest} or more.")
+            for name, lowest in least.items()
+            if getattr(self, name) < lowest and (flag := f"--{name.replace('_', '-')}")
+        ]
+        if errors:
+            raise combined(errors)
 
 
 def run(config: DemoConfig, progress: Progress) -> Outcome:

@@ -122,5 +122,5 @@ def train_head() -> TyperGroup:
     """`vfc train-head`, one command per file in `heads/methods/`."""
     from vfc.heads.methods import names
 
-    entries = {name: Lazy(name, _about(name), None, _train_head(name)) for name in names()}
+    entries = {name: Lazy(name, _about(name), None, _train_head(name), slow=True) for name in names()}
     return group("train-head", "Train a head on a store and test it once.", entries)

@@ -49,6 +49,8 @@ def path_errors(flag: Flag, value: Any) -> Iterator[VfcError]:
 def check_words(words: Sequence[str]) -> None:
     """Check the paths on a command line by the names of their flags alone, before the command is imported.
 
+    A value with commas waits until the type of its flag is known.
+
     Raises:
         MissingPath, NotAStore, ReadOnlyTarget, BadInput: see `path_errors`.
     """
@@ -58,7 +60,7 @@ def check_words(words: Sequence[str]) -> None:
     for word, following in itertools.pairwise([*words, ""]):
         flag, equals, value = word.partition("=")
         path = value if equals else following
-        if flag.startswith("--") and path and "," not in path:  # several paths at once wait for their flag's type
+        if flag.startswith("--") and path and "," not in path:
             errors += _errors(flag[2:].replace("-", "_"), flag, Path(path))
     if errors:
         raise combined(errors)
@@ -75,7 +77,7 @@ def _errors(name: str, spelled: str, path: Path) -> Iterator[VfcError]:
     elif name in _OUTPUTS:
         yield from _output_errors(spelled, path)
     elif name in _INPUTS and not path.exists():
-        yield MissingPath(f"There is no {path}. {spelled} names it.", _INPUTS[name])
+        yield MissingPath(f"{spelled} {path} does not exist.", _INPUTS[name])
 
 
 def _output_errors(spelled: str, path: Path) -> Iterator[VfcError]:

@@ -21,8 +21,12 @@ class CompactConfig:
     """Which store, and how large its parts become."""
 
     store: Path = field(metadata={"help": "The store", "argument": True})
-    part_mb: float = field(default=128.0, metadata={"help": "Megabytes of a part"})
+    part_mb: float = field(default=128.0, metadata={"help": "Size of a part in megabytes"})
     yes: bool = field(default=False, metadata=_YES)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.part_mb < math.inf:
+            raise BadInput(f"--part-mb is {self.part_mb:g}.", "--part-mb takes more than 0, such as 128.")
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,6 @@ def _compact(config: CompactConfig, progress: Progress) -> Outcome:
     from vfc.cache_schema.upkeep import compact
 
     _require(config.yes, "rewrites parts and drops duplicate and deleted records of", config.store, "inspect")
-    if not 0 < config.part_mb < math.inf:
-        raise BadInput(f"--part-mb is {config.part_mb:g}.", "--part-mb takes more than 0, such as 128.")
     done = compact(config.store, progress, part_bytes=int(config.part_mb * 1e6))
     text = (
         f"{done.path}: {count(done.records, 'record')} in {count(done.parts_after, 'part')} "

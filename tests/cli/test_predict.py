@@ -94,7 +94,7 @@ def test_what_it_refuses(place: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     code, shown = told("--head", str(tmp_path))
     assert (code, "so it is no finished training" in shown) == (2, True)
     code, shown = told("--support", str(tmp_path / "nowhere"))
-    assert (code, f"There is no {tmp_path / 'nowhere'}." in shown) == (2, True)
+    assert (code, f"{tmp_path / 'nowhere'} does not exist." in shown) == (2, True)
     write_tiny_vit(tmp_path / "other", seed=1)
     code, shown = told("--checkpoint", str(tmp_path / "other"), "--out", str(tmp_path / "r"))
     assert (code, "were not made as those that the head was trained on: checkpoint.digest" in shown) == (5, True)
