@@ -1,1 +1,1 @@
-"""What a store gives a head: features, text features, where they are kept, prefetch."""
+"""What a store gives a head: the arrays and rows of a run, features on the device, where they are kept, prefetch."""

@@ -1,73 +1,35 @@
-"""From a store to the device: one array of many videos, resident where it fits, else read ahead by a thread.
+"""One array of many records on the device: resident where it fits, else read from disk batch by batch.
 
 Stored bytes become torch tensors without numpy conversions in between (numpy's half precision is 10 to 20 times
-slower than torch's): bf16 lies as uint16 and is reinterpreted, int8 is multiplied by its scale on the device.
+slower than torch's): bf16 is stored as uint16 and reinterpreted, int8 is multiplied by its scale on the device.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final, Literal, cast
+from typing import Final, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vfc.cache_schema.reader import StoreReader
-from vfc.cache_schema.values.errors import BadInput, UnknownName, unknown_name
-from vfc.cache_schema.values.layout import ArrayName
+from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Key
 
-from .placement import placed
-from .prefetch import Placement, stream
+from .placement import Placement, Resident, placed
 
-Resident = Literal["auto", "ram", "device", "off"]
 STORED: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
 _LOAD_BYTES: Final = 64 << 20
 
 
-def choose_array(
-    reader: StoreReader, kind: str = "video", *, array: str = "", layer: str = "", tokens: bool = False
-) -> ArraySpec:
-    """The visual array to read: as named, else of the layer, else `frames`, else the only one there is.
+class Rows(NamedTuple):
+    """Float32 values `[M, ...]` of M records; `valid [M, L]` is True where a row is no padding (None: no padding)."""
 
-    With `tokens`, arrays `[T, N, D]` go before `frames`.
-    Candidates are feature arrays of fixed shape: `[D]`, `[T, D]` or `[T, N, D]`.
-
-    Raises:
-        UnknownName: none fits; those there are are listed.
-        BadInput: several fit; an array that is not of the layer.
-    """
-    specs = [spec for spec in reader.kinds.get(kind, ()) if servable(spec)]
-    named = {spec.name: spec for spec in specs}
-    if array:
-        if array not in named:
-            raise unknown_name(f"{kind} array of fixed shape", array, named)
-        if layer and ArrayName.parse(array).layer != layer:
-            raise BadInput(f"--array {array} is not of --layer {layer}.", "Give one of the two.")
-        return named[array]
-    layers = {name: ArrayName.parse(name).layer for name in named}
-    if layer and layer not in layers.values():
-        raise unknown_name("stored layer", layer, set(layers.values()) - {""})
-    if not layer and "frames" in named and not (tokens and any(len(spec.shape) == 3 for spec in specs)):
-        return named["frames"]
-    fit = [spec for spec in specs if (layers[spec.name] == layer if layer else spec.name != "frames")]
-    fit = fit or [spec for spec in specs if not layer]
-    if not fit:
-        held = ", ".join(sorted(spec.name for spec in reader.kinds.get(kind, ())))
-        raise UnknownName(
-            f"The store {reader.root} holds no feature array of fixed shape under the kind {kind!r}.",
-            f"It holds: {held or 'nothing'}.",
-        )
-    if len(fit) > 1:
-        raise BadInput(
-            f"Several arrays of {reader.root} could be meant: {', '.join(sorted(s.name for s in fit))}.",
-            "Choose one with --array NAME, or a layer with --layer.",
-        )
-    return fit[0]
+    values: Tensor
+    valid: Tensor | None = None
 
 
 def servable(spec: ArraySpec) -> bool:
@@ -81,7 +43,7 @@ def sizes(spec: ArraySpec) -> tuple[int, ...]:
 
 
 def as_served(spec: ArraySpec, *, pool_tokens: bool) -> ArraySpec:
-    """The array as a head sees it: float32, `[T, D]` for pooled tokens, `[1, D]` for one vector per clip."""
+    """The array as a head gets it: float32, `[T, D]` for pooled tokens, `[1, D]` for one vector per clip."""
     shape = spec.shape
     if len(shape) == 1:
         shape = (1, *shape)
@@ -93,8 +55,13 @@ def as_served(spec: ArraySpec, *, pool_tokens: bool) -> ArraySpec:
 class Features:
     """One array of a list of records, gathered by position in that list as float32 tensors on a device.
 
-    With `pool_tokens`, `[T, N, D]` is averaged over N while it is read. `placement` tells where the values rest:
-    on the device or in RAM (in the stored dtype, or in float32 once pooled), or on disk (`off`).
+    With `pool_tokens`, `[T, N, D]` is averaged over N while it is read. A ragged array `[None, D]` is padded with zeros
+    to the longest of the records, so that every batch has one shape. `placement`: on the device or in RAM (in the
+    stored dtype, or in float32 once pooled), or on disk (`off`).
+
+    Raises:
+        MissingRecord: a key that the store does not hold.
+        BadInput: values that are no numbers, by the name of the record.
     """
 
     def __init__(
@@ -107,61 +74,73 @@ class Features:
         pool_tokens: bool = True,
         resident: Resident = "auto",
     ) -> None:
-        self._reader, self._keys = reader, keys
-        self._rows = reader.locate(keys)
-        self._stored, self._dtype = spec, STORED[spec.dtype]
-        self._device = device
+        self._reader, self._keys, self._device = reader, keys, device
+        self._records = reader.locate(keys)
+        self._array, self._dtype = spec.name, STORED[spec.dtype]
         self._pool = pool_tokens and len(spec.shape) == 3
         self.spec = as_served(spec, pool_tokens=pool_tokens)
-        self._shape, self._stored_shape = sizes(self.spec), sizes(spec)
+        self._lengths: Tensor | None = None
+        self._stored_shape = sizes(spec)
+        if spec.ragged:
+            self._lengths = torch.tensor([reader.length(int(record), spec.name) for record in self._records])
+            self._stored_shape = (max(self._lengths.tolist(), default=0), *self._stored_shape[1:])
+        self.shape = self._stored_shape if spec.ragged else sizes(self.spec)
         self.tokens_per_frame = self._stored_shape[1] if len(spec.shape) == 3 else 1
-        self._scale = self._scales()
-        self.placement: Placement = self._place() if resident == "auto" else resident
+        self._scale: Tensor | None = None
+        if spec.dtype == "int8":
+            self._scale = torch.empty(len(self), self._stored_shape[-1])
+            reader.take(self._records, f"{spec.name}.scale", self._scale.numpy())
+        itemsize = 4 if self._pool else self._dtype.itemsize
+        self.placement: Placement = placed(len(self) * self.numbers * itemsize, device, resident)
         self._values: Tensor | None = None
         if self.placement != "off":
             self._values = self._load(torch.device("cpu") if self.placement == "ram" else device)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._records)
 
-    def gather(self, index: Tensor) -> Tensor:
-        """Records at `index [M]` (int64, CPU), as float32 `[M, *shape]` on the device."""
+    @property
+    def numbers(self) -> int:
+        """Numbers per record, padding included."""
+        return math.prod(self.shape)
+
+    def gather(self, index: Tensor) -> Rows:
+        """Records at `index [M]` (int64, CPU)."""
         if self._values is None:
-            return self._settled(self._read(index, self._buffer(len(index))), index)
+            return self.finish(self._read(index, self._buffer(len(index))), index)
         values = self._values[index.to(self._values.device)].to(self._device, non_blocking=True)
-        return values if self._pool else self._decoded(values, index).view(len(index), *self._shape)
+        if not self._pool:
+            values = self._decoded(values, index).view(len(index), *self.shape)
+        return Rows(values, self._valid(index))
 
-    def stream(self, plans: Iterable[tuple[object, Tensor]], ahead: int = 2) -> Generator[tuple[object, Tensor]]:
-        """For each (anything, index): (the same, `gather(index)`), in order; see `ahead.stream`."""
-        source = Served(self)
-        with closing(stream({"": source}, ((plan, {"": index}) for plan, index in plans), ahead)) as batches:
-            for plan, found in batches:
-                yield plan, found[""]
+    def stage(self, index: Tensor, buffer: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Read records at `index` into `buffer` (None: a new one); the stored values, and the buffer to reuse."""
+        if buffer is None or len(buffer) < len(index):
+            buffer = self._buffer(len(index))
+        self._reader.prefetch(self._records[index.numpy()], self._array)
+        return self._read(index, buffer), buffer
 
-    def _place(self) -> Placement:
-        return placed(len(self) * math.prod(self._shape) * (4 if self._pool else self._dtype.itemsize), self._device)
-
-    def _scales(self) -> Tensor | None:
-        if self._stored.dtype != "int8":
-            return None
-        scale = torch.empty(len(self), self._stored_shape[-1])
-        self._reader.take(self._rows, f"{self._stored.name}.scale", scale.numpy())
-        return scale
+    def finish(self, stored: Tensor, index: Tensor) -> Rows:
+        """What `gather` gives, from what `stage` read."""
+        values = self._decoded(stored.to(self._device, non_blocking=True), index)
+        values = values.mean(dim=-2) if self._pool else values.view(len(index), *self.shape)
+        finite(values, index, self._name)
+        return Rows(values, self._valid(index))
 
     def _load(self, device: torch.device) -> Tensor:
-        per_record = math.prod(self._stored_shape) * self._dtype.itemsize
+        per_record = max(1, math.prod(self._stored_shape) * self._dtype.itemsize)
         step = max(1, min(len(self), _LOAD_BYTES // per_record))
-        shape, dtype = (self._shape, torch.float32) if self._pool else (self._stored_shape, self._dtype)
+        shape, dtype = (self.shape, torch.float32) if self._pool else (self._stored_shape, self._dtype)
         values = torch.empty((len(self), *shape), dtype=dtype, device=device)
         buffer = self._buffer(step)
         for start in range(0, len(self), step):
             index = torch.arange(start, min(start + step, len(self)))
             stored = self._read(index, buffer)
             if self._pool:
-                values[start : start + len(index)].copy_(self._settled(stored, index))
+                stored = self.finish(stored, index).values
             else:
                 finite(stored, index, self._name)
-                values[start : start + len(index)].copy_(stored)
+            values[start : start + len(index)].copy_(stored)
         return values
 
     def _buffer(self, count: int) -> Tensor:
@@ -169,49 +148,30 @@ class Features:
 
     def _read(self, index: Tensor, buffer: Tensor) -> Tensor:
         """Stored values of the records at `index`, in the front of `buffer`."""
-        into = buffer[: len(index)]
-        bits = into.view(torch.int16).numpy().view(np.uint16) if into.dtype == torch.bfloat16 else into.numpy()
-        self._reader.take(self._rows[index.numpy()], self._stored.name, bits)
-        return into
-
-    def _stage(self, index: Tensor, buffer: Tensor | None) -> tuple[Tensor, Tensor]:
-        if buffer is None or len(buffer) < len(index):
-            buffer = self._buffer(len(index))
-        self._reader.prefetch(self._rows[index.numpy()], self._stored.name)
-        return self._read(index, buffer), buffer
-
-    def _settled(self, stored: Tensor, index: Tensor) -> Tensor:
-        values = self._decoded(stored.to(self._device, non_blocking=True), index)
-        values = values.mean(dim=-2) if self._pool else values.view(len(index), *self._shape)
-        finite(values, index, self._name)
-        return values
+        out = buffer[: len(index)]
+        bits = out.view(torch.int16).numpy().view(np.uint16) if out.dtype == torch.bfloat16 else out.numpy()
+        records = self._records[index.numpy()]
+        if self._lengths is None:
+            self._reader.take(records, self._array, bits)
+        else:
+            for padded, record in zip(bits, records.tolist(), strict=True):
+                stored = self._reader.view(record, self._array)
+                padded[: len(stored)] = stored
+                padded[len(stored) :] = 0
+        return out
 
     def _decoded(self, values: Tensor, index: Tensor) -> Tensor:
         return as_float(values, None if self._scale is None else self._scale[index])
 
+    def _valid(self, index: Tensor) -> Tensor | None:
+        if self._lengths is None:
+            return None
+        return (torch.arange(self.shape[0]) < self._lengths[index][:, None]).to(self._device)
+
     def _name(self, place: int) -> str:
         key = self._keys[place]
-        return f"{self._stored.name} of {key.name!r} (view {key.view})"
-
-
-class Served:
-    """`Features` as a source for `ahead.stream`."""
-
-    def __init__(self, features: Features) -> None:
-        self.placement = features.placement
-        self._features = features
-
-    def gather(self, index: Tensor) -> dict[str, Tensor]:
-        """See `ahead.Source`."""
-        return {"": self._features.gather(index)}
-
-    def stage(self, index: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:
-        """See `ahead.Source`."""
-        return self._features._stage(index, memory)
-
-    def settle(self, staged: Tensor, index: Tensor) -> dict[str, Tensor]:
-        """See `ahead.Source`."""
-        return {"": self._features._settled(staged, index)}
+        variant = f"prompt {key.prompt!r}" if key.prompt else f"view {key.view}"
+        return f"{self._array} of {key.name!r} ({variant})"
 
 
 def as_float(values: Tensor, scale: Tensor | None) -> Tensor:

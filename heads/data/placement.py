@@ -1,4 +1,4 @@
-"""Where features rest, by how much memory is free: the machine's, or what our job or container may still take."""
+"""Where features are kept: on the device, in RAM or on disk, by how much memory the machine or container has left."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import torch
 
-from .prefetch import Placement
+Placement = Literal["device", "ram", "off"]
+Resident = Literal["auto", "ram", "device", "off"]
+"""Where the user wants the values; `off`: on disk; `auto`: where they fit."""
 
 _SHARE: Final = 0.5
 """The part of the free memory that one array may fill."""
@@ -19,20 +21,22 @@ _VERSIONS: Final = (
     ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
     ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
-"""Of control groups: where they lie, and what limit, use and droppable file cache are called (versions 2 and 1)."""
+"""Control groups of versions 2 and 1: folder, and the file names of limit, use and droppable file cache."""
 
 
-def placed(wanted: int, device: torch.device) -> Placement:
-    """Where an array of so many bytes rests: on the device or else in memory where it fits in, otherwise on disk."""
-    if device.type == "cuda" and wanted <= _SHARE * torch.cuda.mem_get_info(device)[0]:
+def placed(num_bytes: int, device: torch.device, resident: Resident = "auto") -> Placement:
+    """Choose device, RAM or disk for `num_bytes`; a choice of the user's holds."""
+    if resident != "auto":
+        return resident
+    if device.type == "cuda" and num_bytes <= _SHARE * torch.cuda.mem_get_info(device)[0]:
         return "device"
-    return "ram" if wanted <= _SHARE * available_memory() else "off"
+    return "ram" if num_bytes <= _SHARE * available_memory() else "off"
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes of free memory, by the system's own count; at most what every control group above us leaves.
+    """Bytes of free memory as the system counts them, at most what every control group of this process has left.
 
-    `root` is where `proc` and `sys` lie.
+    `root` is the folder of `proc` and `sys`.
     """
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     with suppress(OSError, ValueError, KeyError):
@@ -42,7 +46,7 @@ def available_memory(root: Path = Path("/")) -> int:
 
 
 def _left(root: Path) -> Iterator[int]:
-    """What each group with a limit leaves: file cache that can be dropped counts as free."""
+    """What each group with a limit has left; file cache that can be dropped counts as free."""
     own = ["/"]
     with suppress(OSError):
         own += [line.split(":", 2)[2] for line in (root / "proc/self/cgroup").read_text().splitlines()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, cast
 
@@ -18,17 +18,15 @@ from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import Json
 from vfc.heads.contract.ranges import AT_LEAST_ONE, POSITIVE, check_range
-from vfc.heads.data.features import choose_array
-from vfc.heads.data.text_features import find_text
+from vfc.heads.data.store_view import StoreView, Wants, resolve
 from vfc.heads.results.tables import Table, percent
 from vfc.heads.similarity.matching import METRICS, REPRESENTATIONS, comparable
-from vfc.heads.tasks.fewshot.clips import Clips
+from vfc.heads.tasks.fewshot.dataset import EpisodeDataset
 from vfc.heads.tasks.fewshot.episodes import (
     ArraySettings,
     EpisodeSettings,
     Score,
     in_use,
-    positions,
     score,
     tasks_at_once,
 )
@@ -39,7 +37,7 @@ _SPLITS: Final = ("test", "val", "train", "all")
 
 @dataclass(frozen=True)
 class MeasureSettings(RawSettings, EpisodeSettings):
-    """On which tasks, and what is subtracted beforehand."""
+    """Which tasks are measured, and what is subtracted first."""
 
     centre: Literal["none", "train", "all"] = field(
         default="none",
@@ -98,6 +96,11 @@ class EvalConfig(ArraySettings, MeasureSettings):
                 "Leave --representation out, or take --metric mean-cosine.",
             )
 
+    @property
+    def raw(self) -> bool:
+        """Whether the metric compares raw tokens of both streams, not a representation of the frames."""
+        return self.metric in STREAM_METRICS and self.representation is None
+
 
 @dataclass(frozen=True)
 class EpisodesConfig(EpisodeSettings):
@@ -151,14 +154,14 @@ class EvalResult:
 
     def tables(self) -> list[Table]:
         """The figure, its provenance, and one row per class."""
-        given = self.provenance
-        compared = given.get("representation", "raw tokens")
-        what = f"{given['way']}-way {given['shot']}-shot, {given['metric']}, {compared}"
+        facts = self.provenance
+        compared = facts.get("representation", "raw tokens")
+        title = f"{facts['way']}-way {facts['shot']}-shot, {facts['metric']}, {compared}"
         rows = [("accuracy", percent(self.score.accuracy, self.score.interval))]
-        rows += [(name.replace("_", " "), str(value)) for name, value in given.items()]
+        rows += [(name.replace("_", " "), str(value)) for name, value in facts.items()]
         per_class = cast("dict[str, float | None]", self.score.to_json()["per_class"])
         return [
-            Table(what, ("", ""), tuple(rows)),
+            Table(title, ("", ""), tuple(rows)),
             Table(
                 "Per class",
                 ("class", "accuracy"),
@@ -175,7 +178,7 @@ def episodes(config: EpisodesConfig, progress: Progress) -> EpisodesResult:
     """
     spec = EpisodeSpec(config.split, config.way, config.shot, config.queries, config.seed)
     with open_store(config.cache) as reader:
-        annotations = _annotations(reader, config, spec, config.view, divide=config.split != "all", progress=progress)
+        annotations = annotated(reader, config, spec, progress)
     drawn = EpisodeList.draw(annotations, spec, config.tasks)
     drawn.write(config.out)
     return EpisodesResult(config.out, drawn)
@@ -191,73 +194,88 @@ def evaluate(config: EvalConfig, progress: Progress) -> EvalResult:
         BadInput: too few classes or clips; a list drawn for other annotations; several arrays to choose from.
     """
     with open_store(config.cache) as reader:
-        annotations, listed = frozen_list(config, reader, progress)
-        found, told = measure(config, reader, annotations, listed, progress)
+        spec = task_spec(config)
+        store = resolve(
+            reader,
+            Wants(text=config.raw),
+            lambda: annotated(reader, config, spec, progress, centre=config.centre),
+            array=config.array,
+            layer=config.layer,
+            prompt=config.prompt,
+        )
+        listed = episode_list(config, spec, store.annotations)
+        result, details = measure(config, store, listed, progress)
         provenance: dict[str, Json] = {
             "metric": config.metric,
-            **told,
+            **details,
             "centre": config.centre,
             "view": config.view,
             **cast("dict[str, Json]", dataclasses.asdict(listed.spec)),
             "tasks": len(listed.episodes),
-            "clips": len(annotations),
+            "clips": len(store.annotations),
             "list_digest": listed.digest,
-            "annotations_digest": annotations.digest,
-            "store_digest": reader.digest,
-            "recipe_digest": reader.recipe.digest,
+            **store.identity,
         }
-    return EvalResult(found, provenance)
+    return EvalResult(result, provenance)
 
 
 def measure(
-    config: EvalConfig, reader: StoreReader, annotations: Annotations, listed: EpisodeList, progress: Progress
+    config: EvalConfig, store: StoreView, listed: EpisodeList, progress: Progress
 ) -> tuple[Score, dict[str, Json]]:
     """One metric on one list of tasks: the score, and what was compared."""
-    array = choose_array(reader, array=config.array, layer=config.layer)
-    raw = config.metric in STREAM_METRICS and config.representation is None
-    wording = find_text(reader, array, config.prompt) if raw else None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    progress.begin("Evaluate", len(listed.episodes), "tasks")
+    return (_on_raw_tokens if config.raw else _on_frames)(config, store, listed, progress)
 
-    def clips_of(rows: Annotations, episodes: Sequence[Episode] = ()) -> Clips:
-        return Clips(
-            reader,
-            list(positions(rows)),
-            array,
-            wording,
-            device=device,
-            view=config.view,
-            resident="ram",
-            episodes=episodes,
-        )
 
-    clips = clips_of(annotations, listed.episodes)
-    plan = clips.plan(listed.episodes)
-    progress.begin("Evaluate", len(plan.tasks), "tasks")
-    told: dict[str, Json] = {"array": array.name}
-    if raw:
-        if wording is None:
-            progress.say("There is no text stream here: visual tokens alone are compared.")
-        means: list[Tensor | None] = [None, None]
-        if config.centre != "none":
-            centre = clips_of(annotations.of_split(config.centre))
-            means = [mean_frames(centre), mean_text(centre, clips.texts.longest if clips.texts else 0)]
-        tokens = RawTokens(clips, plan, *means)
-        classify = tokens.classifier(config.metric, config)
-        told |= {"distance": config.distance or ("euclidean" if config.metric == "mpmm" else "cosine")}
-        told |= {"u": config.u} if config.metric == "mpmm" else {}
-        told |= {"text": wording.spec.name, "prompt": wording.prompt} if wording else {}
-        return score(plan.tasks, classify, tasks_at_once(plan.tasks, tokens.numbers_per_entry), progress), told
-    whole = clips.visual.gather(torch.arange(len(clips)))
-    rows = _centred(comparable(whole, config.metric, config.representation), annotations, config.centre)
-    rows = rows[plan.rows["visual"].to(device)]
+def _on_raw_tokens(
+    config: EvalConfig, store: StoreView, listed: EpisodeList, progress: Progress
+) -> tuple[Score, dict[str, Json]]:
+    """A metric on the tokens of both streams."""
+    if store.text is None:
+        progress.say("There is no text stream here: visual tokens alone are compared.")
+    clips = _dataset(config, store, store.annotations, listed.episodes)
+    index = clips.index(listed.episodes)
+    means: list[Tensor | None] = [None, None]
+    if config.centre != "none":
+        centre = _dataset(config, store, store.annotations.of_split(config.centre))
+        means = [mean_frames(centre), mean_text(centre, clips.texts.shape[0] if clips.texts else 0)]
+    tokens = RawTokens(clips, index, *means)
+    classify = tokens.classifier(config.metric, config)
+    result = score(index.tasks, classify, tasks_at_once(index.tasks, tokens.numbers_per_entry), progress)
+    return result, {
+        "array": store.visual.name,
+        "distance": config.distance or ("euclidean" if config.metric == "mpmm" else "cosine"),
+        **({"u": config.u} if config.metric == "mpmm" else {}),
+        **({"text": store.text.spec.name, "prompt": store.text.prompt} if store.text else {}),
+    }
+
+
+def _on_frames(
+    config: EvalConfig, store: StoreView, listed: EpisodeList, progress: Progress
+) -> tuple[Score, dict[str, Json]]:
+    """A metric on a representation of the frames."""
+    clips = _dataset(config, replace(store, text=None), store.annotations)
+    index = clips.index(listed.episodes)
+    frames = clips.visual.gather(torch.arange(len(clips))).values
+    represented = comparable(frames, config.metric, config.representation)
+    rows = _centred(represented, store.annotations, config.centre)[index.rows["visual"].to(frames.device)]
     metric, options = METRICS[config.metric], _options(config)
 
-    def by_frames(support: Tensor, query: Tensor) -> Tensor:
-        return metric(rows[query.to(device)], rows[support.to(device)], **options)
+    def classify(support: Tensor, query: Tensor) -> Tensor:
+        return metric(rows[query.to(rows.device)], rows[support.to(rows.device)], **options)
 
-    told |= {"representation": config.representation or ("mean" if config.metric == "mean-cosine" else "ordered")}
-    found = score(plan.tasks, by_frames, tasks_at_once(plan.tasks, rows[0].numel()), progress)
-    return found, {**told, **cast("dict[str, Json]", options)}
+    result = score(index.tasks, classify, tasks_at_once(index.tasks, rows[0].numel()), progress)
+    representation = config.representation or ("mean" if config.metric == "mean-cosine" else "ordered")
+    details: dict[str, Json] = {"array": store.visual.name, "representation": representation}
+    return result, {**details, **cast("dict[str, Json]", options)}
+
+
+def _dataset(
+    config: MeasureSettings, store: StoreView, rows: Annotations, episodes: Sequence[Episode] = ()
+) -> EpisodeDataset:
+    names = [row.name for row in rows.rows]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return EpisodeDataset(store, names, device=device, view=config.view, resident="ram", episodes=episodes)
 
 
 def _options(config: EvalConfig) -> dict[str, float | str]:
@@ -266,29 +284,36 @@ def _options(config: EvalConfig) -> dict[str, float | str]:
     return {"u": config.u, "distance": config.distance or "euclidean"} if config.metric == "mpmm" else {}
 
 
-def frozen_list(config: MeasureSettings, reader: StoreReader, progress: Progress) -> tuple[Annotations, EpisodeList]:
-    """The clips in use, and the list of tasks: the one given, else the one that the settings draw."""
-    if config.episodes is None:
-        spec = EpisodeSpec(config.split, config.way, config.shot, config.queries, config.seed)
-    else:
-        spec = EpisodeList.read(config.episodes).spec
-    divide = spec.split != "all" or config.centre == "train"
-    annotations = _annotations(reader, config, spec, config.view, divide=divide, progress=progress)
+def task_spec(config: MeasureSettings) -> EpisodeSpec:
+    """Which tasks are measured: as the list given says, else the settings."""
     if config.episodes is not None:
-        return annotations, EpisodeList.read(config.episodes, annotations)
-    return annotations, EpisodeList.draw(annotations, spec, config.tasks)
+        return EpisodeList.read(config.episodes).spec
+    return EpisodeSpec(config.split, config.way, config.shot, config.queries, config.seed)
 
 
-def _annotations(
-    reader: StoreReader, config: EpisodeSettings, spec: EpisodeSpec, view: int, *, divide: bool, progress: Progress
+def episode_list(config: MeasureSettings, spec: EpisodeSpec, annotations: Annotations) -> EpisodeList:
+    """The list given, else the one that `spec` draws."""
+    if config.episodes is not None:
+        return EpisodeList.read(config.episodes, annotations)
+    return EpisodeList.draw(annotations, spec, config.tasks)
+
+
+def annotated(
+    reader: StoreReader,
+    config: MeasureSettings | EpisodesConfig,
+    spec: EpisodeSpec,
+    progress: Progress,
+    *,
+    centre: str = "none",
 ) -> Annotations:
-    splits = () if spec.split == "all" else (spec.split,)
-    settings = dataclasses.replace(config, way=spec.way)
-    return in_use(reader, settings, splits if divide else None, seed=spec.seed, view=view, progress=progress)
+    """The clips in use; the classes are split where the tasks, or the mean to subtract, are of one split."""
+    splits = None if spec.split == "all" and centre != "train" else tuple({spec.split} - {"all"})
+    settings = replace(config, way=spec.way)
+    return in_use(reader, settings, splits, seed=spec.seed, view=config.view, progress=progress)
 
 
 def _centred(rows: Tensor, annotations: Annotations, centre: str) -> Tensor:
-    """`[n, T, R]` less its mean over clips, per time position."""
+    """`[n, T, R]` minus its mean over clips, per time position."""
     if centre == "none":
         return rows
     names = {row.name for row in annotations.of_split(centre).rows}

@@ -1,4 +1,4 @@
-"""`vfc predict`, the part behind extraction: a trained head scores new clips by a few labelled ones."""
+"""The part of `vfc predict` after extraction: a trained head scores new clips by a few labelled ones."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vfc.cache_schema.annotations import load
+from vfc.cache_schema.annotations import Annotations, load
 from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.values.errors import BadInput, MissingPath, RecipeMismatch
 from vfc.cache_schema.values.recipe import Recipe
-from vfc.cache_schema.values.record import ArraySpec, Json
-from vfc.heads.data.features import as_served
-from vfc.heads.data.text_features import KNOWN, Wording
+from vfc.cache_schema.values.record import Json
+from vfc.heads.data.store_view import StoreView
+from vfc.heads.data.text_stream import KNOWN, TextStream
 from vfc.heads.lookup import find
 from vfc.heads.results.tables import Table, percent
 from vfc.heads.runs.run_folder import load_weights
-from vfc.heads.tasks.fewshot.clips import Clips
+from vfc.heads.tasks.fewshot.dataset import EpisodeDataset
 from vfc.heads.tasks.fewshot.episodic_head import Batch, EpisodicHead, encode_all
 
 
@@ -51,13 +51,13 @@ class Run:
                     f"The folder {folder} has no {name}, so it is no finished training.",
                     "Give the folder that `vfc train-head` named; run its line again if it was interrupted.",
                 )
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if find(found["head"]).TASK != "fewshot":
+        run = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if find(run["head"]).TASK != "fewshot":
             raise BadInput(
-                f"The head {found['head']!r} does not learn from labelled examples at hand.",
+                f"The head {run['head']!r} does not learn from labelled examples.",
                 "Give the run of a few-shot head: fsar, trx, prototype.",
             )
-        return cls(folder, found["head"], found["config"], Recipe(found["recipe"]), found["data"])
+        return cls(folder, run["head"], run["config"], Recipe(run["recipe"]), run["data"])
 
     @property
     def prompt(self) -> str:
@@ -136,24 +136,24 @@ def predict(run: Run, support: Path, query: Path) -> Prediction:
         RecipeMismatch: features were not made as those the head was trained on.
         BadInput: fewer than two classes, or classes with different numbers of clips.
     """
-    with open_store(support) as given_store, open_store(query) as asked_store, torch.no_grad():
-        stores = (given_store, asked_store)
-        for reader in stores:
+    with open_store(support) as support_reader, open_store(query) as query_reader, torch.no_grad():
+        readers = (support_reader, query_reader)
+        for reader in readers:
             _require_recipe(run, reader)
         labelled = _labelled(support)
         names = [
             [name for group in labelled.values() for name in group],
-            sorted({key.name for key in asked_store.keys("video")}),
+            sorted({key.name for key in query_reader.keys("video")}),
         ]
-        head, parts = _head(run, given_store), []
-        for reader, wanted in zip(stores, names, strict=True):
-            clips = _clips(run, reader, wanted, pool=not head.tokens)
-            rows = {role: torch.arange(len(wanted)) for role in clips.sources}
-            parts.append(encode_all(head.encode, clips, rows))
+        stores = [_store_view(run, reader) for reader in readers]
+        head, parts = _head(run, stores[0]), []
+        for store, listed in zip(stores, names, strict=True):
+            clips = EpisodeDataset(store, listed, device=torch.device("cpu"), resident="off")
+            parts.append(encode_all(head.encode, clips, {role: torch.arange(len(listed)) for role in clips.sources}))
         count = len(names[0])
-        asked = torch.arange(count, count + len(names[1]))[None]
-        given = torch.arange(count).view(1, len(labelled), -1)
-        logits = head.match(Batch(_joined(parts), given, asked, torch.zeros_like(asked)))[0]
+        queries = torch.arange(count, count + len(names[1]))[None]
+        supports = torch.arange(count).view(1, len(labelled), -1)
+        logits = head.match(Batch(_joined(parts), supports, queries, torch.zeros_like(queries)))[0]
     shares = tuple(tuple(row) for row in logits.softmax(dim=-1).tolist())
     return Prediction(tuple(labelled), tuple(names[1]), shares, head.notes)
 
@@ -180,38 +180,34 @@ def _require_recipe(run: Run, reader: StoreReader) -> None:
         )
 
 
-def _head(run: Run, reader: StoreReader) -> EpisodicHead:
+def _store_view(run: Run, reader: StoreReader) -> StoreView:
+    """The arrays that the head was trained on, in another store of the recipe."""
+    text = TextStream(reader.spec("prompted", run.data["text"]), run.prompt, {}) if run.prompt else None
+    arrays = {"visual": reader.spec("video", run.data["array"])}
+    return StoreView(reader, Annotations(()), arrays, text, tokens=find(run.head).Head.tokens)
+
+
+def _head(run: Run, store: StoreView) -> EpisodicHead:
     method = find(run.head)
-    specs: dict[str, ArraySpec] = {
-        "visual": as_served(reader.spec("video", run.data["array"]), pool_tokens=not method.Head.tokens)
-    }
-    if run.prompt:
-        specs["text"] = reader.spec("prompted", run.data["text"])
-    head = method.Head(_restored(method.Config, run.settings["head"]), specs)
+    head = method.Head(_restored(method.Config, run.settings["head"]), store.specs)
     load_weights(head, run.folder / "head.safetensors")
     assert isinstance(head, EpisodicHead)
     return head.eval()
 
 
-def _clips(run: Run, reader: StoreReader, names: list[str], *, pool: bool) -> Clips:
-    wording = Wording(reader.spec("prompted", run.data["text"]), run.prompt, {}) if run.prompt else None
-    array = reader.spec("video", run.data["array"])
-    return Clips(reader, names, array, wording, device=torch.device("cpu"), pool_tokens=pool, resident="off")
-
-
 def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Two sets of encoded clips as one; texts of different length are filled up."""
-    found = {}
+    joined = {}
     for name in parts[0]:
         values = [part[name] for part in parts]
         if name.startswith("text"):
             longest = max(value.shape[1] for value in values)
             values = [functional.pad(v, (0, 0) * (v.ndim - 2) + (0, longest - v.shape[1])) for v in values]
-        found[name] = torch.cat(values)
-    return found
+        joined[name] = torch.cat(values)
+    return joined
 
 
 def _restored(config: type[Any], values: Mapping[str, Any]) -> Any:
     """A settings dataclass from its JSON: lists are tuples again."""
-    known = {given.name for given in dataclasses.fields(config)}
-    return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known})
+    names = {setting.name for setting in dataclasses.fields(config)}
+    return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names})

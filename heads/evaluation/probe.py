@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -11,12 +12,14 @@ from vfc.cache_schema.values.errors import UnknownName, unknown_name
 from vfc.cache_schema.values.layout import ArrayName
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import Json
+from vfc.heads.data.arrays import array_names
 from vfc.heads.data.features import servable
+from vfc.heads.data.store_view import Wants, resolve
 from vfc.heads.results.tables import Table, layers_picture, percent, write_page
 from vfc.heads.similarity.matching import METRICS
 from vfc.heads.tasks.fewshot.episodes import Score
 
-from .evaluate import EvalConfig, MeasureSettings, frozen_list, measure
+from .evaluate import EvalConfig, MeasureSettings, annotated, episode_list, measure, task_spec
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Probe:
     layer: str
     metric: str
     score: Score
-    told: dict[str, Json]
+    details: dict[str, Json]
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class ProbeResult:
                 "metric": probe.metric,
                 "accuracy": probe.score.accuracy,
                 "interval": probe.score.interval,
-                **probe.told,
+                **probe.details,
             }
             for probe in self.probes
         ]
@@ -80,13 +83,13 @@ class ProbeResult:
     def tables(self) -> list[Table]:
         """Layers down, metrics across."""
         metrics = list(dict.fromkeys(probe.metric for probe in self.probes))
-        found = {(probe.layer, probe.metric): probe.score for probe in self.probes}
+        scores = {(probe.layer, probe.metric): probe.score for probe in self.probes}
         rows = tuple(
-            (layer, *(percent(found[layer, m].accuracy, found[layer, m].interval) for m in metrics))
+            (layer, *(percent(scores[layer, m].accuracy, scores[layer, m].interval) for m in metrics))
             for layer in dict.fromkeys(probe.layer for probe in self.probes)
         )
-        given = self.provenance
-        title = f"{given['way']}-way {given['shot']}-shot, {given['tasks']} tasks of the {given['split']} classes"
+        facts = self.provenance
+        title = f"{facts['way']}-way {facts['shot']}-shot, {facts['tasks']} tasks of the {facts['split']} classes"
         best = tuple(
             (m, max((p for p in self.probes if p.metric == m), key=lambda p: p.score.accuracy).layer) for m in metrics
         )
@@ -102,16 +105,21 @@ def probe_layers(config: ProbeConfig, progress: Progress) -> ProbeResult:
     """
     with open_store(config.cache) as reader:
         layers = _layers(reader, config.layers)
-        annotations, listed = frozen_list(config, reader, progress)
-        shared = {named.name: getattr(config, named.name) for named in fields(MeasureSettings)}
+        spec = task_spec(config)
+        annotations = annotated(reader, config, spec, progress, centre=config.centre)
+        listed = episode_list(config, spec, annotations)
+        shared = {setting.name: getattr(config, setting.name) for setting in fields(MeasureSettings)}
+        measures = []
+        for layer, metric in itertools.product(layers, config.metrics):
+            for name, distance in _variants(config, metric):
+                one = EvalConfig(**{**shared, "layer": layer, "metric": metric, "distance": distance})
+                store = resolve(reader, Wants(text=one.raw), lambda: annotations, layer=layer, prompt=config.prompt)
+                measures.append((name, one, store))
         probes = []
-        for layer in layers:
-            for metric in config.metrics:
-                for name, distance in _variants(config, metric):
-                    one = EvalConfig(**{**shared, "layer": layer, "metric": metric, "distance": distance})
-                    score, told = measure(one, reader, annotations, listed, progress)
-                    probes.append(Probe(layer, name, score, told))
-                    progress.say(f"Layer {layer}, {name}: {percent(score.accuracy, score.interval)}.")
+        for name, one, store in measures:
+            score, details = measure(one, store, listed, progress)
+            probes.append(Probe(one.layer, name, score, details))
+            progress.say(f"Layer {one.layer}, {name}: {percent(score.accuracy, score.interval)}.")
         provenance: dict[str, Json] = {
             "centre": config.centre,
             **cast("dict[str, Json]", asdict(listed.spec)),
@@ -134,20 +142,19 @@ def _variants(config: ProbeConfig, metric: str) -> list[tuple[str, Literal["eucl
     return [(metric, config.distance)]
 
 
-def _layers(reader: StoreReader, wanted: tuple[str, ...]) -> list[str]:
+def _layers(reader: StoreReader, chosen: tuple[str, ...]) -> list[str]:
     """Layers with a visual array of fixed shape, in order of depth; `norm` comes last."""
-    layers = {ArrayName.parse(spec.name).layer for spec in reader.kinds.get("video", ()) if servable(spec)}
-    there = sorted(filter(None, layers), key=_depth)
-    if not there:
-        held = ", ".join(spec.name for spec in reader.kinds.get("video", ()))
+    stored = {ArrayName.parse(spec.name).layer for spec in reader.kinds.get("video", ()) if servable(spec)}
+    layers = sorted(stored - {""}, key=_depth)
+    if not layers:
         raise UnknownName(
             f"The store {reader.root} has no visual array of a layer to probe.",
-            f"It holds: {held or 'nothing'}. Extract several layers: --layer 0,8,16,24,31.",
+            f"It holds: {array_names(reader)}. Extract several layers: --layer 0,8,16,24,31.",
         )
-    for layer in wanted:
-        if layer not in there:
-            raise unknown_name("stored layer", layer, there)
-    return [layer for layer in there if not wanted or layer in wanted]
+    for layer in chosen:
+        if layer not in layers:
+            raise unknown_name("stored layer", layer, layers)
+    return [layer for layer in layers if not chosen or layer in chosen]
 
 
 def _depth(layer: str) -> tuple[int, int, Any]:

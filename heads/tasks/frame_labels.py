@@ -30,13 +30,14 @@ from vfc.cache_schema.values.record import ArraySpec, Json, Key, Record
 from vfc.cache_schema.writer import StoreWriter
 from vfc.heads.contract.head import Head
 from vfc.heads.contract.train_config import TrainConfig
+from vfc.heads.data.arrays import choose_sequence
 from vfc.heads.results.tables import Confusion, Table, percent
 from vfc.heads.runs.run_folder import ITEMS, weights
 
 from .anticipation.ground_truth import digest_of, truth_of
 from .anticipation.observed_labels import labels_folder
 from .anticipation.segments import Ids
-from .anticipation.sequences import Sequences, choose_sequence, stored_stride
+from .anticipation.sequences import Sequences, stored_stride
 from .anticipation.settings import SequenceSettings
 
 GROUPS: Final = 5

@@ -33,11 +33,12 @@ from vfc.cache_schema.protocol import EpisodeList, EpisodeSpec
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.values.progress import Silent
 from vfc.heads.contract.train_config import TrainConfig
-from vfc.heads.data.features import choose_array
+from vfc.heads.data.arrays import choose_array
+from vfc.heads.data.store_view import StoreView
 from vfc.heads.methods import fsar
 from vfc.heads.tasks import fewshot
-from vfc.heads.tasks.fewshot.clips import Clips
-from vfc.heads.tasks.fewshot.episodes import positions, score, tasks_at_once
+from vfc.heads.tasks.fewshot.dataset import EpisodeDataset
+from vfc.heads.tasks.fewshot.episodes import score, tasks_at_once
 from vfc.heads.tasks.fewshot.raw_tokens import RawSettings, RawTokens, corrected_mpmm, mean_frames
 from vfc.heads.training.fit import train
 
@@ -111,15 +112,16 @@ def control(store: Path, unit: Unit, config: dict[str, Any]) -> dict[str, float]
     task = task_of(store, unit, config)
     with open_store(store) as reader:
         rows = load(store, task.annotations)
-        array = choose_array(reader, tokens=True)
-        made = {}
-        for split in ("train", "test"):
-            made[split] = Clips(reader, list(positions(rows.of_split(split))), array, device=torch.device("cpu"))
+        arrays = {"visual": choose_array(reader, tokens=True)}
+        view = StoreView(reader, rows, arrays)
+        clips = {
+            split: EpisodeDataset(view, view.names(split), device=torch.device("cpu")) for split in ("train", "test")
+        }
         spec = EpisodeSpec("test", task.way, task.shot, task.queries, task.episode_seed)
-        plan = made["test"].plan(EpisodeList.draw(rows, spec, task.tasks).episodes)
-        raw = RawTokens(made["test"], plan, mean_frames(made["train"]))
+        index = clips["test"].index(EpisodeList.draw(rows, spec, task.tasks).episodes)
+        raw = RawTokens(clips["test"], index, mean_frames(clips["train"]))
         classify = corrected_mpmm(raw, RawSettings(), alpha=config["head"].get("alpha", 0.9))
-        found = score(plan.tasks, classify, tasks_at_once(plan.tasks, raw.numbers_per_entry), Silent())
+        found = score(index.tasks, classify, tasks_at_once(index.tasks, raw.numbers_per_entry), Silent())
     return {"accuracy": found.accuracy, "interval": found.interval}
 
 

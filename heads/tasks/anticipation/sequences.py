@@ -12,39 +12,16 @@ from torch import Tensor
 
 from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.values.dtypes import stored_dtype
-from vfc.cache_schema.values.errors import BadInput, UnknownName, unknown_name
-from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Key
-from vfc.heads.data.features import STORED, Resident, as_float, finite
-from vfc.heads.data.placement import placed
-from vfc.heads.data.prefetch import Placement
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.record import ArraySpec, Key
+from vfc.heads.data.features import STORED, as_float, finite
+from vfc.heads.data.placement import Placement, Resident, placed
 
 from .ground_truth import Truth
 from .segments import Ids
 
 _SLACK: Final = (25, 0.01)
 """Frames, and share, by which features and labels may differ: those of the published archives do by a few."""
-
-
-def choose_sequence(reader: StoreReader, array: str = "", *, labelled: bool = True) -> ArraySpec:
-    """The features of the steps of a video, `[None, D]`: as named, else the only ones there are.
-
-    Raises:
-        UnknownName: none of this name, or none at all; no labels beside them, though they are to be `labelled`.
-        BadInput: several could be meant.
-    """
-    specs = {spec.name: spec for spec in reader.kinds.get("video", ())}
-    fit = {name: s for name, s in specs.items() if s.dtype in FEATURE_DTYPES and s.ragged and len(s.shape) == 2}
-    if array and array not in fit:
-        raise unknown_name("array of steps [None, D]", array, fit)
-    if not fit or (labelled and "labels" not in specs):
-        raise UnknownName(
-            f"The store {reader.root} holds no sequences: {'labels' if fit else 'features [None, D]'} are missing.",
-            f"It holds: {', '.join(sorted(specs)) or 'nothing'}. Import sequences with `vfc store import`, or give "
-            "their --labels.",
-        )
-    if len(fit) > 1 and not array:
-        raise BadInput(f"Several arrays could be meant: {', '.join(sorted(fit))}.", "Choose one with --array NAME.")
-    return fit[array] if array else next(iter(fit.values()))
 
 
 class Sequences:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from vfc.heads.data.features import Resident
+from vfc.heads.data.placement import Resident
 
 from .contract import Sampling
 from .decoding import Rule

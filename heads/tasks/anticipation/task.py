@@ -17,6 +17,7 @@ from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.heads.contract.head import Head
 from vfc.heads.contract.train_config import TrainConfig
+from vfc.heads.data.arrays import choose_sequence
 from vfc.heads.runs.run_folder import ITEMS
 
 from . import trivial_baselines
@@ -26,7 +27,7 @@ from .ground_truth import digest_of, truth_of
 from .moc import Tally
 from .observed_labels import told_labels
 from .segments import Ids, runs
-from .sequences import Sequences, choose_sequence
+from .sequences import Sequences
 from .settings import Config
 from .windows import Sample, collate, cut_of, moved, observed_steps, one_pass, windows
 

@@ -4,8 +4,10 @@ The last update is the result, unless a list for validation is given; a video is
 control of `shuffle_frames` says what the order of frames is worth: the same head and the same data without it.
 """
 
+from vfc.heads.data.store_view import Wants
+
 from .config import TRAIN, Config
-from .contract import Batch, ClassifierHead, Wants
+from .contract import Batch, ClassifierHead
 from .results import confusion, over_runs, tables
 from .task import Classification, prepare
 

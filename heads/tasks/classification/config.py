@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from vfc.heads.contract.ranges import BELOW_ONE, NOT_NEGATIVE, check_range
 from vfc.heads.contract.train_config import TrainConfig
-from vfc.heads.data.features import Resident
+from vfc.heads.data.placement import Resident
 
 TRAIN: Final = TrainConfig(epochs=30, least_steps=200, batch=32, select="last")
 

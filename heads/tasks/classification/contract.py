@@ -1,34 +1,17 @@
-"""What a classifier is handed, what it may ask for, and what it fills in."""
+"""The batches of a classifier, and the methods that it defines."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn import functional
 
 from vfc.heads.contract.head import Head
-
-
-@dataclass(frozen=True)
-class Wants:
-    """What a head reads of a store.
-
-    `clips`: role -> array of the `video` records (`layer7.visual`); None: as --array and --layer say. `classes`: role
-    -> array of the `text` records of the class names (`embedding`, `layer7.text`, `text.eot`). An array of fixed shape
-    is averaged over the templates of a class, each scaled to length 1 first; one with rows, and one of whole numbers,
-    needs exactly one template. Roles in `optional` may be absent. `remedy`: the line to type where something is not
-    there. `prefer`: arrays taken before all others where None is wanted and the user asks for none.
-    """
-
-    clips: Mapping[str, str | None] = field(default_factory=lambda: {"visual": None})
-    classes: Mapping[str, str] = field(default_factory=dict)
-    optional: frozenset[str] = frozenset()
-    remedy: str = ""
-    prefer: tuple[str, ...] = ()
+from vfc.heads.data.store_view import Wants
 
 
 @dataclass(frozen=True)
@@ -55,7 +38,7 @@ class ClassifierHead(Head):
 
     @classmethod
     def wants(cls, settings: Any) -> Wants:
-        """What the head reads, with these settings of its own."""
+        """What the head reads of a store, with these settings of its own."""
         return Wants()
 
     @abstractmethod
@@ -67,5 +50,5 @@ class ClassifierHead(Head):
         return {"cross-entropy": functional.cross_entropy(self.scores(batch).float(), batch.labels)}
 
     def usage(self, batch: Batch) -> Mapping[str, Tensor] | None:
-        """What else the result should tell, per clip: name -> `[B]`; reported by class and by right and wrong."""
+        """Further figures per clip for the result: name -> `[B]`; reported by class and by right and wrong."""
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from zlib import crc32
 
 import numpy as np
@@ -12,19 +12,20 @@ import torch
 from torch import Tensor
 
 from vfc.cache_schema.reader import StoreReader
-from vfc.cache_schema.values.errors import BadInput, MissingRecord
+from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.layout import PATCH_MAJOR, Layout
-from vfc.cache_schema.values.record import ArraySpec, Key
-from vfc.heads.data.features import Features, Resident, Served, sizes
-from vfc.heads.data.prefetch import Source
+from vfc.heads.data.dataset import InUse, VideoDataset, in_view
+from vfc.heads.data.features import Features
+from vfc.heads.data.placement import Resident
+from vfc.heads.data.store_view import StoreView
 
 _RANGES = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 AT_TEST = 1 << 40
-"""Stands for the number of the pass where frames are shuffled for a test."""
+"""Pass number used as the shuffle seed at test time."""
 
 
-class Shelf:
-    """All records of `names` whose view is `in_use`, video by video.
+class ClipDataset(VideoDataset):
+    """All records of `names` whose view is `in_use`, in the arrays of `store`.
 
     Raises:
         MissingRecord: a video without a record in any of these views.
@@ -32,34 +33,17 @@ class Shelf:
     """
 
     def __init__(
-        self,
-        reader: StoreReader,
-        names: Sequence[str],
-        arrays: Mapping[str, ArraySpec],
-        in_use: Callable[[int], bool],
-        *,
-        device: torch.device,
-        pool_tokens: bool,
-        resident: Resident,
+        self, store: StoreView, names: Sequence[str], in_use: InUse, *, device: torch.device, resident: Resident
     ) -> None:
-        found = records(reader, names, in_use)
-        self.keys = [key for name in names for key in found[name]]
-        self.views = np.array([len(found[name]) for name in names], dtype=np.int64)
-        self.first = self.views.cumsum() - self.views
-        self.features = {
-            role: Features(reader, self.keys, spec, device=device, pool_tokens=pool_tokens, resident=resident)
-            for role, spec in arrays.items()
-        }
-        self.sources: dict[str, Source] = {role: Served(features) for role, features in self.features.items()}
+        super().__init__(store.reader, names, in_use)
+        for role, spec in store.arrays.items():
+            self.sources[role] = Features(
+                store.reader, self.keys, spec, device=device, pool_tokens=not store.tokens, resident=resident
+            )
 
-    @property
-    def placement(self) -> str:
-        """Where the values rest, in words."""
-        return ", ".join(f"{role} {source.placement}" for role, source in self.sources.items())
-
-    def plan(self, rows: npt.NDArray[np.int64]) -> dict[str, Tensor]:
-        """The same records of every role, for `ahead.stream`."""
-        return {role: torch.from_numpy(rows) for role in self.sources}
+    def index(self, rows: npt.NDArray[np.int64]) -> dict[str, Tensor]:
+        """The same records of every role, for `prefetch.stream`."""
+        return dict.fromkeys(self.sources, torch.from_numpy(rows))
 
     def orders(self, rows: npt.NDArray[np.int64], seed: int, turn: int) -> dict[int, Tensor]:
         """By number of frames, an order of them for each record: drawn from (seed, name, view, turn)."""
@@ -77,80 +61,63 @@ class Shelf:
         Raises:
             BadInput: an array whose rows are no frames, which therefore have no order.
         """
-        for role, features in self.features.items():
-            if Layout.parse(features.spec.layout).order == PATCH_MAJOR or sizes(features.spec)[0] == 1:
+        for role, features in self.sources.items():
+            if Layout.parse(features.spec.layout).order == PATCH_MAJOR or features.shape[0] == 1:
                 raise BadInput(
                     f"{features.spec.name} ({role}) has no axis of frames, so --shuffle-frames has nothing to shuffle.",
                     "Leave the flag out, or choose an array of frames with --array or --layer.",
                 )
-        return {sizes(features.spec)[0] for features in self.features.values()}
-
-
-def records(reader: StoreReader, names: Sequence[str], in_use: Callable[[int], bool]) -> dict[str, list[Key]]:
-    """Video -> its records whose view is in use.
-
-    Raises:
-        MissingRecord: a video without any.
-    """
-    found: dict[str, list[Key]] = {name: [] for name in names}
-    for key in reader.keys("video"):
-        if key.name in found and in_use(key.view):
-            found[key.name].append(key)
-    lost = [name for name, keys in found.items() if not keys]
-    if lost:
-        raise MissingRecord(
-            f"{len(lost)} of {len(found)} videos have no record in the views asked for, {lost[0]!r} first.",
-            "See the views of a store with `vfc store inspect`; choose with --train-views and --test-views.",
-        )
-    return found
+        return {features.shape[0] for features in self.sources.values()}
 
 
 def shuffled(clips: Mapping[str, Tensor], orders: Mapping[int, Tensor]) -> dict[str, Tensor]:
     """Clips `[B, T, ...]` with the frames of each in the order given for its length (`orders[T] [B, T]`)."""
-    found = {}
+    reordered = {}
     for role, values in clips.items():
         order = orders[values.shape[1]].to(values.device)
-        found[role] = values[torch.arange(len(values), device=values.device)[:, None], order]
-    return found
+        reordered[role] = values[torch.arange(len(values), device=values.device)[:, None], order]
+    return reordered
 
 
-def training_views(reader: StoreReader, asked: str) -> Callable[[int], bool]:
+def training_views(reader: StoreReader, views: str) -> InUse:
     """Which views are drawn in training: `auto` leaves out crops and clips that are made for tests."""
-    if asked == "auto":
-        made = {
-            view for view, meaning in _meanings(reader).items() if meaning & {"crop", "clip"} and "copy" not in meaning
+    if views == "auto":
+        excluded = {
+            view
+            for view, meaning in view_meanings(reader).items()
+            if {"crop", "clip"} & set(meaning) and "copy" not in meaning
         }
-        return lambda view: view not in made
-    return (lambda view: True) if asked == "all" else numbers(asked, "--train-views")
+        return lambda view: view not in excluded
+    return in_view(None) if views == "all" else numbers(views, "--train-views")
 
 
-def test_views(reader: StoreReader, asked: str) -> Callable[[int], bool]:
+def test_views(reader: StoreReader, views: str) -> InUse:
     """Which views are tested: `all` leaves out augmented copies; `4x3` are 3 crops each of 4 clips in time.
 
     Raises:
         BadInput: no such clips and crops, or of two published pipelines.
     """
-    if asked == "all":
-        made = {view for view, meaning in _meanings(reader).items() if "copy" in meaning}
-        return lambda view: view not in made
-    if re.fullmatch(r"\d+x\d+", asked):
-        clips, crops = map(int, asked.split("x"))
-        found: dict[object, set[int]] = {}
-        for view, about in _axis(reader).items():
-            if "copy" not in about and (about.get("of"), about.get("crops")) == (clips, crops):
-                found.setdefault(about.get("pipeline"), set()).add(view)
-        if len(found) != 1:
-            held = f"those of {' and '.join(map(str, found))}" if found else "none"
-            raise BadInput(
-                f"--test-views {asked}: of such views the store {reader.root} has {held}.",
-                f"Extract them with --views test:{asked}, or give the numbers of the views.",
-            )
-        (chosen,) = found.values()
-        return lambda view: view in chosen
-    return numbers(asked, "--test-views")
+    if views == "all":
+        copies = {view for view, meaning in view_meanings(reader).items() if "copy" in meaning}
+        return lambda view: view not in copies
+    if not re.fullmatch(r"\d+x\d+", views):
+        return numbers(views, "--test-views")
+    clips, crops = map(int, views.split("x"))
+    by_pipeline: dict[object, set[int]] = {}
+    for view, meaning in view_meanings(reader).items():
+        if "copy" not in meaning and (meaning.get("of"), meaning.get("crops")) == (clips, crops):
+            by_pipeline.setdefault(meaning.get("pipeline"), set()).add(view)
+    if len(by_pipeline) != 1:
+        stored = f"those of {' and '.join(map(str, by_pipeline))}" if by_pipeline else "none"
+        raise BadInput(
+            f"--test-views {views}: of such views the store {reader.root} has {stored}.",
+            f"Extract them with --views test:{views}, or give the numbers of the views.",
+        )
+    (chosen,) = by_pipeline.values()
+    return lambda view: view in chosen
 
 
-def numbers(text: str, flag: str) -> Callable[[int], bool]:
+def numbers(text: str, flag: str) -> InUse:
     """Numbers and ranges of numbers, as in `0,401-404`.
 
     Raises:
@@ -163,10 +130,6 @@ def numbers(text: str, flag: str) -> Callable[[int], bool]:
     return lambda view: any(view in numbers for numbers in ranges)
 
 
-def _meanings(reader: StoreReader) -> dict[int, set[str]]:
-    """View -> the words that its meaning is told in."""
-    return {view: set(about) for view, about in _axis(reader).items()}
-
-
-def _axis(reader: StoreReader) -> dict[int, dict[str, object]]:
-    return {int(view): dict(about) for view, about in reader.axes("view").items() if isinstance(about, dict)}
+def view_meanings(reader: StoreReader) -> dict[int, dict[str, object]]:
+    """View -> what the store says of it: clip, crop, copy ..."""
+    return {int(view): dict(meaning) for view, meaning in reader.axes("view").items() if isinstance(meaning, dict)}

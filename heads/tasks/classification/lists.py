@@ -19,6 +19,7 @@ from vfc.cache_schema.values.errors import BadInput, unknown_name
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import canonical
 from vfc.cache_schema.values.record import Json
+from vfc.heads.data.store_view import rows_in_use
 
 from .config import Config
 from .official import with_lists
@@ -34,6 +35,11 @@ class Listed:
     names: tuple[str, ...]
 
     @property
+    def videos(self) -> list[str]:
+        """The names of the videos."""
+        return [row.name for row in self.rows]
+
+    @property
     def labels(self) -> list[int]:
         """For each row the place of its class in `names`."""
         place = {name: i for i, name in enumerate(self.names)}
@@ -47,42 +53,50 @@ class Listed:
 
     def of(self, names: Iterable[str]) -> Listed:
         """These classes alone, in the order given, and their videos."""
-        kept = tuple(names)
-        return Listed(tuple(row for row in self.rows if row.label in set(kept)), kept)
+        classes = tuple(names)
+        return Listed(tuple(row for row in self.rows if row.label in set(classes)), classes)
 
 
 @dataclass(frozen=True)
 class Lists:
-    """What a run rests on: `train`, `val` (perhaps empty), and by group (`test`; `base`, `novel`) what is tested.
+    """The videos of a run: `train`, `val` (perhaps empty), and by group (`test`; `base`, `novel`) what is tested.
 
-    `class_names` is the class list in whole and in order, also classes that no video here is of.
+    `class_names` is the whole class list in order, also classes without a video here.
     """
 
     train: Listed
     val: Listed
     tests: dict[str, Listed]
     class_names: tuple[str, ...]
-    annotations_digest: str
 
 
-def lists(config: Config, reader: StoreReader, other: StoreReader | None, *, seed: int, progress: Progress) -> Lists:
-    """The lists of a run. `other` is the store to test on, where it is another one; `seed` that of the training.
+def divided(config: Config, reader: StoreReader, progress: Progress) -> Annotations:
+    """The videos in use of the store that is trained on, with the splits that hold in this run.
 
     Raises:
-        BadInput: nothing to test, or two ways of saying what; a class outside the class list; too few videos of a
-            class, see `k_shot`.
-        UnknownName: no such fold.
+        BadInput: no labelled video with a record; two ways of saying what is tested.
+        UnknownName: no such annotations, or no such fold.
     """
     _refuse_crossed(config)
-    rows = _usable(load(reader.root, config.annotations), reader, progress)
+    rows = rows_in_use(load(reader.root, config.annotations), reader, progress)
+    if config.test_cache is None:
+        return _split(rows, config, progress)
+    return rows if rows.splits() else Annotations(tuple(replace(row, split="train") for row in rows.rows))
+
+
+def lists(config: Config, rows: Annotations, other: StoreReader | None, *, seed: int, progress: Progress) -> Lists:
+    """The lists of a run, from the rows that `divided` gave.
+
+    `other` is the store to test on, where it is another one; `seed` that of the training.
+
+    Raises:
+        BadInput: nothing to test; a class outside the class list; too few videos of a class, see `k_shot`.
+    """
     listed = read_class_list(config.class_list) if config.class_list is not None else ()
-    if other is None:
-        rows = _split(rows, config, progress)
-        tested = _part(rows, "test")
-    else:
-        apart = _usable(load(other.root, config.test_annotations or config.annotations), other, progress)
-        tested = _part(apart, "test") or apart.rows
-        rows = rows if rows.splits() else Annotations(tuple(replace(row, split="train") for row in rows.rows))
+    tested = _part(rows, "test")
+    if other is not None:
+        other_rows = rows_in_use(load(other.root, config.test_annotations or config.annotations), other, progress)
+        tested = _part(other_rows, "test") or other_rows.rows
     if not tested:
         raise BadInput(
             "The annotations name no video to test on.", "Give --annotations with a test split, --fold or --test-cache."
@@ -94,18 +108,18 @@ def lists(config: Config, reader: StoreReader, other: StoreReader | None, *, see
         train, val = _held_out(train, config.val_fraction, config.split_seed)
     if config.shots:
         train = _shots(train, config, seed)
-    progress.say(_said(train, val, tests))
+    progress.say(_counted(train, val, tests))
     names = {row.label for row in (*trained, *tested)}
-    return Lists(train, val, tests, listed or tuple(sorted(names)), rows.digest)
+    return Lists(train, val, tests, listed or tuple(sorted(names)))
 
 
 def _refuse_crossed(config: Config) -> None:
     """What is tested is another store or a part of this one, not both."""
     parts = {"--fold": config.fold, "--train-list": config.train_list, "--test-list": config.test_list}
-    given = [flag for flag, value in parts.items() if value]
-    if config.test_cache is not None and given:
+    flags = [flag for flag, value in parts.items() if value]
+    if config.test_cache is not None and flags:
         raise BadInput(
-            f"--test-cache and {given[0]} both say what is tested.",
+            f"--test-cache and {flags[0]} both say what is tested.",
             "Give one of them; beside --test-cache, the train split of the annotations is trained on.",
         )
     if config.test_cache is None and config.test_annotations:
@@ -119,16 +133,16 @@ def _in_protocol(
     config: Config, trained: Rows, tested: Rows, listed: Sequence[str]
 ) -> tuple[Listed, dict[str, Listed]]:
     """The training videos and what is tested, each with its classes."""
-    seen, asked = {row.label for row in trained}, {row.label for row in tested}
+    train_labels, test_labels = {row.label for row in trained}, {row.label for row in tested}
     if config.protocol == "base-to-novel":
-        base, novel = base_and_novel(trained, _ordered(seen, listed))
-        whole = Listed(tested, ())
-        return Listed(trained, ()).of(base), {"base": whole.of(base), "novel": whole.of(novel)}
+        base, novel = base_and_novel(trained, _ordered(train_labels, listed))
+        every = Listed(tested, ())
+        return Listed(trained, ()).of(base), {"base": every.of(base), "novel": every.of(novel)}
     if config.protocol == "zero-shot":
         # Another data set has another class list; its order means nothing to a head that goes by the texts.
-        known = listed if config.test_cache is None else ()
-        return Listed(trained, _ordered(seen, listed)), {"test": Listed(tested, _ordered(asked, known))}
-    names = _ordered(seen | asked, listed)
+        order = listed if config.test_cache is None else ()
+        return Listed(trained, _ordered(train_labels, listed)), {"test": Listed(tested, _ordered(test_labels, order))}
+    names = _ordered(train_labels | test_labels, listed)
     return Listed(trained, names), {"test": Listed(tested, names)}
 
 
@@ -142,20 +156,6 @@ def base_and_novel(trained: Rows, names: Sequence[str]) -> tuple[tuple[str, ...]
     order = sorted(names, key=lambda name: counts[name])
     rare = set(order[: len(order) // 2])
     return tuple(n for n in names if n not in rare), tuple(n for n in names if n in rare)
-
-
-def _usable(annotations: Annotations, reader: StoreReader, progress: Progress) -> Annotations:
-    """The labelled rows that have a record in the store."""
-    there = {key.name for key in reader.keys("video")}
-    kept = tuple(row for row in annotations.rows if row.label and row.name in there)
-    if not kept:
-        raise BadInput(
-            f"None of the {len(annotations)} annotated videos has a label and a record in {reader.root}.",
-            "Names in the annotations are paths below the collection's root, as `vfc store inspect` shows them.",
-        )
-    if len(kept) < len(annotations):
-        progress.say(f"{len(kept)} of {len(annotations)} annotated videos have a label and a record, and are used.")
-    return Annotations(kept)
 
 
 def _split(rows: Annotations, config: Config, progress: Progress) -> Annotations:
@@ -188,36 +188,36 @@ def _ordered(labels: Iterable[str], listed: Sequence[str]) -> tuple[str, ...]:
         return tuple(sorted(labels))
     place = {name: i for i, name in enumerate(listed)}
     loose = {spelling(name): i for i, name in enumerate(listed)}
-    found = {label: place.get(label, loose.get(spelling(label), -1)) for label in labels}
-    outside = sorted(label for label, at in found.items() if at < 0)
+    places = {label: place.get(label, loose.get(spelling(label), -1)) for label in labels}
+    outside = sorted(label for label, at in places.items() if at < 0)
     if outside:
         raise BadInput(
             f"{len(outside)} classes are not in the class list of {len(listed)} names: {', '.join(outside[:5])}.",
             "Give the --class-list of this data set, or leave it out.",
         )
-    return tuple(sorted(found, key=lambda label: found[label]))
+    return tuple(sorted(places, key=lambda label: places[label]))
 
 
 def _held_out(train: Listed, share: float, seed: int) -> tuple[Listed, Listed]:
     """The training videos without, and the share of each class's videos for validation, at least one of two."""
-    held: set[str] = set()
+    held_out: set[str] = set()
     for label, names in Annotations(train.rows).by_label().items():
         np.random.default_rng([seed, crc32(label.encode())]).shuffle(names)
-        held |= set(names[: min(len(names) - 1, max(1, round(share * len(names))))])
-    parts = [tuple(row for row in train.rows if (row.name in held) is kept) for kept in (False, True)]
-    return replace(train, rows=parts[0]), replace(train, rows=parts[1])
+        held_out |= set(names[: min(len(names) - 1, max(1, round(share * len(names))))])
+    rest = tuple(row for row in train.rows if row.name not in held_out)
+    return replace(train, rows=rest), replace(train, rows=tuple(r for r in train.rows if r.name in held_out))
 
 
 def _shots(train: Listed, config: Config, seed: int) -> Listed:
     if not train.rows:
         return train
-    drawn = config.shot_seed if config.shot_seed is not None else seed
-    chosen = k_shot(Annotations(train.rows), config.shots, seed=drawn, allow_fewer=config.allow_fewer)
-    kept = {name for names in chosen.values() for name in names}
-    return replace(train, rows=tuple(row for row in train.rows if row.name in kept))
+    shot_seed = config.shot_seed if config.shot_seed is not None else seed
+    by_label = k_shot(Annotations(train.rows), config.shots, seed=shot_seed, allow_fewer=config.allow_fewer)
+    chosen = {name for names in by_label.values() for name in names}
+    return replace(train, rows=tuple(row for row in train.rows if row.name in chosen))
 
 
-def _said(train: Listed, val: Listed, tests: dict[str, Listed]) -> str:
+def _counted(train: Listed, val: Listed, tests: dict[str, Listed]) -> str:
     parts = {"training": train, "validation": val, **tests}
     return "Videos: " + "; ".join(
         f"{len(part.rows)} for {name} ({len(part.names)} classes)" for name, part in parts.items() if part.rows

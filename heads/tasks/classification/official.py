@@ -25,18 +25,18 @@ def with_lists(rows: Annotations, train: Path, test: Path, progress: Progress) -
         MissingPath: there is no such file.
         BadInput: a list without a video of the store, or a video in both lists.
     """
-    found = _Names(row.name for row in rows.rows)
+    stored = _Names(row.name for row in rows.rows)
     parts: dict[str, str] = {}
     for split, path in (("train", train), ("test", test)):
         listed = _listed(path)
-        known = {name for name in map(found.find, listed) if name is not None}
-        if not known:
+        names = {name for name in map(stored.find, listed) if name is not None}
+        if not names:
             raise BadInput(f"None of the {len(listed)} videos that {path} names is in the store.", _FORM)
-        twice = sorted(known & parts.keys())
+        twice = sorted(names & parts.keys())
         if twice:
             raise BadInput(f"{twice[0]!r} and {len(twice) - 1} more are in both {train} and {test}.", _FORM)
-        parts |= dict.fromkeys(known, split)
-        progress.say(f"{path}: {len(known)} of its {len(listed)} videos are in the store, for {split}.")
+        parts |= dict.fromkeys(names, split)
+        progress.say(f"{path}: {len(names)} of its {len(listed)} videos are in the store, for {split}.")
     return Annotations(tuple(replace(row, split=parts.get(row.name, "")) for row in rows.rows))
 
 
@@ -51,7 +51,7 @@ def _listed(path: Path) -> list[str]:
 
 
 class _Names:
-    """The names of a store, found by as much of a path as tells them apart: whole, with its folder, alone."""
+    """The names of a store, looked up by whole path, by folder and stem, or by stem, where these are unique."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._by_tail: list[dict[str, str | None]] = [{}, {}, {}]

@@ -1,4 +1,4 @@
-"""What a classifier's test came to: shares, confusion, and how they are drawn as tables."""
+"""The result of a classifier's test: shares, confusion, and their tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Numbers = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores `[N, C]` of the videos of a list, and what else the head told of each: name -> `[N]`."""
+    """Scores `[N, C]` of the videos of a list, and the head's further figures of each: name -> `[N]`."""
 
     listed: Listed
     scores: Numbers
@@ -66,8 +66,8 @@ class Scored:
         hits, total = counts.diagonal(), counts.sum(axis=1)
         return {name: (float(hits[i] / total[i]) if total[i] else None) for i, name in enumerate(self.listed.names)}
 
-    def told(self) -> dict[str, Json]:
-        """What the head told, averaged over the videos of each class, over right and wrong ones, over all."""
+    def mean_usage(self) -> dict[str, Json]:
+        """The head's further figures, averaged over the videos of each class, over right and wrong ones, over all."""
         right = self.ranks == 0
         parts = {name: self.labels == i for i, name in enumerate(self.listed.names)}
         parts |= {"(right)": right, "(wrong)": ~right, "(all)": np.ones_like(right)}
@@ -96,8 +96,8 @@ def result_of(groups: Mapping[str, Scored]) -> dict[str, Json]:
     """The measured part of a result row: of the only group, or of base and novel with their harmonic mean."""
     if "novel" not in groups:
         (scored,) = groups.values()
-        found = {**scored.shares(), "per_class": scored.per_class(), "confusion": scored.confusion().tolist()}
-        return {**found, **({"usage": scored.told()} if scored.usage else {})}
+        measured = {**scored.shares(), "per_class": scored.per_class(), "confusion": scored.confusion().tolist()}
+        return {**measured, **({"usage": scored.mean_usage()} if scored.usage else {})}
     base, novel = (cast("float", groups[name].shares()["top1"]) for name in ("base", "novel"))
     return {
         "top1": harmonic_mean(base, novel),
@@ -105,7 +105,7 @@ def result_of(groups: Mapping[str, Scored]) -> dict[str, Json]:
         **{name: scored.shares() for name, scored in groups.items()},
         "per_class": {name: share for scored in groups.values() for name, share in scored.per_class().items()},
         "confusion": groups["base"].confusion().tolist(),
-        **({"usage": groups["base"].told()} if groups["base"].usage else {}),
+        **({"usage": groups["base"].mean_usage()} if groups["base"].usage else {}),
     }
 
 
@@ -115,7 +115,7 @@ def harmonic_mean(base: float, novel: float) -> float:
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
-    """The shares, what the head told, and one row per class."""
+    """The shares, the head's further figures, and one row per class."""
     head = str(result.get("head", "head"))
     shots = f"{result['shots']} shots per class" if result["shots"] else "all shots"
     title = (
@@ -125,23 +125,22 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     if result.get("shuffle_frames"):
         title += ", frames shuffled"
     if "harmonic_mean" in result:
-        parts = [(f"{head}, {name}", result[name]) for name in ("base", "novel")]
-        rows = [(name, *_shown(shares)) for name, shares in parts]
+        rows = [(f"{head}, {name}", *_cells(result[name])) for name in ("base", "novel")]
         rows.append((f"{head}, harmonic mean", percent(result["harmonic_mean"]), "", ""))
     else:
-        rows = [(head, *_shown(result))]
-    found = [Table(title, ("", "top-1", "top-5", "classes"), tuple(rows))]
+        rows = [(head, *_cells(result))]
+    drawn = [Table(title, ("", "top-1", "top-5", "classes"), tuple(rows))]
     if "usage" in result:
         names = tuple(result["usage"]["(all)"])
-        found.append(
+        drawn.append(
             Table(
                 "What the head used, on average",
                 ("videos", *names),
-                tuple((part, *(f"{told[name]:.3f}" for name in names)) for part, told in result["usage"].items()),
+                tuple((part, *(f"{means[name]:.3f}" for name in names)) for part, means in result["usage"].items()),
             )
         )
     shares = tuple((name, "not tested" if x is None else percent(x)) for name, x in result["per_class"].items())
-    return [*found, Table("Per class", ("class", "top-1"), shares)]
+    return [*drawn, Table("Per class", ("class", "top-1"), shares)]
 
 
 def over_runs(results: Sequence[Mapping[str, Any]]) -> list[Table]:
@@ -151,15 +150,15 @@ def over_runs(results: Sequence[Mapping[str, Any]]) -> list[Table]:
         if "harmonic_mean" in result:
             runs.setdefault(str(result["head"]), []).append(result)
     rows = []
-    for head, found in runs.items():
-        parts = [[run["base"]["top1"] for run in found], [run["novel"]["top1"] for run in found]]
-        parts.append([run["harmonic_mean"] for run in found])
-        shown = [percent(float(np.mean(p)), float(np.std(p, ddof=1)) if len(p) > 1 else None) for p in parts]
-        rows.append((head, *shown, str(len(found))))
+    for head, of_head in runs.items():
+        parts = [[run["base"]["top1"] for run in of_head], [run["novel"]["top1"] for run in of_head]]
+        parts.append([run["harmonic_mean"] for run in of_head])
+        cells = [percent(float(np.mean(p)), float(np.std(p, ddof=1)) if len(p) > 1 else None) for p in parts]
+        rows.append((head, *cells, str(len(of_head))))
     return [Table("Base to novel", ("", "base", "novel", "harmonic mean", "runs"), tuple(rows))] if rows else []
 
 
-def _shown(shares: Mapping[str, Any]) -> tuple[str, str, str]:
+def _cells(shares: Mapping[str, Any]) -> tuple[str, str, str]:
     return percent(shares["top1"], shares["interval"]), percent(shares["top5"]), str(shares["classes"])
 
 

@@ -1,4 +1,4 @@
-"""Episodes on a store: which clips are in use, tasks as index tensors, and accuracy over a list of tasks."""
+"""Episodes on a store: the clips in use, tasks as index tensors, and accuracy over a list of tasks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from vfc.cache_schema.protocol import Episode
 from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
-from vfc.cache_schema.values.record import Json, Key
+from vfc.cache_schema.values.record import Json
+from vfc.heads.data.store_view import rows_in_use
 
 _GATHER_BYTES: Final = 64 << 20
 
 
 @dataclass(frozen=True)
 class EpisodeSettings:
-    """What a few-shot measurement rests on beside the features: store, labels, classes, size of a task."""
+    """Settings of a few-shot measurement beside the features: store, labels, classes, size of a task."""
 
     cache: Path = field(default=Path("./store"), metadata={"help": "The store to read.", "panel": "Input"})
     annotations: str = field(
@@ -43,7 +44,7 @@ class EpisodeSettings:
 
 @dataclass(frozen=True)
 class ArraySettings:
-    """Which array of the store is read."""
+    """Settings that choose the array and the view."""
 
     array: str = field(
         default="", metadata={"help": "Array by name; default: frames, else the only one there is.", "panel": "Input"}
@@ -72,31 +73,7 @@ def in_use(
     if splits is not None:
         rows, line = with_class_split(rows, settings.classes or None, seed=seed, way=settings.way, splits=splits)
         progress.say(line)
-    labelled = [row for row in rows.rows if row.label]
-    there = {key.name for key in reader.keys("video") if key.view == view}
-    kept = Annotations(tuple(row for row in labelled if row.name in there))
-    if not kept.rows:
-        raise BadInput(
-            f"None of the {len(rows)} annotated videos ({len(labelled)} with a label) has a record of view {view} in "
-            f"{reader.root}.",
-            "Names in the annotations are paths below the collection's root, as `vfc store inspect` shows them.",
-        )
-    if len(kept) < len(rows):
-        progress.say(
-            f"{len(kept)} of {len(rows)} annotated videos are used: {len(rows) - len(labelled)} have no label, "
-            f"{len(labelled) - len(kept)} no record."
-        )
-    return kept
-
-
-def keys_of(annotations: Annotations, view: int) -> list[Key]:
-    """The key of every row, in order of the rows."""
-    return [Key("video", row.name, view) for row in annotations.rows]
-
-
-def positions(annotations: Annotations) -> dict[str, int]:
-    """Name -> place among the rows."""
-    return {row.name: i for i, row in enumerate(annotations.rows)}
+    return rows_in_use(rows, reader, progress, view=view)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
-"""Heads that learn from episodes: what they are handed, and how they are scored over a list of tasks."""
+"""Heads that learn from episodes: their batches, and how they are scored over a list of tasks."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,10 +15,9 @@ from torch.nn import functional
 
 from vfc.cache_schema.values.progress import Progress
 from vfc.heads.contract.head import Head
-from vfc.heads.data.features import sizes
 from vfc.heads.data.prefetch import stream
 
-from .clips import Clips, Plan, in_chunks
+from .dataset import EpisodeDataset, EpisodeIndex, in_chunks
 from .episodes import Score, Tasks, score, tasks_at_once
 
 _ENCODE_AT_ONCE: Final = 64
@@ -44,7 +42,7 @@ class Batch:
 
 
 class EpisodicHead(Head):
-    """What a few-shot method fills in: `encode` sees single clips, `match` whole episodes."""
+    """A few-shot method: `encode` gets single clips, `match` whole episodes."""
 
     @abstractmethod
     def encode(self, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -71,9 +69,9 @@ class EpisodicHead(Head):
 
 def batch_of(tasks: Tasks, videos: Mapping[str, Tensor], device: torch.device, peers: Tensor | None = None) -> Batch:
     """Tasks over `videos` as a batch on the device."""
-    target = tasks.target.expand(len(tasks), -1)
-    support, query, asked = (part.to(device) for part in (tasks.support, tasks.query, target))
-    return Batch(videos, support, query, asked, None if peers is None else peers.to(device))
+    support, query = tasks.support.to(device), tasks.query.to(device)
+    target = tasks.target.expand(len(tasks), -1).to(device)
+    return Batch(videos, support, query, target, None if peers is None else peers.to(device))
 
 
 def draw_peers(tasks: Tasks, per_class: int, generator: np.random.Generator) -> Tensor | None:
@@ -82,58 +80,66 @@ def draw_peers(tasks: Tasks, per_class: int, generator: np.random.Generator) -> 
     None where a task has no more than that.
     """
     way = tasks.support.shape[1]
-    here = tasks.query.shape[1] // way
-    if here <= per_class:
+    queries = tasks.query.shape[1] // way
+    if queries <= per_class:
         return None
-    draws = generator.random((len(tasks), way * here, way, here))
-    own = np.arange(way * here)
-    draws[:, own, own // here, own % here] = -1
-    chosen = np.sort(draws.argsort(axis=-1)[..., :per_class], axis=-1) + here * np.arange(way)[:, None]
-    return torch.from_numpy(chosen.reshape(len(tasks), way * here, way * per_class))
+    draws = generator.random((len(tasks), way * queries, way, queries))
+    own = np.arange(way * queries)
+    draws[:, own, own // queries, own % queries] = -1
+    chosen = np.sort(draws.argsort(axis=-1)[..., :per_class], axis=-1) + queries * np.arange(way)[:, None]
+    return torch.from_numpy(chosen.reshape(len(tasks), way * queries, way * per_class))
 
 
-def score_head(head: EpisodicHead, clips: Clips, plan: Plan, device: torch.device, progress: Progress) -> Score:
+def score_head(
+    head: EpisodicHead, clips: EpisodeDataset, index: EpisodeIndex, device: torch.device, progress: Progress
+) -> Score:
     """A head on frozen tasks; every clip is encoded once, as far as its text does not differ from task to task."""
     with torch.no_grad():
-        classify, numbers = (_by_chunk if clips.known else _at_once)(head, clips, plan, device)
-        return score(plan.tasks, classify, tasks_at_once(plan.tasks, numbers), progress)
+        classify, numbers = (_by_chunk if clips.known else _at_once)(head, clips, index, device)
+        return score(index.tasks, classify, tasks_at_once(index.tasks, numbers), progress)
 
 
-def _at_once(head: EpisodicHead, clips: Clips, plan: Plan, device: torch.device) -> tuple[Classify, int]:
-    videos = encode_all(head.encode, clips, plan.rows)
+def _at_once(
+    head: EpisodicHead, clips: EpisodeDataset, index: EpisodeIndex, device: torch.device
+) -> tuple[Classify, int]:
+    videos = encode_all(head.encode, clips, index.rows)
 
     def classify(support: Tensor, query: Tensor) -> Tensor:
-        return head.match(batch_of(replace(plan.tasks, support=support, query=query), videos, device))
+        return head.match(batch_of(replace(index.tasks, support=support, query=query), videos, device))
 
     return classify, sum(values[0].numel() for values in videos.values())
 
 
-def _by_chunk(head: EpisodicHead, clips: Clips, plan: Plan, device: torch.device) -> tuple[Classify, int]:
+def _by_chunk(
+    head: EpisodicHead, clips: EpisodeDataset, index: EpisodeIndex, device: torch.device
+) -> tuple[Classify, int]:
     """What no text changes is encoded once, the rest some tasks at a time."""
-    assert plan.of is not None
+    assert index.clip_of is not None
     assert clips.texts is not None
-    alone, of = encode_all(head.alone, clips, {"visual": plan.rows["visual"]}), plan.of
+    alone, clip_of = encode_all(head.alone, clips, {"visual": index.rows["visual"]}), index.clip_of
 
-    def encode(found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return head.encode({**found, **alone, "visual.of": of[found["entry"]].to(device)})
+    def encode(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return head.encode({**texts, **alone, "visual.of": clip_of[texts["entry"]].to(device)})
 
-    chunk = in_chunks(clips, plan, encode)
+    chunk = in_chunks(clips, index, encode)
 
     def classify(support: Tensor, query: Tensor) -> Tensor:
         videos, support, query = chunk(support, query)
-        return head.match(batch_of(replace(plan.tasks, support=support, query=query), videos, device))
+        return head.match(batch_of(replace(index.tasks, support=support, query=query), videos, device))
 
-    return classify, clips.texts.longest * clips.texts.width
+    return classify, clips.texts.numbers
 
 
 def encode_all(
-    encode: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]], clips: Clips, rows: Mapping[str, Tensor]
+    encode: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
+    clips: EpisodeDataset,
+    rows: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """Every entry at `rows` through `encode`, some at a time."""
-    at_once = max(1, min(_ENCODE_AT_ONCE, _ENCODE_BYTES // (4 * math.prod(sizes(clips.visual.spec)))))
+    at_once = max(1, min(_ENCODE_AT_ONCE, _ENCODE_BYTES // (4 * clips.visual.numbers)))
     parts = torch.arange(len(rows["visual"])).split(at_once)
-    plans = ((None, {role: index[part] for role, index in rows.items()}) for part in parts)
+    requests = ((None, {role: index[part] for role, index in rows.items()}) for part in parts)
     sources = {role: clips.sources[role] for role in rows}
-    with contextlib.closing(stream(sources, plans)) as batches:
-        made = [{name: values.clone() for name, values in encode(videos).items()} for _, videos in batches]
-    return {name: torch.cat([part[name] for part in made]) for name in made[0]}
+    with contextlib.closing(stream(sources, requests)) as batches:
+        encoded = [{name: values.clone() for name, values in encode(videos).items()} for _, videos in batches]
+    return {name: torch.cat([part[name] for part in encoded]) for name in encoded[0]}

@@ -16,7 +16,7 @@ from vfc.heads.similarity import token_distances
 from vfc.heads.similarity.prototypes import correct_prototypes, prototype_distances, prototypes
 from vfc.heads.similarity.token_distances import TokenDistances
 
-from .clips import Clips, Plan, in_chunks
+from .dataset import EpisodeDataset, EpisodeIndex, in_chunks
 
 STREAM_METRICS: Final = ("avg", "dec-avg", "mpmm")
 
@@ -43,20 +43,24 @@ class RawSettings:
 
 
 class RawTokens:
-    """The clips of a plan as raw tokens: per frame the mean over its tokens `[n, T, D]`, and the text as it is.
+    """The clips of an index as raw tokens: per frame the mean over its tokens `[n, T, D]`, and the text as it is.
 
     `mean [T, D]` is subtracted from the frames, `text_mean [L, D]` from the text.
     """
 
-    def __init__(self, clips: Clips, plan: Plan, mean: Tensor | None = None, text_mean: Tensor | None = None) -> None:
-        frames = clips.visual.gather(plan.rows["visual"])
+    def __init__(
+        self,
+        clips: EpisodeDataset,
+        index: EpisodeIndex,
+        mean: Tensor | None = None,
+        text_mean: Tensor | None = None,
+    ) -> None:
+        frames = clips.visual.gather(index.rows["visual"]).values
         self.frames = frames if mean is None else frames - mean.to(frames.device)
         self._per_frame = clips.visual.tokens_per_frame
-        self._text_mean, self._plan = text_mean, plan
-        self._chunk = in_chunks(clips, plan, self._entries)
-        self.numbers_per_entry = self.frames[0].numel()
-        if clips.texts is not None:
-            self.numbers_per_entry += clips.texts.longest * clips.texts.width
+        self._text_mean, self._index = text_mean, index
+        self._chunk = in_chunks(clips, index, self._entries)
+        self.numbers_per_entry = self.frames[0].numel() + (0 if clips.texts is None else clips.texts.numbers)
 
     def classifier(self, metric: str, settings: RawSettings) -> Callable[[Tensor, Tensor], Tensor]:
         """`(support [B, W, K], query [B, Q]) -> logits [B, Q, W]` over places of the plan."""
@@ -71,12 +75,12 @@ class RawTokens:
 
         return classify
 
-    def _entries(self, found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        entries = found["entry"] if self._plan.of is None else self._plan.of[found["entry"]]
-        videos = {**found, "visual": self.frames[entries.to(self.frames.device)]}
-        if "text" in found and self._text_mean is not None:
-            valid = found["text.valid"][..., None]
-            videos["text"] = torch.where(valid, found["text"] - self._text_mean.to(valid.device), 0)
+    def _entries(self, stored: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        entries = stored["entry"] if self._index.clip_of is None else self._index.clip_of[stored["entry"]]
+        videos = {**stored, "visual": self.frames[entries.to(self.frames.device)]}
+        if "text" in stored and self._text_mean is not None:
+            valid = stored["text.valid"][..., None]
+            videos["text"] = torch.where(valid, stored["text"] - self._text_mean.to(valid.device), 0)
         return videos
 
     def _avg(self, videos: Mapping[str, Tensor]) -> list[Tensor]:
@@ -85,8 +89,8 @@ class RawTokens:
         count = frames.shape[1] * self._per_frame
         if "text" not in videos:
             return [frames.mean(dim=1)]
-        told = videos["text.valid"].sum(dim=1)[:, None]
-        return [(frames.mean(dim=1) * count + videos["text"].sum(dim=1)) / (count + told)]
+        text_count = videos["text.valid"].sum(dim=1)[:, None]
+        return [(frames.mean(dim=1) * count + videos["text"].sum(dim=1)) / (count + text_count)]
 
 
 def _dec_avg(videos: Mapping[str, Tensor]) -> list[Tensor]:
@@ -113,24 +117,21 @@ def _branches(
     *,
     transductive: tuple[float, float] | None = None,
 ) -> list[TokenDistances]:
-    found = []
+    branches = []
     for role in ("visual", "text"):
         if role not in videos:
             continue
-        valid = videos.get(f"{role}.valid")
-        asked, asked_valid = videos[role][query], None if valid is None else valid[query]
-        proto, reached = prototypes(videos[role][support], None if valid is None else valid[support])
+        tokens, valid = videos[role], videos.get(f"{role}.valid")
+        queries, query_valid = tokens[query], None if valid is None else valid[query]
+        prototype, prototype_valid = prototypes(tokens[support], None if valid is None else valid[support])
         if transductive is not None:
             alpha, tau = transductive
-            proto = correct_prototypes(
-                proto,
-                asked[:, None],
-                alpha,
-                tau=tau,
-                query_valid=None if asked_valid is None else asked_valid[:, None],
-            )[:, 0]
-        found.append(prototype_distances(asked, asked_valid, proto[:, None], reached, None, distance=distance))
-    return found
+            peers_valid = None if query_valid is None else query_valid[:, None]
+            prototype = correct_prototypes(prototype, queries[:, None], alpha, tau=tau, query_valid=peers_valid)[:, 0]
+        branches.append(
+            prototype_distances(queries, query_valid, prototype[:, None], prototype_valid, None, distance=distance)
+        )
+    return branches
 
 
 def corrected_mpmm(
@@ -140,21 +141,21 @@ def corrected_mpmm(
 
     def classify(support: Tensor, query: Tensor) -> Tensor:
         videos, support, query = raw._chunk(support, query)
-        found = _branches(videos, support, query, settings.distance or "euclidean", transductive=(alpha, tau))
-        return -token_distances.mpmm(found, settings.u)
+        branches = _branches(videos, support, query, settings.distance or "euclidean", transductive=(alpha, tau))
+        return -token_distances.mpmm(branches, settings.u)
 
     return classify
 
 
-def mean_frames(clips: Clips, at_once: int = 64) -> Tensor:
+def mean_frames(clips: EpisodeDataset, at_once: int = 64) -> Tensor:
     """The mean clip, frame by frame `[T, D]`."""
     total = torch.zeros((), dtype=torch.float64)
     for index in torch.arange(len(clips)).split(at_once):
-        total = total + clips.visual.gather(index).double().sum(dim=0).cpu()
+        total = total + clips.visual.gather(index).values.double().sum(dim=0).cpu()
     return (total / len(clips)).float()
 
 
-def mean_text(clips: Clips, length: int, at_once: int = 64) -> Tensor | None:
+def mean_text(clips: EpisodeDataset, length: int, at_once: int = 64) -> Tensor | None:
     """The mean text, position by position, cut or filled with zeros to `[length, D]`; None without text.
 
     Raises:
@@ -169,8 +170,9 @@ def mean_text(clips: Clips, length: int, at_once: int = 64) -> Tensor | None:
         )
     total, count = torch.zeros((), dtype=torch.float64), torch.zeros(())
     for index in torch.arange(len(clips)).split(at_once):
-        text = clips.texts.gather(index)
-        total = total + text[""].double().sum(dim=0).cpu()
-        count = count + text[".valid"].sum(dim=0).cpu()
+        text, valid = clips.texts.gather(index)
+        assert valid is not None
+        total = total + text.double().sum(dim=0).cpu()
+        count = count + valid.sum(dim=0).cpu()
     mean = (total / count.clamp(min=1)[:, None]).float()
     return functional.pad(mean, (0, 0, 0, max(0, length - len(mean))))[:length]

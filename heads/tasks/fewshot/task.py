@@ -11,7 +11,7 @@ import contextlib
 import itertools
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -25,15 +25,18 @@ from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.heads.contract.head import Head
 from vfc.heads.contract.ranges import AT_LEAST_ONE, NOT_NEGATIVE, check_range
 from vfc.heads.contract.train_config import TrainConfig
-from vfc.heads.data.features import Resident, as_served, choose_array, sizes
+from vfc.heads.data.dataset import VideoDataset, in_view
+from vfc.heads.data.features import sizes
+from vfc.heads.data.placement import Resident
 from vfc.heads.data.prefetch import stream
-from vfc.heads.data.text_features import find_text, locate_texts
+from vfc.heads.data.store_view import StoreView, Wants, resolve
+from vfc.heads.data.text_stream import require_texts
 from vfc.heads.results.tables import Confusion, Table, percent, points
 from vfc.heads.runs.run_folder import ITEMS
 
 from .baselines import baselines, count
-from .clips import Clips, Plan, clip_keys, text_keys
-from .episodes import ArraySettings, EpisodeSettings, half_width, in_use, positions
+from .dataset import EpisodeDataset, EpisodeIndex, text_keys
+from .episodes import ArraySettings, EpisodeSettings, Score, half_width, in_use
 from .episodic_head import Batch as Batch
 from .episodic_head import EpisodicHead as EpisodicHead
 from .episodic_head import batch_of, draw_peers, score_head
@@ -72,93 +75,103 @@ class Config(ArraySettings, EpisodeSettings):
         check_range(self, NOT_NEGATIVE, "train_tasks")
 
 
+@dataclass(frozen=True)
 class FewShot:
-    """The task on one store; see `head.Task`."""
+    """The task on one store; see `head.Task`. `lists`: the frozen tasks of val (perhaps) and test."""
 
-    per_pass = 0
+    config: Config
+    train: TrainConfig
+    device: torch.device
+    progress: Progress
+    store: StoreView
+    lists: Mapping[str, EpisodeList]
+    train_spec: EpisodeSpec
 
-    def __init__(
-        self, config: Config, train: TrainConfig, head: type[Head], device: torch.device, progress: Progress
-    ) -> None:
-        self._config, self._train, self._device = config, train, device
-        self._reader = open_store(config.cache)
-        wanted = ("train", "test") if train.select == "last" else ("train", "val", "test")
-        self._annotations = in_use(
-            self._reader, config, wanted, seed=config.episode_seed, view=config.view, progress=progress
-        )
-        self._array = choose_array(self._reader, array=config.array, layer=config.layer, tokens=head.tokens)
-        self._wording = find_text(self._reader, self._array, config.prompt) if head.text else None
-        self._pool = not head.tokens
-        self._lists = {split: self._list(split, count) for split, count in self._counts().items()}
-        self._train_spec = EpisodeSpec("train", config.way, config.shot, config.train_queries, train.seed)
-        draw_episode(self._annotations, self._train_spec, 0)  # too small a class is refused now, by name
-        if self._wording is not None and self._wording.known and not config.train_tasks:
-            spec = self._train_spec
+    per_pass: ClassVar[int] = 0
+
+    @property
+    def specs(self) -> Mapping[str, ArraySpec]:
+        """See `head.Task`."""
+        return self.store.specs
+
+    @property
+    def recipe(self) -> Mapping[str, Json]:
+        """See `head.Task`."""
+        return self.store.recipe
+
+    @property
+    def identity(self) -> Mapping[str, Json]:
+        """See `head.Task`."""
+        text = self.store.text
+        return {
+            **self.store.identity,
+            "array": self.store.visual.name,
+            **({"text": text.spec.name, "prompt": text.prompt} if text else {}),
+            "list_digest": self.lists["test"].digest,
+        }
+
+    @property
+    def training_tasks(self) -> list[Episode]:
+        """The training tasks under known prompts, where they are a list; the text of other tasks is not stored."""
+        if self.store.text is None or not self.store.text.known:
+            return []
+        return [draw_episode(self.store.annotations, self.train_spec, i) for i in range(self.config.train_tasks)]
+
+    def refuse_missing_texts(self) -> None:
+        """Refuse before the training what training, validation or test would miss of the text stream.
+
+        Raises:
+            BadInput: known prompts without a list of training tasks; a text that is not stored.
+        """
+        text, spec = self.store.text, self.train_spec
+        if text is None:
+            return
+        if text.known and not self.config.train_tasks:
             raise BadInput(
                 "Known prompts depend on the task, so training needs a list of tasks of which the store has the text.",
                 f"Extract known-query for `vfc episodes --split train --way {spec.way} --shot {spec.shot} "
                 f"--queries {spec.queries} --seed {spec.seed} --tasks N`, and train with --train-tasks N.",
             )
-        self._refuse_missing_texts()
-        self._progress = progress
-        self.specs: Mapping[str, ArraySpec] = {
-            "visual": as_served(self._array, pool_tokens=self._pool),
-            **({"text": self._wording.spec} if self._wording else {}),
-        }
-        self.identity: Mapping[str, Json] = {
-            "store_digest": self._reader.digest,
-            "recipe_digest": self._reader.recipe.digest,
-            "annotations_digest": self._annotations.digest,
-            "array": self._array.name,
-            **({"text": self._wording.spec.name, "prompt": self._wording.prompt} if self._wording else {}),
-            "list_digest": self._lists["test"].digest,
-        }
-        self.recipe: Mapping[str, Json] = self._reader.recipe.fields
-
-    def _refuse_missing_texts(self) -> None:
-        """A text that the test would miss is told of before the training, not behind it."""
-        if self._wording is None:
-            return
-        wanted: list[tuple[str, int | None, Sequence[Episode]]] = [
-            (split, self._config.view, listed.episodes) for split, listed in self._lists.items()
-        ]
-        for split, view, episodes in (("train", None, self._listed() if self._known else ()), *wanted):
-            names = list(positions(self._annotations.of_split(split)))
-            locate_texts(self._reader, text_keys(self._wording, clip_keys(self._reader, names, view), episodes))
+        parts: list[tuple[str, int | None, Sequence[Episode]]] = [("train", None, self.training_tasks)]
+        parts += [(split, self.config.view, listed.episodes) for split, listed in self.lists.items()]
+        for split, view, episodes in parts:
+            clips = VideoDataset(self.store.reader, self.store.names(split), in_view(view))
+            require_texts(self.store.reader, text_keys(text, clips.keys, episodes))
 
     def batches(self, start: int) -> Generator[Batch]:
         """Training batches for updates `start`, `start + 1`, ...: functions of (seed, update) alone."""
-        names = list(positions(self._annotations.of_split("train")))
-        clips = self._clips(names, self._listed() if self._known else (), view=None, pool=self._pool)
-        self._progress.say(f"{len(names)} clips to train on ({len(clips)} views), kept in: {clips.placement}.")
-        plans = (self._plan(clips, update) for update in itertools.count(start))
-        with contextlib.closing(stream(clips.sources, plans)) as batches:
+        clips = self._dataset(self.store, "train", self.training_tasks, view=None)
+        self.progress.say(f"{len(clips.names)} clips to train on ({len(clips)} views), kept in: {clips.placement}.")
+        requests = (self._request(clips, update) for update in itertools.count(start))
+        with contextlib.closing(stream(clips.sources, requests)) as batches:
             for batch, videos in batches:
                 yield replace(batch, videos={**batch.videos, **videos})
 
     def validate(self, head: Head) -> float | None:
         """Accuracy on the frozen list of the val classes; None where the annotations have no val split."""
-        if "val" not in self._lists:
-            return None
-        return score_head(cast("EpisodicHead", head), *self._frozen("val", self._pool), self._device, Silent()).accuracy
+        return self.score(head, "val", Silent()).accuracy if "val" in self.lists else None
+
+    def score(self, head: Head, split: str, progress: Progress) -> Score:
+        """A head on the frozen tasks of a split."""
+        return score_head(cast("EpisodicHead", head), *self._frozen(self.store, split), self.device, progress)
 
     def test(self, head: Head, progress: Progress) -> dict[str, Json]:
         """The head and the training-free baselines on the same frozen tasks of the test classes."""
-        listed = self._lists["test"]
-        others = count(sizes(as_served(self._array, pool_tokens=True))[0], text=self._wording is not None)
+        listed, pooled = self.lists["test"], replace(self.store, tokens=False)
+        others = count(sizes(pooled.specs["visual"])[0], text=self.store.text is not None)
         progress.begin("Test", len(listed.episodes) * (1 + others), "tasks")
-        found = score_head(cast("EpisodicHead", head), *self._frozen("test", self._pool), self._device, progress)
-        train = self._clips(list(positions(self._annotations.of_split("train"))), (), pool=True, text=False)
+        result = self.score(head, "test", progress)
+        train = self._dataset(replace(pooled, text=None), "train", ())
         rows: list[Json] = []
-        for name, other in baselines(*self._frozen("test", True), train, progress).items():
-            apart = found.per_task - other.per_task
+        for name, other in baselines(*self._frozen(pooled, "test"), train, progress).items():
+            difference = result.per_task - other.per_task
             rows.append(
                 {
                     "name": name,
                     "accuracy": other.accuracy,
                     "interval": other.interval,
-                    "difference": float(apart.mean()),
-                    "difference_interval": half_width(apart),
+                    "difference": float(difference.mean()),
+                    "difference_interval": half_width(difference),
                 }
             )
         spec = listed.spec
@@ -168,67 +181,68 @@ class FewShot:
             "shot": spec.shot,
             "queries": spec.queries,
             "tasks": len(listed.episodes),
-            **found.to_json(),
+            **result.to_json(),
             "baselines": rows,
-            ITEMS: [{"item": str(i), "correct": float(share)} for i, share in enumerate(found.per_task)],
+            ITEMS: [{"item": str(i), "correct": float(share)} for i, share in enumerate(result.per_task)],
         }
 
-    @property
-    def _known(self) -> bool:
-        return self._wording is not None and self._wording.known
-
-    def _counts(self) -> dict[str, int]:
-        counts = {"val": self._config.val_tasks, "test": self._config.tasks}
-        chosen = self._annotations.splits() if self._train.select == "val" else ()
-        return {split: n for split, n in counts.items() if split == "test" or split in chosen}
-
-    def _list(self, split: str, count: int) -> EpisodeList:
-        config = self._config
-        spec = EpisodeSpec(split, config.way, config.shot, config.queries, config.episode_seed)
-        return EpisodeList.draw(self._annotations, spec, count)
-
-    def _listed(self) -> list[Episode]:
-        """The training tasks, where they are a list."""
-        return [draw_episode(self._annotations, self._train_spec, i) for i in range(self._config.train_tasks)]
-
-    def _clips(
-        self, names: list[str], episodes: Sequence[Episode], *, view: int | None = 0, pool: bool, text: bool = True
-    ) -> Clips:
-        return Clips(
-            self._reader,
-            names,
-            self._array,
-            self._wording if text else None,
-            device=self._device,
-            view=self._config.view if view == 0 else view,
-            pool_tokens=pool,
-            resident=self._config.resident,
+    def _dataset(
+        self, store: StoreView, split: str, episodes: Sequence[Episode], *, view: int | None = 0
+    ) -> EpisodeDataset:
+        return EpisodeDataset(
+            store,
+            store.names(split),
+            device=self.device,
+            view=self.config.view if view == 0 else view,
+            resident=self.config.resident,
             episodes=episodes,
         )
 
-    def _frozen(self, split: str, pool: bool) -> tuple[Clips, Plan]:
+    def _frozen(self, store: StoreView, split: str) -> tuple[EpisodeDataset, EpisodeIndex]:
         """The clips of a split, and its frozen tasks over them."""
-        episodes = self._lists[split].episodes
-        clips = self._clips(list(positions(self._annotations.of_split(split))), episodes, pool=pool)
-        return clips, clips.plan(episodes)
+        episodes = self.lists[split].episodes
+        clips = self._dataset(store, split, episodes)
+        return clips, clips.index(episodes)
 
-    def _plan(self, clips: Clips, update: int) -> tuple[Batch, Mapping[str, Tensor]]:
+    def _request(self, clips: EpisodeDataset, update: int) -> tuple[Batch, Mapping[str, Tensor]]:
         """The batch of one update without its clips, and the rows of the distinct records it needs."""
-        size, listed = self._train.batch, self._config.train_tasks
+        size, listed = self.train.batch, self.config.train_tasks
         numbers = range(update * size, (update + 1) * size)
-        drawn = [draw_episode(self._annotations, self._train_spec, i % listed if listed else i) for i in numbers]
-        generator = np.random.default_rng([self._train.seed, update])
-        plan = clips.plan(drawn, generator)
-        videos = {} if plan.of is None else {"visual.of": plan.of.to(self._device)}
-        peers = draw_peers(plan.tasks, self._config.queries, generator)
-        return batch_of(plan.tasks, videos, self._device, peers), plan.rows
+        annotations = self.store.annotations
+        drawn = [draw_episode(annotations, self.train_spec, i % listed if listed else i) for i in numbers]
+        generator = np.random.default_rng([self.train.seed, update])
+        index = clips.index(drawn, generator)
+        videos = {} if index.clip_of is None else {"visual.of": index.clip_of.to(self.device)}
+        peers = draw_peers(index.tasks, self.config.queries, generator)
+        return batch_of(index.tasks, videos, self.device, peers), index.rows
 
 
 def prepare(
     config: Config, train: TrainConfig, head: type[Head], settings: Any, device: torch.device, progress: Progress
 ) -> FewShot:
     """The task on the store `config.cache`, ready to train and test `head`."""
-    return FewShot(config, train, head, device, progress)
+    reader = open_store(config.cache)
+    splits = ("train", "test") if train.select == "last" else ("train", "val", "test")
+    store = resolve(
+        reader,
+        Wants(tokens=head.tokens, text=head.text),
+        lambda: in_use(reader, config, splits, seed=config.episode_seed, view=config.view, progress=progress),
+        array=config.array,
+        layer=config.layer,
+        prompt=config.prompt,
+    )
+    counts = {"test": config.tasks}
+    if train.select == "val" and "val" in store.annotations.splits():
+        counts = {"val": config.val_tasks, **counts}
+    lists = {}
+    for split, tasks in counts.items():
+        spec = EpisodeSpec(split, config.way, config.shot, config.queries, config.episode_seed)
+        lists[split] = EpisodeList.draw(store.annotations, spec, tasks)
+    train_spec = EpisodeSpec("train", config.way, config.shot, config.train_queries, train.seed)
+    draw_episode(store.annotations, train_spec, 0)  # too small a class is refused now, by name
+    task = FewShot(config, train, device, progress, store, lists, train_spec)
+    task.refuse_missing_texts()
+    return task
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:

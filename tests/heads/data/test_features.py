@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,9 @@ from vfc.cache_schema.values.errors import BadInput, UnknownName
 from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Key, Record
 from vfc.cache_schema.writer import StoreWriter
-from vfc.heads.data.features import Features, as_served, choose_array
+from vfc.heads.data.arrays import choose_array
+from vfc.heads.data.features import Features, as_served
+from vfc.heads.data.prefetch import stream
 
 CPU = torch.device("cpu")
 
@@ -37,6 +40,14 @@ def store(root: Path, dtype: Dtype, shape: tuple[int, ...], count: int = 9) -> t
 def values(generator: np.random.Generator, dtype: Dtype, shape: tuple[int, ...]) -> np.ndarray:
     made = torch.from_numpy(generator.normal(size=shape).astype(np.float32))
     return made.bfloat16().view(torch.int16).numpy().view(np.uint16) if dtype == "bf16" else made.numpy()
+
+
+def streamed(
+    features: Features, requests: Iterable[tuple[object, Tensor]]
+) -> Generator[tuple[object, Tensor], None, None]:
+    with closing(stream({"": features}, ((number, {"": index}) for number, index in requests))) as batches:
+        for number, rows in batches:
+            yield number, rows[""]
 
 
 @pytest.mark.parametrize("resident", ["ram", "device", "off"])
@@ -60,13 +71,13 @@ def test_equals_the_reader(
         keys = reader.keys("video")[::-1]
         features = Features(reader, keys, spec, device=CPU, resident=resident)
         index = torch.tensor([4, 0, 4, 8])
-        wanted = np.stack([reader.read(keys[i], spec.name) for i in index.tolist()])
-        wanted = wanted.mean(axis=2) if len(shape) == 3 else wanted[:, None] if len(shape) == 1 else wanted
+        expected = np.stack([reader.read(keys[i], spec.name) for i in index.tolist()])
+        expected = expected.mean(axis=2) if len(shape) == 3 else expected[:, None] if len(shape) == 1 else expected
         assert features.placement == resident
-        for given in (features.gather(index), next(iter(features.stream([(None, index)])))[1]):
-            assert given.dtype == torch.float32
-            assert given.shape[1:] == features.spec.shape
-            torch.testing.assert_close(given.numpy(), wanted, rtol=1e-6, atol=1e-6)
+        for values in (features.gather(index).values, next(streamed(features, [(None, index)]))[1]):
+            assert values.dtype == torch.float32
+            assert values.shape[1:] == features.spec.shape
+            torch.testing.assert_close(values.numpy(), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_tokens_stay_where_they_are_wanted(tmp_path: Path) -> None:
@@ -74,7 +85,9 @@ def test_tokens_stay_where_they_are_wanted(tmp_path: Path) -> None:
     with open_store(root) as reader:
         keys = reader.keys("video")
         features = Features(reader, keys, spec, device=CPU, pool_tokens=False)
-        torch.testing.assert_close(features.gather(torch.tensor([1]))[0].numpy(), reader.read(keys[1], spec.name))
+        torch.testing.assert_close(
+            features.gather(torch.tensor([1])).values[0].numpy(), reader.read(keys[1], spec.name)
+        )
     assert as_served(spec, pool_tokens=False).shape == (3, 4, 5)
 
 
@@ -91,14 +104,14 @@ def test_a_store_that_fits_is_resident(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_stream_reads_ahead_in_order_and_reuses_its_buffers(tmp_path: Path) -> None:
     root, spec = store(tmp_path / "s", "fp32", (3, 5))
     generator = torch.Generator().manual_seed(0)
-    plans = [(i, torch.randint(0, 9, (4 if i else 6,), generator=generator)) for i in range(30)]
+    requests = [(i, torch.randint(0, 9, (4 if i else 6,), generator=generator)) for i in range(30)]
     with open_store(root) as reader:
         disk = Features(reader, reader.keys("video"), spec, device=CPU, resident="off")
         ram = Features(reader, reader.keys("video"), spec, device=CPU, resident="ram")
         places = set()
-        for (plan, batch), (i, index) in zip(disk.stream(plans), plans, strict=True):
-            assert plan == i
-            torch.testing.assert_close(batch, ram.gather(index))
+        for (number, batch), (i, index) in zip(streamed(disk, requests), requests, strict=True):
+            assert number == i
+            torch.testing.assert_close(batch, ram.gather(index).values)
             places.add(batch.data_ptr())
         assert len(places) <= 3 + 2  # three slots, each allocated anew at most once to grow
 
@@ -107,24 +120,24 @@ def test_an_abandoned_endless_stream_leaves_no_thread(tmp_path: Path) -> None:
     root, spec = store(tmp_path / "s", "fp32", (3, 5))
     with open_store(root) as reader:
         features = Features(reader, reader.keys("video"), spec, device=CPU, resident="off")
-        stream = features.stream((i, torch.tensor([i % 9])) for i in itertools.count())
-        assert next(iter(stream))[0] == 0
-        stream.close()
+        batches = streamed(features, ((i, torch.tensor([i % 9])) for i in itertools.count()))
+        assert next(iter(batches))[0] == 0
+        batches.close()
     assert not [t for t in threading.enumerate() if t.name == "vfc-read-ahead"]
 
 
 def test_an_error_of_the_thread_is_raised_where_the_batch_is_asked_for(tmp_path: Path) -> None:
     root, spec = store(tmp_path / "s", "fp32", (3, 5))
 
-    def plans() -> Iterator[tuple[object, Tensor]]:
+    def requests() -> Iterator[tuple[object, Tensor]]:
         yield None, torch.tensor([0])
-        raise RuntimeError("no more plans")
+        raise RuntimeError("no more requests")
 
     with open_store(root) as reader:
-        stream = Features(reader, reader.keys("video"), spec, device=CPU, resident="off").stream(plans())
-        next(stream)
-        with pytest.raises(RuntimeError, match="no more plans"):
-            next(stream)
+        batches = streamed(Features(reader, reader.keys("video"), spec, device=CPU, resident="off"), requests())
+        next(batches)
+        with pytest.raises(RuntimeError, match="no more requests"):
+            next(batches)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import ArraySpec, Json, Key, Record
 from vfc.cache_schema.writer import StoreWriter
 from vfc.heads.contract.train_config import TrainConfig
+from vfc.heads.data.arrays import choose_sequence
 from vfc.heads.evaluation.compare_runs import ReportConfig, report
 from vfc.heads.methods import frame_classifier, futr
 from vfc.heads.results.tables import read_rows
@@ -37,7 +38,7 @@ from vfc.heads.tasks import anticipation, frame_labels
 from vfc.heads.tasks.anticipation.ground_truth import StoreTruth
 from vfc.heads.tasks.anticipation.observed_labels import disturbed, told_labels
 from vfc.heads.tasks.anticipation.segments import Window
-from vfc.heads.tasks.anticipation.sequences import Sequences, choose_sequence, stored_stride
+from vfc.heads.tasks.anticipation.sequences import Sequences, stored_stride
 from vfc.heads.tasks.anticipation.splits import over_runs, over_splits, per_split
 from vfc.heads.tasks.anticipation.trivial_baselines import repeat_last, tallied
 from vfc.heads.tasks.anticipation.windows import Sample, collate, cut_of, moved, one_pass, windows

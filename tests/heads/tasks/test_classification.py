@@ -285,7 +285,9 @@ def test_nothing_to_test_and_nothing_labelled_is_refused(store: Path) -> None:
     with pytest.raises(BadInput, match=r"name no video to test on.\nGive --annotations with a test split"):
         opened(Config(store))
     write_annotations(store, "default", Annotations((Annotation("elsewhere.mp4", "class00"),)))
-    with pytest.raises(BadInput, match=r"None of the 1 annotated videos has a label and a record in .*\nNames in"):
+    with pytest.raises(
+        BadInput, match=r"None of the 1 annotated videos \(1 with a label\) has a record in .*\nNames in"
+    ):
         opened(Config(store))
 
 
@@ -361,7 +363,7 @@ def test_views_are_drawn_in_training_and_averaged_at_test(make_store: MakeStore)
     with open_store(store) as reader:
         for kind in ("logits", "probabilities"):
             by_hand = opened(Config(store, test_views="1-2", view_sum=kind), how=replace(QUICK, batch=5))
-            scored = by_hand._score(head, by_hand._reader, listed, "1-2", Silent())
+            scored = by_hand.score(head, by_hand.tested, listed, "1-2", Silent())
             for i, row_ in enumerate(listed.rows):
                 clips = torch.stack([torch.tensor(reader.read(Key("video", row_.name, v), "frames")) for v in (1, 2)])
                 logits = head.scores(Batch({"visual": clips}, torch.zeros(2), listed.names, {}))

@@ -28,11 +28,11 @@ from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import Key, Record
 from vfc.cache_schema.writer import StoreWriter
 from vfc.heads.contract.train_config import TrainConfig
+from vfc.heads.evaluation.evaluate import EvalConfig, evaluate
 from vfc.heads.methods import fsar
 from vfc.heads.runs.run_folder import load_weights
 from vfc.heads.tasks import fewshot
 from vfc.heads.tasks.fewshot import Batch
-from vfc.heads.tasks.fewshot.episodic_head import score_head
 from vfc.heads.training.fit import train
 
 SMALL = fsar.Config(dim=16, down_hidden=12, ffn_dim=20, attention_heads=2)
@@ -85,7 +85,7 @@ def test_the_test_scores_equal_reading_record_by_record(tmp_path: Path, prompt: 
     seen: list[Tensor] = []
     match = head.match
     head.match = lambda batch: seen.append(match(batch)) or seen[-1]  # type: ignore[func-returns-value, method-assign, assignment]
-    score_head(head, *opened._frozen("test", False), CPU, Silent())
+    opened.score(head, "test", Silent())
     scores = torch.cat(seen)
     head.match = match  # type: ignore[method-assign]
     with open_store(store) as reader, torch.no_grad():
@@ -210,6 +210,20 @@ def test_what_cannot_be_is_refused_by_name(
     with pytest.raises(error, match=told):
         train("fsar", config, SMALL, replace(QUICK, out=tmp_path / "run"), Silent())
     assert not (tmp_path / "run").exists()  # before the training, though it may be the test that misses something
+
+
+def test_everything_that_is_refused_is_said_at_once(tmp_path: Path) -> None:
+    config = replace(TASK, cache=told_store(tmp_path / "s"), layer="13", prompt="unknwon", annotations="defualt")
+    with pytest.raises(UnknownName) as caught:
+        fewshot.prepare(config, QUICK, fsar.Head, fsar.Config(), CPU, Silent())
+    problem, remedy = str(caught.value).split("\n")
+    assert problem == (
+        "There is no set of annotations 'defualt'. Did you mean 'default'? There is no stored layer '13'. Did you mean "
+        "'3'? There is no prompt in this store 'unknwon'. Did you mean 'unknown'?"
+    )
+    assert remedy == "Known: default. Known: 3. Known: unknown."
+    with pytest.raises(UnknownName, match=r"no stored layer '13'.*no prompt in this store 'unknwon'"):
+        evaluate(EvalConfig(config.cache, way=3, metric="avg", layer="13", prompt="unknwon"), Silent())
 
 
 @pytest.mark.parametrize("resident", ["ram", "off"])

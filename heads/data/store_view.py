@@ -1,0 +1,208 @@
+"""What a run reads of a store, resolved once from the store and the settings, and handed on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from vfc.cache_schema.annotations import Annotations
+from vfc.cache_schema.reader import StoreReader
+from vfc.cache_schema.values.errors import BadInput, UnknownName, VfcError
+from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.record import ArraySpec, Json
+
+from .arrays import array_names, choose_array, choose_sequence
+from .features import as_served
+from .text_stream import NO_TEXT, TextStream, choose_prompt, templates_of, text_array
+
+CLASS_TEXTS: Final = "Extract the class names with the store's model: vfc extract ... --texts classes --template TEXT."
+
+
+@dataclass(frozen=True)
+class Wants:
+    """What a head reads of a store.
+
+    `clips`: role -> array of the `video` records (`layer7.visual`); None: as --array and --layer say. `classes`: role
+    -> array of the `text` records of the class names (`embedding`, `layer7.text`, `text.eot`). An array of fixed shape
+    is averaged over the templates of a class, each scaled to length 1 first; one with rows, and one of whole numbers,
+    needs exactly one template. Roles in `optional` may be absent. `remedy`: the line to type where something is not
+    there. `prefer`: arrays taken before all others where None is wanted and the user asks for none.
+
+    `tokens`: `[T, N, D]` as stored, not averaged to `[T, D]`. `text`: the text stream too. `steps`: arrays of steps
+    `[None, D]` instead of fixed shapes; `labelled`: with class ids in the same store.
+    """
+
+    clips: Mapping[str, str | None] = field(default_factory=lambda: {"visual": None})
+    classes: Mapping[str, str] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
+    remedy: str = ""
+    prefer: tuple[str, ...] = ()
+    tokens: bool = False
+    text: bool = False
+    steps: bool = False
+    labelled: bool = False
+
+
+@dataclass(frozen=True)
+class StoreView:
+    """A store, the annotated videos in use (with the splits that hold), and the arrays that are read, as stored.
+
+    `arrays`: role -> array of the `video` records; `text`: the text stream; `classes`: role -> array of the `text`
+    records of the class names.
+    """
+
+    reader: StoreReader
+    annotations: Annotations
+    arrays: Mapping[str, ArraySpec]
+    text: TextStream | None = None
+    classes: Mapping[str, ArraySpec] = field(default_factory=dict)
+    tokens: bool = False
+
+    @property
+    def visual(self) -> ArraySpec:
+        """The array of the role `visual`."""
+        return self.arrays["visual"]
+
+    @property
+    def specs(self) -> dict[str, ArraySpec]:
+        """Role -> array as the head gets it."""
+        served = {role: as_served(spec, pool_tokens=not self.tokens) for role, spec in self.arrays.items()}
+        return {**served, **({"text": self.text.spec} if self.text else {})}
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        """Digests of the store, of how it was made, and of the annotations."""
+        return {
+            "store_digest": self.reader.digest,
+            "recipe_digest": self.reader.recipe.digest,
+            "annotations_digest": self.annotations.digest,
+        }
+
+    @property
+    def recipe(self) -> Mapping[str, Json]:
+        """How the store was made."""
+        return self.reader.recipe.fields
+
+    def names(self, split: str) -> list[str]:
+        """The videos of a split, in order."""
+        return [row.name for row in self.annotations.of_split(split).rows]
+
+
+def resolve(
+    reader: StoreReader,
+    wants: Wants,
+    annotations: Callable[[], Annotations],
+    *,
+    array: str = "",
+    layer: str = "",
+    prompt: str = "",
+) -> StoreView:
+    """What a run reads of a store. Everything that is refused is collected and told together.
+
+    `annotations` reads and divides the annotated videos; `array`, `layer` and `prompt` are the user's choice.
+
+    Raises:
+        UnknownName: an array, layer, prompt or set of annotations that is not there, with the remedy of `wants`.
+        BadInput: several arrays or prompts could be meant; --array or --layer for a head that reads fixed arrays.
+    """
+    refusals = Refusals()
+    with refusals.collect():
+        rows = annotations()
+    arrays: dict[str, ArraySpec] = {}
+    with refusals.collect():
+        arrays = _clip_arrays(reader, wants, array, layer)
+    chosen = NO_TEXT
+    text: ArraySpec | None = None
+    with refusals.collect():
+        chosen = choose_prompt(reader, prompt) if wants.text else NO_TEXT
+    with refusals.collect():
+        text = text_array(reader, arrays["visual"]) if wants.text and prompt != NO_TEXT and arrays else None
+    with refusals.collect():
+        classes = _class_arrays(reader, wants)
+    refusals.raise_together()
+    stream = TextStream(text, chosen, templates_of(reader)) if text and chosen != NO_TEXT else None
+    return StoreView(reader, rows, arrays, stream, classes, wants.tokens)
+
+
+class Refusals:
+    """Errors of one resolution, told together: what is wrong in the first line, what is allowed in the second."""
+
+    def __init__(self) -> None:
+        self._errors: list[VfcError] = []
+
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """Keep an error of the block for later."""
+        try:
+            yield
+        except VfcError as error:
+            self._errors.append(error)
+
+    def raise_together(self) -> None:
+        """Raise one error of the kind of the first, with the two lines of all."""
+        if self._errors:
+            problems = dict.fromkeys(error.problem for error in self._errors)
+            remedies = dict.fromkeys(error.remedy for error in self._errors)
+            raise type(self._errors[0])(" ".join(problems), " ".join(remedies))
+
+
+def rows_in_use(rows: Annotations, reader: StoreReader, progress: Progress, *, view: int | None = None) -> Annotations:
+    """The labelled rows that have a record (of `view`) in the store; how many are left out is said.
+
+    Raises:
+        BadInput: there is no such row.
+    """
+    stored = {key.name for key in reader.keys("video") if view is None or key.view == view}
+    labelled = [row for row in rows.rows if row.label]
+    usable = Annotations(tuple(row for row in labelled if row.name in stored))
+    if not usable.rows:
+        record = "a record" if view is None else f"a record of view {view}"
+        raise BadInput(
+            f"None of the {len(rows)} annotated videos ({len(labelled)} with a label) has {record} in {reader.root}.",
+            "Names in the annotations are paths below the collection's root, as `vfc store inspect` shows them.",
+        )
+    if len(usable) < len(rows):
+        progress.say(
+            f"{len(usable)} of {len(rows)} annotated videos are used: {len(rows) - len(labelled)} have no label, "
+            f"{len(labelled) - len(usable)} no record."
+        )
+    return usable
+
+
+def _clip_arrays(reader: StoreReader, wants: Wants, array: str, layer: str) -> dict[str, ArraySpec]:
+    if wants.steps:
+        return {"visual": choose_sequence(reader, array, labelled=wants.labelled)}
+    if (array or layer) and None not in wants.clips.values():
+        raise BadInput(
+            f"This head reads {', '.join(map(str, wants.clips.values()))}; --array and --layer change nothing.",
+            "Leave them out, or set the head's flags.",
+        )
+    stored = {spec.name for spec in reader.kinds.get("video", ())}
+    if not (array or layer):
+        array = next((name for name in wants.prefer if name in stored), "")
+    arrays = {}
+    for role, name in wants.clips.items():
+        try:
+            arrays[role] = choose_array(reader, array=name or array, layer="" if name else layer, tokens=wants.tokens)
+        except UnknownName as error:
+            if role not in wants.optional:
+                raise UnknownName(error.problem, wants.remedy or error.remedy) from None
+    return arrays
+
+
+def _class_arrays(reader: StoreReader, wants: Wants) -> dict[str, ArraySpec]:
+    specs = {spec.name: spec for spec in reader.kinds.get("text", ())} if wants.classes else {}
+    stored = bool(specs) and bool(reader.keys("text"))
+    arrays = {}
+    for role, name in wants.classes.items():
+        if name in specs and stored:
+            arrays[role] = specs[name]
+        elif role not in wants.optional:
+            raise UnknownName(
+                f"The store {reader.root} has no {name!r} of the class names; it has of texts: "
+                f"{array_names(reader, 'text')}.",
+                wants.remedy or CLASS_TEXTS,
+            )
+    return arrays
