@@ -68,31 +68,31 @@ class Catalog:
 
     def locate(self, hashes: Sequence[bytes]) -> Rows:
         """Numbers of the records with these 16-byte hashes, -1 for those that are not there."""
-        wanted = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 16)
-        heads = _heads(wanted)
+        names = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 16)
+        halves = _first_halves(names)
         if not len(self):
-            return np.full(len(wanted), -1, np.int64)
-        at = np.searchsorted(self.sorted_hashes, heads)
+            return np.full(len(names), -1, np.int64)
+        at = np.searchsorted(self.sorted_hashes, halves)
         rows = self.sorted_rows[np.minimum(at, len(self) - 1)].astype(np.int64)
-        for i in np.flatnonzero((self.hashes[rows] != wanted).any(axis=1)).tolist():
-            rows[i] = self._search(int(at[i]), heads[i], wanted[i])
+        for i in np.flatnonzero((self.hashes[rows] != names).any(axis=1)).tolist():
+            rows[i] = self._search(int(at[i]), halves[i], names[i])
         return rows
 
     def find(self, name: bytes) -> int:
         """The number of the record with this 16-byte hash, -1 where it is not there."""
         if not len(self):
             return -1
-        head = np.uint64(int.from_bytes(name[:8], "big"))
-        at = int(np.searchsorted(self.sorted_hashes, head))
-        if at == len(self) or self.sorted_hashes[at] != head:
+        half = np.uint64(int.from_bytes(name[:8], "big"))
+        at = int(np.searchsorted(self.sorted_hashes, half))
+        if at == len(self) or self.sorted_hashes[at] != half:
             return -1
-        return self._search(at, head, np.frombuffer(name, np.uint8))
+        return self._search(at, half, np.frombuffer(name, np.uint8))
 
-    def _search(self, at: int, head: np.uint64, wanted: npt.NDArray[np.uint8]) -> int:
+    def _search(self, at: int, half: np.uint64, name: npt.NDArray[np.uint8]) -> int:
         """Go through the records that share half a hash."""
-        while at < len(self) and self.sorted_hashes[at] == head:
+        while at < len(self) and self.sorted_hashes[at] == half:
             row = int(self.sorted_rows[at])
-            if (self.hashes[row] == wanted).all():
+            if (self.hashes[row] == name).all():
                 return row
             at += 1
         return -1
@@ -153,12 +153,12 @@ def load(root: Path) -> Catalog | None:
 _CRC_OF_CHECKED: Final = 0x48674BC7
 
 
-def current(root: Path, known: Catalog | None = None) -> Catalog:
+def current(root: Path, snapshot: Catalog | None = None) -> Catalog:
     """The catalog of what is committed now.
 
     Args:
         root: Folder of the store.
-        known: A snapshot whose numbering must be kept: its parts stay in place, also those that are gone.
+        snapshot: One whose numbering must be kept: its parts stay in place, also those that are gone.
 
     Raises:
         Damaged: A part that no catalog knows, and whose own table is hit; or no parts at all.
@@ -167,13 +167,13 @@ def current(root: Path, known: Catalog | None = None) -> Catalog:
         names = {entry.name for entry in (root / "parts").iterdir() if entry.is_dir()}
     except FileNotFoundError as error:
         raise Damaged(f"{root / 'parts'} is missing.", "Restore that folder, which holds all records.") from error
-    saved = load(root) if known is None else known
+    saved = load(root) if snapshot is None else snapshot
     if saved is not None and names == {part.name for part in saved.parts} - saved.gone:
         return saved
     try:
-        merged = _merge(root, saved, names, keep=known is not None)
+        merged = _merge(root, saved, names, keep=snapshot is not None)
     except MissingPath:  # a part was compacted away between the listing and the reading
-        return current(root, known)
+        return current(root, snapshot)
     save(root, merged)
     return merged
 
@@ -212,7 +212,7 @@ def _merge(root: Path, saved: Catalog | None, names: set[str], *, keep: bool) ->
     return Catalog(tuple(parts), joined, np.concatenate(keys), offsets, heads, rows, gone)
 
 
-def _heads(hashes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+def _first_halves(hashes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
     return np.ascontiguousarray(hashes[:, :8]).view(">u8").reshape(-1).astype(np.uint64)
 
 
@@ -224,18 +224,18 @@ def _winners(
     ranks = np.empty(len(parts), np.int64)
     ranks[sorted(range(len(parts)), key=lambda i: parts[i].order)] = np.arange(len(parts))
     here = np.repeat(np.array([part.name not in gone for part in parts], bool), counts)
-    heads = _heads(hashes)
-    tails = np.ascontiguousarray(hashes[:, 8:]).view(">u8").reshape(-1).astype(np.uint64)
-    order = np.lexsort((np.repeat(ranks, counts), tails, heads))
+    high = _first_halves(hashes)
+    low = np.ascontiguousarray(hashes[:, 8:]).view(">u8").reshape(-1).astype(np.uint64)
+    order = np.lexsort((np.repeat(ranks, counts), low, high))
     order = order[here[order]]
     if not order.size:
         return np.empty(0, np.uint64), np.empty(0, np.int64)
-    heads, tails = heads[order], tails[order]
-    starts = np.flatnonzero(np.concatenate([[True], (heads[1:] != heads[:-1]) | (tails[1:] != tails[:-1])]))
+    high, low = high[order], low[order]
+    starts = np.flatnonzero(np.concatenate([[True], (high[1:] != high[:-1]) | (low[1:] != low[:-1])]))
     place = np.arange(order.size)
     buried = np.repeat(np.array([part.tombstone for part in parts], bool), counts)[order]
     last = np.maximum.reduceat(np.where(buried, place, -1), starts)
     after = np.repeat(last, np.diff([*starts, order.size]))
     winner = np.minimum.reduceat(np.where(place > after, place, order.size), starts)
     winner = winner[winner < order.size]
-    return heads[winner], order[winner].astype(np.int64)
+    return high[winner], order[winner].astype(np.int64)

@@ -81,25 +81,25 @@ class StoreReader:
         self.recipe = read_root(root)
         self._take_in(catalog.current(root))
 
-    def _take_in(self, found: catalog.Catalog) -> None:
-        self.kinds = declared(self.root, {info.kind for info in found.parts})
+    def _take_in(self, snapshot: catalog.Catalog) -> None:
+        self.kinds = declared(self.root, {info.kind for info in snapshot.parts})
         self._stored = {kind: {a.name: a for a in stored_arrays(specs)} for kind, specs in self.kinds.items()}
-        self._catalog = found
-        known: list[Part] = getattr(self, "_parts", [])
+        self._catalog = snapshot
+        parts: list[Part] = getattr(self, "_parts", [])
         self._parts: list[Part] = [
-            *known,
-            *(Part(self.root / "parts" / info.name) for info in found.parts[len(known) :]),
+            *parts,
+            *(Part(self.root / "parts" / info.name) for info in snapshot.parts[len(parts) :]),
         ]
-        self._part_kinds = [info.kind for info in found.parts]
-        self._first: list[int] = found.first.tolist()
+        self._part_kinds = [info.kind for info in snapshot.parts]
+        self._first: list[int] = snapshot.first.tolist()
         self._columns: dict[tuple[str, str], Column] = {}
         self._digest = ""
 
     def refresh(self) -> None:
         """Add what was committed since; numbers already given stay valid."""
-        found = catalog.current(self.root, self._catalog)
-        if found is not self._catalog or read_kinds(self.root) != self.kinds:
-            self._take_in(found)
+        snapshot = catalog.current(self.root, self._catalog)
+        if snapshot is not self._catalog or read_kinds(self.root) != self.kinds:
+            self._take_in(snapshot)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (self.root, self.verify, tuple(info.name for info in self._catalog.parts))
@@ -129,7 +129,7 @@ class StoreReader:
         It does not depend on parts, ranks or resumes, and survives compaction and merging.
         """
         if not self._digest:
-            found = hashlib.sha256(self.recipe.digest.encode())
+            hasher = hashlib.sha256(self.recipe.digest.encode())
             rows = self._catalog.live()
             keys = self._catalog.key_bytes(rows.tolist())
             parts = (np.searchsorted(self._catalog.first, rows, "right") - 1).tolist()
@@ -140,10 +140,10 @@ class StoreReader:
                 if part not in columns:
                     owner, names = self._parts[part], sorted(self._stored[self._part_kinds[part]])
                     columns[part] = [(name.encode() + b"\0", owner.crcs(name)) for name in names]
-                found.update(len(keys[i]).to_bytes(4, "little") + keys[i])
+                hasher.update(len(keys[i]).to_bytes(4, "little") + keys[i])
                 for name, crcs in columns[part]:
-                    found.update(name + crcs[numbers[i] - self._first[part]].tobytes())
-            self._digest = found.hexdigest()
+                    hasher.update(name + crcs[numbers[i] - self._first[part]].tobytes())
+            self._digest = hasher.hexdigest()
         return self._digest
 
     def keys(

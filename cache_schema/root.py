@@ -83,15 +83,15 @@ def read_root(root: Path) -> Recipe:
         raise MissingPath(f"There is no store at {root}.", "Make one with `vfc extract --out`, or check the path.")
     try:
         described = json.loads((root / METADATA).read_bytes())["attributes"]["vfc"]
-        found = described["format"]
+        version = described["format"]
     except (FileNotFoundError, NotADirectoryError, ValueError, LookupError, TypeError):
         raise NotAStore(
             f"{root} is not a feature store: it has no {METADATA} that vfc wrote.",
             "Give the folder that `vfc extract --out` wrote.",
         ) from None
-    if found != FORMAT:
+    if version != FORMAT:
         raise NotAStore(
-            f"The store {root} has format {found}; this version of vfc reads format {FORMAT}.",
+            f"The store {root} has format {version}; this version of vfc reads format {FORMAT}.",
             "Upgrade vfc: pip install --upgrade vfc.",
         )
     with contextlib.suppress(LookupError, TypeError, ValueError):
@@ -122,12 +122,12 @@ def bind_kind(root: Path, kind: str, specs: Sequence[ArraySpec]) -> tuple[ArrayS
     ordered = sorted(specs, key=lambda spec: spec.name)
     if not ordered:
         raise BadInput(f"The kind {kind!r} was declared without arrays.", "Declare at least one ArraySpec.")
-    wanted: Json = {"kind": kind, "arrays": [spec.to_json() for spec in ordered]}
-    found = _bind(root / "kinds" / f"{kind}.json", wanted)
-    if found != wanted:
-        there = read_kinds(root)[kind]
+    content: Json = {"kind": kind, "arrays": [spec.to_json() for spec in ordered]}
+    bound = _bind(root / "kinds" / f"{kind}.json", content)
+    if bound != content:
+        others = read_kinds(root)[kind]
         raise AxisMismatch(
-            f"Records of kind {kind!r} in {root} have the arrays {_shown(there)}; asked: {_shown(ordered)}.",
+            f"Records of kind {kind!r} in {root} have the arrays {_shown(others)}; asked: {_shown(ordered)}.",
             "Records of a kind have the same arrays: use the flags of the store, or another --out.",
         )
     return tuple(ordered)
@@ -157,14 +157,14 @@ def read_kinds(root: Path) -> dict[str, tuple[ArraySpec, ...]]:
     return kinds
 
 
-def declared(root: Path, held: Set[str]) -> dict[str, tuple[ArraySpec, ...]]:
+def declared(root: Path, used: Set[str]) -> dict[str, tuple[ArraySpec, ...]]:
     """The arrays of every kind that is declared, those among them of which the store holds records.
 
     Raises:
         Damaged: A file that cannot be read as what was written, or that is missing.
     """
     kinds = read_kinds(root)
-    unknown = held - kinds.keys()
+    unknown = used - kinds.keys()
     if unknown:
         raise Damaged(
             f"{root} holds records of kind {min(unknown)!r}, but kinds/{min(unknown)}.json is missing.",
@@ -182,9 +182,9 @@ def bind_axis(root: Path, axis: str, name: str, content: Json) -> None:
     """
     if not _NAME.fullmatch(name) or not axis.isalnum():
         raise BadInput(f"{axis}-{name} cannot be the id of an axis.", "Use letters, digits and . _ @ + - in an id.")
-    wanted: Json = {"axis": axis, "id": name, "content": content}
-    found = _bind(root / "axes" / f"{axis}-{name}.json", wanted)
-    if found != json.loads(canonical(wanted)):
+    asked_content: Json = {"axis": axis, "id": name, "content": content}
+    bound = _bind(root / "axes" / f"{axis}-{name}.json", asked_content)
+    if bound != json.loads(canonical(asked_content)):
         raise AxisMismatch(
             f"{axis} {name!r} of {root} means {canonical(read_axis(root, axis)[name]).decode()}; "
             f"asked: {canonical(content).decode()}.",
@@ -198,16 +198,16 @@ def read_axis(root: Path, axis: str) -> dict[str, Json]:
     Raises:
         Damaged: A file that cannot be read as what was written.
     """
-    found = {}
+    contents = {}
     for path in sorted((root / "axes").glob(f"{axis}-*.json")):
         bound = _read(path)
         try:
             if path.stem != f"{bound['axis']}-{bound['id']}":
                 raise _damaged(path)
-            found[bound["id"]] = bound["content"]
+            contents[bound["id"]] = bound["content"]
         except (LookupError, TypeError) as error:
             raise _damaged(path) from error
-    return found
+    return contents
 
 
 def _bind(path: Path, content: Json) -> Any:

@@ -140,9 +140,9 @@ class StoreWriter:
             UnknownName: Its kind was not declared.
         """
         names = self._unheld(key)
-        wanted = {array.name: array for array in self._stored[key.kind]}
-        for name in sorted(wanted.keys() | arrays.keys()):
-            array, values = wanted.get(name), arrays.get(name)
+        declared = {array.name: array for array in self._stored[key.kind]}
+        for name in sorted(declared.keys() | arrays.keys()):
+            array, values = declared.get(name), arrays.get(name)
             if array is None or values is None or not array.fits(values):
                 came = "nothing" if values is None else f"{values.dtype} {list(values.shape)}"
                 raise RecordRejected(
@@ -179,10 +179,10 @@ class StoreWriter:
 
     def _encoded(self, record: Record) -> dict[str, Array]:
         specs = self._specs[record.key.kind]
-        wanted = {spec.name for spec in specs}
-        if record.arrays.keys() != wanted:
+        names = {spec.name for spec in specs}
+        if record.arrays.keys() != names:
             raise RecordRejected(
-                f"Record {record.key.name!r} brings the arrays {sorted(record.arrays)}; its kind has {sorted(wanted)}.",
+                f"Record {record.key.name!r} brings the arrays {sorted(record.arrays)}; its kind has {sorted(names)}.",
                 "Bring every declared array and no other.",
             )
         arrays: dict[str, Array] = {}

@@ -89,10 +89,10 @@ def test_a_trained_head_is_as_right_as_it_was(tmp_path: Path) -> None:
     prepared = task_of(method).prepare(
         parts["task"], parts["train"], method.Head, parts["head"], torch.device("cpu"), Silent()
     )
-    head = method.Head(method.Head.settled(parts["head"], prepared), prepared.specs)
+    head = method.Head(parts["head"], prepared.specs)
     load_weights(head, folder / "head.safetensors")
     with torch.no_grad():
-        row = prepared.test(head.eval(), Silent())
+        row: dict[str, Any] = dict(prepared.test(head.eval(), Silent()))
     stored = read_rows(folder / "results.jsonl")[0]
     assert row["accuracy"] == pytest.approx(stored["accuracy"]) == pytest.approx(0.378)
     assert (row["tasks"], row["confusion"]) == (stored["tasks"], stored["confusion"]) == (200, stored["confusion"])

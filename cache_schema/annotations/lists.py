@@ -46,11 +46,11 @@ def spelling(name: str) -> str:
 
 def matching_lists(labels: Iterable[str]) -> list[str]:
     """The built-in lists that hold every one of `labels`; those that spell them exactly so, where there are any."""
-    wanted = set(labels)
-    loose = {spelling(label) for label in wanted}
-    found = [name for name in class_lists() if loose and loose <= {spelling(label) for label in _names(name)}]
-    exact = [name for name in found if wanted <= _names(name)]
-    return exact or found
+    names = set(labels)
+    loose = {spelling(label) for label in names}
+    matches = [name for name in class_lists() if loose and loose <= {spelling(label) for label in _names(name)}]
+    exact = [name for name in matches if names <= _names(name)]
+    return exact or matches
 
 
 @cache

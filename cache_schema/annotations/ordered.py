@@ -51,7 +51,7 @@ def _is_csv(lines: list[str]) -> bool:
 
 def _pairs(path: Path, lines: list[str]) -> list[tuple[int, str]]:
     if not _is_csv(lines):
-        return [(int(found[1]), found[2]) for found in filter(None, map(_NUMBERED.fullmatch, lines))]
+        return [(int(match[1]), match[2]) for match in filter(None, map(_NUMBERED.fullmatch, lines))]
     try:
         return [(int(row[0]), row[1].strip()) for row in csv.reader(lines[1:])]
     except (ValueError, IndexError):

@@ -29,8 +29,8 @@ def segment(path: str, start_seconds: float, end_seconds: float | None) -> str:
 
 def source(name: str) -> str:
     """The file that a name speaks of: the path before `#t=` of a segment, the name itself otherwise."""
-    found = _SEGMENT.fullmatch(name)
-    return found["file"] if found else name
+    match = _SEGMENT.fullmatch(name)
+    return match["file"] if match else name
 
 
 def _decimal(seconds: float) -> str:
@@ -139,11 +139,11 @@ class Annotations:
 
     def by_label(self) -> dict[str, list[str]]:
         """Class name -> names of its videos, both sorted as UTF-8; rows without a label are left out."""
-        found: dict[str, list[str]] = {label: [] for label in self.labels()}
+        videos: dict[str, list[str]] = {label: [] for label in self.labels()}
         for row in self.rows:
             if row.label:
-                found[row.label].append(row.name)
-        return found
+                videos[row.label].append(row.name)
+        return videos
 
 
 def read_annotations(path: Path) -> Annotations:
@@ -199,7 +199,7 @@ def write_annotations(store_root: Path, name: str, annotations: Annotations) -> 
 
     Raises:
         BadInput: a name that cannot be a file name.
-        Refused, ReadOnlyTarget: see `publish.writing`.
+        Refused, ReadOnlyTarget: see `atomic_files.writing`.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise BadInput(f"{name!r} cannot name a set of annotations.", "Use letters, digits, '.', '_' and '-'.")
@@ -210,8 +210,8 @@ def write_annotations(store_root: Path, name: str, annotations: Annotations) -> 
 
 def as_lines(annotations: Annotations) -> list[str]:
     """A line of JSON for every row, without what is not known."""
-    given = ({k: value for k, value in asdict(row).items() if value not in ("", None)} for row in annotations.rows)
-    return [json.dumps(row, ensure_ascii=False) for row in given]
+    rows = ({k: value for k, value in asdict(row).items() if value not in ("", None)} for row in annotations.rows)
+    return [json.dumps(row, ensure_ascii=False) for row in rows]
 
 
 def load(store_root: Path, name_or_file: str = "default") -> Annotations:
@@ -232,5 +232,5 @@ def load(store_root: Path, name_or_file: str = "default") -> Annotations:
             return read_annotations(folder / f"{name_or_file}.jsonl")
     if name_or_file.endswith(".jsonl") or Path(name_or_file).is_file():
         return read_annotations(Path(name_or_file))
-    known = {path.stem for folder in folders for path in folder.glob("*.jsonl")}
-    raise unknown_name("set of annotations", name_or_file, known)
+    names = {path.stem for folder in folders for path in folder.glob("*.jsonl")}
+    raise unknown_name("set of annotations", name_or_file, names)

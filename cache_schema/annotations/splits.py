@@ -42,14 +42,14 @@ def with_class_split(
     else:
         if chosen not in class_lists():
             raise unknown_name("class list", chosen, [*class_lists(), "seeded"])
-        wanted = {spelling(name): split for split, names in class_list(chosen).items() for name in names}
-        outside = [label for label in labels if spelling(label) not in wanted]
+        split_of = {spelling(name): split for split, names in class_list(chosen).items() for name in names}
+        outside = [label for label in labels if spelling(label) not in split_of]
         if outside:
             raise BadInput(
                 f"{len(outside)} of {len(labels)} classes are not in the list {chosen}: {_some(outside)}.",
                 f"Built-in lists: {', '.join(class_lists())}; --classes seeded splits any classes.",
             )
-        parts = {label: wanted[spelling(label)] for label in labels}
+        parts = {label: split_of[spelling(label)] for label in labels}
         how = f"Classes split by the built-in list {chosen}"
     rows = tuple(dataclasses.replace(row, split=parts.get(row.label, "")) for row in annotations.rows)
     split = Annotations(rows)
@@ -106,11 +106,11 @@ def _only_match(labels: Sequence[str]) -> str:
 
 
 def _refuse_shared_classes(annotations: Annotations) -> None:
-    held: dict[str, set[str]] = {}
+    splits_of: dict[str, set[str]] = {}
     for row in annotations.rows:
         if row.label and row.split:
-            held.setdefault(row.label, set()).add(row.split)
-    shared = sorted(label for label, found in held.items() if len(found) > 1)
+            splits_of.setdefault(row.label, set()).add(row.split)
+    shared = sorted(label for label, splits in splits_of.items() if len(splits) > 1)
     if shared:
         raise BadInput(
             f"{len(shared)} classes stand in more than one split: {_some(shared)}. Few-shot splits share no class.",

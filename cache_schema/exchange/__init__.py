@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vfc.cache_schema.values.errors import unknown_name
 from vfc.cache_schema.values.progress import Progress
@@ -13,32 +13,15 @@ from vfc.cache_schema.values.progress import Progress
 from .options import ImportOptions
 
 if TYPE_CHECKING:
-    from .exports import Export
-    from .files import export_npy, export_safetensors
+    from .exports import ExportReport
     from .hdf5 import export_hdf5
-    from .import_report import Import
+    from .import_report import ImportReport
 
 Format = Literal["hdf5", "npy", "safetensors"]
 
-_ELSEWHERE = {
-    "Export": "exports",
-    "Import": "import_report",
-    "export_hdf5": "hdf5",
-    "export_npy": "files",
-    "export_safetensors": "files",
-}
+_ELSEWHERE = {"ExportReport": "exports", "ImportReport": "import_report", "export_hdf5": "hdf5"}
 
-__all__ = [
-    "Export",
-    "Format",
-    "Import",
-    "ImportOptions",
-    "export",
-    "export_hdf5",
-    "export_npy",
-    "export_safetensors",
-    "import_features",
-]
+__all__ = ["ExportReport", "Format", "ImportOptions", "ImportReport", "export", "export_hdf5", "import_features"]
 
 
 def __getattr__(name: str) -> Any:
@@ -50,7 +33,7 @@ def __getattr__(name: str) -> Any:
 
 def export(
     root: Path, out: Path, to: Format, progress: Progress, *, arrays: Sequence[str] = (), verify: bool = True
-) -> Export:
+) -> ExportReport:
     """Export a store, or the named arrays of it, to a file (hdf5) or folder (npy, safetensors).
 
     Run again it goes on: what is there and as it should be is left, what is new or damaged is written.
@@ -61,16 +44,17 @@ def export(
         Damaged: bytes of a record are not what was committed; or, with `verify`, not what was written.
         Refused, ReadOnlyTarget: the target is full or takes no writes.
     """
-    from .files import export_npy, export_safetensors
+    from .files import export_files
     from .hdf5 import export_hdf5
 
-    ways = {"hdf5": export_hdf5, "npy": export_npy, "safetensors": export_safetensors}
-    if to not in ways:
-        raise unknown_name("export format", to, ways)
-    return ways[to](root, out, progress, arrays=arrays, verify=verify)
+    if to == "hdf5":
+        return export_hdf5(root, out, progress, arrays=arrays, verify=verify)
+    if to not in get_args(Format):
+        raise unknown_name("export format", to, get_args(Format))
+    return export_files(root, out, progress, to, arrays=arrays, verify=verify)
 
 
-def import_features(place: Path, out: Path, options: ImportOptions, progress: Progress) -> Import:
+def import_features(place: Path, out: Path, options: ImportOptions, progress: Progress) -> ImportReport:
     """Bring features that others made, or an export, into a store, which is made where there is none.
 
     Run again, it adds what the store lacks; a run that was killed has lost what was not committed, no more.

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import h5py
 import numpy as np
 
+from vfc.cache_schema.parts.zarr_format import unpack_typed
 from vfc.cache_schema.values.dtypes import decode
 from vfc.cache_schema.values.errors import BadInput, MissingExtra, RecordRejected, unknown_name
 
@@ -21,18 +22,8 @@ from .sources import Array, Item, Source, reading
 HDF5: Final = (".h5", ".hdf5", ".hdf", ".he5")
 FILES: Final = (".npy", ".npz", ".safetensors", ".pt", ".pth")
 
-_NUMPY: Final[Mapping[str, str]] = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "BF16": "<u2",
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "|i1",
-    "U8": "|u1",
-    "BOOL": "|b1",
-}
+Spans: TypeAlias = "tuple[tuple[int, int | None], ...]"
+"""The rows of each name of an index: start and stop, or one row and None."""
 
 
 def files(folder: Path, dataset: str) -> Source:
@@ -43,14 +34,14 @@ def files(folder: Path, dataset: str) -> Source:
     Raises:
         BadInput: no such file.
     """
-    found = [p for p in sorted(folder.rglob("*")) if p.suffix in FILES and not _hidden(p.relative_to(folder))]
-    if not found:
+    paths = [p for p in sorted(folder.rglob("*")) if p.suffix in FILES and not _hidden(p.relative_to(folder))]
+    if not paths:
         raise BadInput(
             f"{folder} holds no {', '.join(FILES)} file and is no MS-TCN folder (features/, groundTruth/).",
             "Give the folder with one feature file per video, an HDF5 file, or the folder of an export.",
         )
     items = tuple(
-        Item(path.relative_to(folder).with_suffix("").as_posix(), path, partial(_only, path, dataset)) for path in found
+        Item(path.relative_to(folder).with_suffix("").as_posix(), path, partial(_only, path, dataset)) for path in paths
     )
     return Source("files", items)
 
@@ -61,17 +52,17 @@ def _hidden(path: Path) -> bool:
 
 def _only(path: Path, dataset: str) -> Array:
     """The one array of a file, or the one that is named."""
-    held = arrays_in(path)
-    if dataset and list(held) != [""]:
-        if dataset not in held:
-            problem = unknown_name(f"array in {path}", dataset, held)
+    arrays = arrays_in(path)
+    if dataset and list(arrays) != [""]:
+        if dataset not in arrays:
+            problem = unknown_name(f"array in {path}", dataset, arrays)
             raise RecordRejected(problem.problem, problem.remedy)
-        return held[dataset]()
-    if len(held) != 1:
+        return arrays[dataset]()
+    if len(arrays) != 1:
         raise RecordRejected(
-            f"{path} holds {len(held)} arrays: {', '.join(sorted(held)[:8])}.", "Say which: --dataset NAME."
+            f"{path} holds {len(arrays)} arrays: {', '.join(sorted(arrays)[:8])}.", "Say which: --dataset NAME."
         )
-    return next(iter(held.values()))()
+    return next(iter(arrays.values()))()
 
 
 def archive(path: Path) -> Source:
@@ -81,12 +72,12 @@ def archive(path: Path) -> Source:
         BadInput: it cannot be read, or holds none.
     """
     try:
-        held = arrays_in(path)
+        arrays = arrays_in(path)
     except RecordRejected as error:
         raise BadInput(error.problem, error.remedy) from None
-    if not held:
+    if not arrays:
         raise BadInput(f"{path} holds no arrays.", "Give an archive with one array per video.")
-    items = [Item(name or path.stem, path, load) for name, load in held.items()]
+    items = [Item(name or path.stem, path, load) for name, load in arrays.items()]
     return Source(path.suffix.lstrip("."), tuple(items))
 
 
@@ -96,51 +87,29 @@ def arrays_in(path: Path) -> dict[str, Callable[[], Array]]:
     Raises:
         RecordRejected: it cannot be read.
     """
-    held: dict[str, Callable[[], Array]] = {}
+    loaders: dict[str, Callable[[], Array]] = {}
 
     def listed() -> Array:
         if path.suffix == ".npy":
-            held[""] = partial(np.load, path, mmap_mode="r", allow_pickle=False)
+            loaders[""] = partial(np.load, path, mmap_mode="r", allow_pickle=False)
         elif path.suffix == ".npz":
             if not zipfile.is_zipfile(path):
                 raise ValueError("it was cut short, or is no npz file")
             zipped = np.load(path, allow_pickle=False)
-            held.update({name: partial(zipped.__getitem__, name) for name in zipped.files})
+            loaders.update({name: partial(zipped.__getitem__, name) for name in zipped.files})
         elif path.suffix == ".safetensors":
-            held.update({n: partial(_float_of, dtype, values) for n, (dtype, values) in tensors_in(path).items()})
+            loaders.update({n: partial(_float_of, dtype, values) for n, (dtype, values) in tensors_in(path).items()})
         else:
-            held.update(read_torch(path))
+            loaders.update(read_torch(path))
         return np.empty(0)
 
     reading(path, listed)
-    return {name: partial(reading, path, load) for name, load in held.items()}
+    return {name: partial(reading, path, load) for name, load in loaders.items()}
 
 
 def tensors_in(path: Path) -> dict[str, tuple[str, Array]]:
-    """The tensors of a safetensors file, mapped: by name their safetensors dtype and values; bf16 as its bits.
-
-    Raises:
-        ValueError: it is none, or was cut short.
-    """
-    data = np.memmap(path, np.uint8, "r")
-    length = int.from_bytes(data[:8].tobytes(), "little")
-    if len(data) < 8 or length > len(data) - 8:
-        raise ValueError("it was cut short, or is no safetensors file")
-    header: dict[str, Any] = json.loads(data[8 : 8 + length].tobytes())
-    found = {}
-    for name, about in header.items():
-        if name == "__metadata__":
-            continue
-        start, stop = about["data_offsets"]
-        dtype = np.dtype(_NUMPY[about["dtype"]])
-        if (
-            stop > len(data) - 8 - length
-            or stop - start != int(np.prod(about["shape"], dtype=np.int64)) * dtype.itemsize
-        ):
-            raise ValueError(f"tensor {name!r} is cut short")
-        piece = data[8 + length + start : 8 + length + stop]
-        found[name] = about["dtype"], piece.view(dtype).reshape(about["shape"])
-    return found
+    """The tensors of a safetensors file, mapped; see `unpack_typed`. Raises ValueError."""
+    return unpack_typed(np.memmap(path, np.uint8, "r") if path.stat().st_size else b"")
 
 
 def _float_of(dtype: str, values: Array) -> Array:
@@ -164,15 +133,15 @@ def read_torch(path: Path) -> dict[str, Callable[[], Array]]:
             return decode(tensor.view(torch.int16).numpy().view(np.uint16), "bf16")
         return np.asarray(tensor.numpy())
 
-    held = torch.load(path, map_location="cpu", weights_only=True)
-    tensors = held if isinstance(held, dict) else {"": held}
-    found: dict[str, Callable[[], Array]] = {}
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    tensors = content if isinstance(content, dict) else {"": content}
+    loaders: dict[str, Callable[[], Array]] = {}
     for name, one in tensors.items():
         if isinstance(one, torch.Tensor):
-            found[str(name)] = partial(plain, one)
-    if not found:
-        raise ValueError(f"it holds no tensor but a {type(held).__name__}")
-    return found
+            loaders[str(name)] = partial(plain, one)
+    if not loaders:
+        raise ValueError(f"it holds no tensor but a {type(content).__name__}")
+    return loaders
 
 
 def hdf5(path: Path, dataset: str) -> Source:
@@ -189,19 +158,21 @@ def hdf5(path: Path, dataset: str) -> Source:
         file = h5py.File(path, "r")
     except OSError as error:
         raise BadInput(f"{path} is no HDF5 file: {error}.", "Fetch it again.") from None
-    held: dict[str, Any] = {}
+    datasets: dict[str, Any] = {}
 
-    def visit(name: str, found: Any) -> None:
-        if isinstance(found, h5py.Dataset) and found.shape is not None:
-            held[name] = found
+    def visit(name: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset) and node.shape is not None:
+            datasets[name] = node
 
     file.visititems(visit)
-    indexed = _indexed(path, held, dataset)
+    indexed = _indexed(path, datasets, dataset)
     if indexed is not None:
         return Source("hdf5 array", tuple(indexed))
-    numeric = {name: found for name, found in held.items() if found.dtype.kind == "f" and found.ndim}
-    named = _one_per_video(path, sorted(numeric), dataset)
-    items = [Item(each, path, partial(reading, path, partial(_whole, numeric[at]))) for at, each in named.items()]
+    numeric = sorted(name for name, node in datasets.items() if node.dtype.kind == "f" and node.ndim)
+    videos = _one_per_video(path, numeric, dataset)
+    items = [
+        Item(video, path, partial(reading, path, partial(_whole, datasets[name]))) for name, video in videos.items()
+    ]
     return Source("hdf5", tuple(items))
 
 
@@ -225,55 +196,82 @@ def _one_per_video(path: Path, numeric: Sequence[str], dataset: str) -> dict[str
     return {name: name.rpartition("/")[0] or name for name in heads[last]}
 
 
-def _whole(found: Any) -> Array:
-    return np.asarray(found[()])
+def _whole(node: Any) -> Array:
+    return np.asarray(node[()])
 
 
-def _rows(found: Any, start: int, stop: int | None) -> Array:
-    return np.asarray(found[start] if stop is None else found[start:stop])
+def _rows(node: Any, start: int, stop: int | None) -> Array:
+    return np.asarray(node[start] if stop is None else node[start:stop])
 
 
-def _indexed(path: Path, held: Mapping[str, Any], dataset: str) -> Iterator[Item] | None:
+@dataclass(frozen=True)
+class _Index:
+    """A data set of names and the array whose rows they name.
+
+    `spans`: the rows of each name, and the data set that says so; several where several data sets fit.
+    """
+
+    names: str
+    array: str
+    spans: Mapping[Spans, str]
+
+
+def _indexed(path: Path, datasets: Mapping[str, Any], dataset: str) -> Iterator[Item] | None:
     """The items of an archive that is one array and an index of names; None if it is not."""
-    texts = {n: d for n, d in held.items() if d.ndim == 1 and d.dtype.kind in "OS" and len(d)}
-    arrays = {n: d for n, d in held.items() if d.dtype.kind == "f" and d.ndim}
-    if dataset:
-        arrays = {name: found for name, found in arrays.items() if name.rpartition("/")[2] == dataset}
-    counts = {n: d[()] for n, d in held.items() if d.ndim == 1 and d.dtype.kind in "iu"}
-    fitting = []
-    for index, texts_found in texts.items():
-        for name, found in arrays.items():
-            ways = _spans(len(texts_found), len(found), counts)
-            if ways:
-                fitting.append((index, name, ways))
-    if not fitting:
+    candidates = _indexes(datasets, dataset)
+    if not candidates:
         return None
-    if len(fitting) > 1:
-        named = ", ".join(f"{name} by {index}" for index, name, _ in fitting)
-        raise BadInput(f"{path} can be read in several ways: {named}.", "Say which array: --dataset NAME.")
-    index, name, ways = fitting[0]
-    if len(ways) > 1:
-        raise BadInput(
-            f"{path} can be read in several ways: {' or '.join(sorted(ways.values()))} may say how many rows of {name} "
-            f"each of {index} has.",
-            "Leave one of them out of the file.",
-        )
-    (spans,) = ways
-    names = [each.decode() if isinstance(each, bytes) else str(each) for each in held[index][()]]
+    index = _only_index(path, candidates)
+    names = [each.decode() if isinstance(each, bytes) else str(each) for each in datasets[index.names][()]]
     return (
-        Item(each, path, partial(reading, path, partial(_rows, held[name], start, stop)))
-        for each, (start, stop) in zip(names, spans, strict=True)
+        Item(name, path, partial(reading, path, partial(_rows, datasets[index.array], *span)))
+        for name, span in zip(names, next(iter(index.spans)), strict=True)
     )
 
 
-def _spans(names: int, rows: int, counts: Mapping[str, Array]) -> dict[tuple[tuple[int, int | None], ...], str]:
+def _indexes(datasets: Mapping[str, Any], dataset: str) -> list[_Index]:
+    """Every pair of names and array whose lengths fit."""
+    columns = {name: node for name, node in datasets.items() if node.ndim == 1}
+    counts = {name: node[()] for name, node in columns.items() if node.dtype.kind in "iu"}
+    names = {name: len(node) for name, node in columns.items() if node.dtype.kind in "OS" and len(node)}
+    arrays = {name: len(node) for name, node in datasets.items() if node.dtype.kind == "f" and node.ndim}
+    if dataset:
+        arrays = {name: rows for name, rows in arrays.items() if name.rpartition("/")[2] == dataset}
+    pairs = [
+        _Index(index, array, _spans(count, rows, counts))
+        for index, count in names.items()
+        for array, rows in arrays.items()
+    ]
+    return [pair for pair in pairs if pair.spans]
+
+
+def _only_index(path: Path, candidates: Sequence[_Index]) -> _Index:
+    """The one way to read an archive.
+
+    Raises:
+        BadInput: several arrays could be meant, or several data sets could say which rows belong to a name.
+    """
+    if len(candidates) > 1:
+        pairs = ", ".join(f"{index.array} by {index.names}" for index in candidates)
+        raise BadInput(f"{path} can be read in several ways: {pairs}.", "Say which array: --dataset NAME.")
+    (index,) = candidates
+    if len(index.spans) > 1:
+        raise BadInput(
+            f"{path} can be read in several ways: {' or '.join(sorted(index.spans.values()))} may say how many rows "
+            f"of {index.array} each of {index.names} has.",
+            "Leave one of them out of the file.",
+        )
+    return index
+
+
+def _spans(names: int, rows: int, counts: Mapping[str, Array]) -> dict[Spans, str]:
     """Which rows belong to each name: one each, or by offsets or lengths among the whole-number data sets.
 
     Every way that fits, and the data set that says so.
     """
     if names == rows:
         return {tuple((i, None) for i in range(names)): ""}
-    ways: dict[tuple[tuple[int, int | None], ...], str] = {}
+    ways: dict[Spans, str] = {}
     for name, values in counts.items():
         ends = values if len(values) == names + 1 else np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
         if len(ends) == names + 1 and ends[0] == 0 and ends[-1] == rows and (np.diff(ends.astype(np.int64)) >= 0).all():

@@ -28,7 +28,7 @@ ABOUT, INDEX, BEGUN = "store.json", "index.jsonl", "export.json"
 
 
 @dataclass(frozen=True)
-class Returned:
+class ExportedRecord:
     """One record of an export.
 
     `crcs`: crc32c of its stored arrays; `load` gives one of them; `files`: where those lie that are not at `path`.
@@ -48,7 +48,7 @@ class Returned:
         Raises:
             RecordRejected: a file that cannot be read, or that does not hold what was exported.
         """
-        found = {}
+        values_of = {}
         for array in self.arrays:
             path = self.files.get(array.name, self.path)
             values = reading(path, partial(self.load, array))
@@ -57,16 +57,16 @@ class Returned:
                     f"{path}: array {array.name!r} of {self.key.name!r} is not what was exported.",
                     "Fetch the file again, or export the store again.",
                 )
-            found[array.name] = values
-        return found
+            values_of[array.name] = values
+        return values_of
 
 
 @dataclass(frozen=True)
-class Exported:
+class OpenedExport:
     """A finished export: its description, its records, and the annotations that came with it."""
 
     about: Mapping[str, Any]
-    records: Sequence[Returned]
+    records: Sequence[ExportedRecord]
     annotations: Mapping[str, Annotations] = field(default_factory=dict)
 
     @property
@@ -85,7 +85,7 @@ def is_export(place: Path) -> bool:
         return "vfc" in file.attrs
 
 
-def exported(place: Path) -> Exported:
+def open_export(place: Path) -> OpenedExport:
     """Open an export.
 
     Raises:
@@ -102,17 +102,17 @@ def exported(place: Path) -> Exported:
             f"{place / INDEX} is not as the export left it: cut short, changed, or being added to.",
             "Fetch that file again, or run `vfc store export` again: it goes on.",
         )
-    records = [returned(place, row, kinds[row["kind"]]) for row in rows.values()]
+    records = [exported_record(place, row, kinds[row["kind"]]) for row in rows.values()]
     sets = {path.stem: read_annotations(path) for path in sorted((place / "annotations").glob("*.jsonl"))}
-    return Exported(about, records, sets)
+    return OpenedExport(about, records, sets)
 
 
 def _described(place: Path) -> tuple[dict[str, Any], dict[str, tuple[ArraySpec, ...]]]:
     """The description of a finished export in a folder, and its kinds."""
     try:
         about = json.loads((place / ABOUT).read_bytes())
-        told = about.pop("digest", "")  # exports of earlier versions have none
-        if told in ("", digest(about)) and Recipe(about["recipe"]).digest == about["recipe_digest"]:
+        stored_digest = about.pop("digest", "")  # exports of earlier versions have none
+        if stored_digest in ("", digest(about)) and Recipe(about["recipe"]).digest == about["recipe_digest"]:
             return about, {kind: tuple(map(ArraySpec.from_json, specs)) for kind, specs in about["kinds"].items()}
     except FileNotFoundError:
         raise BadInput(
@@ -127,15 +127,15 @@ def _described(place: Path) -> tuple[dict[str, Any], dict[str, tuple[ArraySpec, 
 
 def read_index(place: Path) -> dict[Key, dict[str, Any]]:
     """The rows of `index.jsonl`, the last of each key; a line that was cut short by a kill is passed over."""
-    found = {}
+    rows = {}
     path = place / INDEX
     for line in path.read_bytes().split(b"\n") if path.is_file() else ():
         try:
             row = json.loads(line)
-            found[Key(row["kind"], row["name"], row["view"], row["prompt"])] = row
+            rows[Key(row["kind"], row["name"], row["view"], row["prompt"])] = row
         except (ValueError, LookupError, TypeError):
             continue
-    return found
+    return rows
 
 
 def index_digest(rows: Mapping[Key, Mapping[str, Any]]) -> str:
@@ -143,15 +143,15 @@ def index_digest(rows: Mapping[Key, Mapping[str, Any]]) -> str:
     return hashlib.sha256(b"\n".join(canonical(dict(rows[key])) for key in sorted(rows))).hexdigest()
 
 
-def returned(place: Path, row: Mapping[str, Any], specs: Sequence[ArraySpec]) -> Returned:
+def exported_record(place: Path, row: Mapping[str, Any], specs: Sequence[ArraySpec]) -> ExportedRecord:
     """The record of a row of the index of a folder."""
     key = Key(row["kind"], row["name"], row["view"], row["prompt"])
     crcs, arrays = row["crc32c"], stored_arrays(specs)
     if "files" not in row:
         path = place / row["file"]
-        return Returned(key, row["metadata"], path, arrays, crcs, partial(_from_tensors, path, row["prefix"]))
+        return ExportedRecord(key, row["metadata"], path, arrays, crcs, partial(_from_tensors, path, row["prefix"]))
     paths = {name: place / file for name, file in row["files"].items()}
-    return Returned(key, row["metadata"], place, arrays, crcs, partial(_from_npy, paths), paths)
+    return ExportedRecord(key, row["metadata"], place, arrays, crcs, partial(_from_npy, paths), paths)
 
 
 def _from_npy(paths: Mapping[str, Path], array: StoredArray) -> Array:
@@ -173,9 +173,9 @@ def _from_tensors(path: Path, prefix: str, array: StoredArray) -> Array:
 _tensors = lru_cache(maxsize=2)(lambda path, size, changed: tensors_in(path))
 
 
-def _from_hdf5(place: Path) -> Exported:
+def _from_hdf5(place: Path) -> OpenedExport:
     file = h5py.File(place, "r")
-    about = told_in(file)
+    about = read_description(file)
     if about.get("format") != FORMS["hdf5"]:
         raise BadInput(f"{place} has the format {about.get('format')!r}.", f"This version reads {FORMS['hdf5']!r}.")
     kinds = {kind: tuple(map(ArraySpec.from_json, specs)) for kind, specs in about["kinds"].items()}
@@ -184,14 +184,14 @@ def _from_hdf5(place: Path) -> Exported:
     for name, lines in file.get("annotations", {}).items():
         rows = [json.loads(line) for line in lines.asstr()[:] if line.strip()]
         sets[name] = Annotations(tuple(Annotation(**row) for row in rows))
-    return Exported(about, records, sets)
+    return OpenedExport(about, records, sets)
 
 
 # HDF5 keeps an attribute in a header of 64 KB; many prompts need more.
 _LONGEST: Final = 60_000
 
 
-def tell_in(file: Any, about: Mapping[str, Json]) -> None:
+def write_description(file: Any, about: Mapping[str, Json]) -> None:
     """Write the description of an export: the attribute `vfc`, or the data set of this name where it is too long."""
     text = json.dumps(about, ensure_ascii=False)
     file.attrs["vfc"] = text if len(text.encode()) < _LONGEST else ""
@@ -199,13 +199,13 @@ def tell_in(file: Any, about: Mapping[str, Json]) -> None:
         file.create_dataset("vfc", data=text, dtype=h5py.string_dtype())
 
 
-def told_in(file: Any) -> dict[str, Any]:
-    """The inverse of `tell_in`."""
+def read_description(file: Any) -> dict[str, Any]:
+    """The inverse of `write_description`."""
     about: dict[str, Any] = json.loads(file.attrs["vfc"] or file["vfc"].asstr()[()])
     return about
 
 
-def _records_of(place: Path, file: Any, kind: str, specs: Sequence[ArraySpec]) -> Iterator[Returned]:
+def _records_of(place: Path, file: Any, kind: str, specs: Sequence[ArraySpec]) -> Iterator[ExportedRecord]:
     group, columns, arrays = file[kind], file[kind]["keys"], stored_arrays(specs)
     data = {array.name: opened(file, f"{kind}/{array.name}") for array in arrays}
     for found in data.values():
@@ -223,7 +223,7 @@ def _records_of(place: Path, file: Any, kind: str, specs: Sequence[ArraySpec]) -
     for i, name in enumerate(columns["name"].asstr()[:]):
         key = Key(kind, str(name), int(columns["view"][i]), str(prompts[i]))
         sums = {array.name: int(crcs[array.name][i]) for array in arrays}
-        yield Returned(key, json.loads(told[i]), place, arrays, sums, partial(load, i))
+        yield ExportedRecord(key, json.loads(told[i]), place, arrays, sums, partial(load, i))
 
 
 def opened(file: Any, name: str) -> Any:

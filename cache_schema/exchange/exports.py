@@ -20,7 +20,7 @@ FORMS: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Export:
+class ExportReport:
     """What was exported: records, arrays, files and bytes there (HDF5: of the file that points at the store).
 
     `present` records were there already, `mended` ones were there but not as they should be; `checked` were read back.
@@ -47,13 +47,13 @@ def chosen(reader: StoreReader, arrays: Sequence[str]) -> dict[str, tuple[ArrayS
     Raises:
         UnknownName: no kind has such an array.
     """
-    known = {spec.name for specs in reader.kinds.values() for spec in specs}
+    stored = {spec.name for specs in reader.kinds.values() for spec in specs}
     for array in arrays:
-        if array not in known:
-            raise unknown_name("array in this store", array, known)
-    wanted = set(arrays) or known
-    found = {kind: tuple(s for s in specs if s.name in wanted) for kind, specs in reader.kinds.items()}
-    return {kind: specs for kind, specs in found.items() if specs}
+        if array not in stored:
+            raise unknown_name("array in this store", array, stored)
+    selected = set(arrays) or stored
+    specs_of = {kind: tuple(s for s in specs if s.name in selected) for kind, specs in reader.kinds.items()}
+    return {kind: specs for kind, specs in specs_of.items() if specs}
 
 
 def names(kinds: Mapping[str, Sequence[ArraySpec]]) -> tuple[str, ...]:
@@ -86,13 +86,13 @@ def key_json(key: Key) -> dict[str, Json]:
     return cast("dict[str, Json]", asdict(key))
 
 
-def require_same(begun: Mapping[str, Json], wanted: Mapping[str, Json], out: Path) -> None:
+def require_same(begun: Mapping[str, Json], identity: Mapping[str, Json], out: Path) -> None:
     """Refuse to go on with the export of another store, or of other arrays.
 
     Raises:
         BadInput: it is one.
     """
-    differing = [name for name, value in wanted.items() if begun.get(name) != value]
+    differing = [name for name, value in identity.items() if begun.get(name) != value]
     if differing:
         raise BadInput(
             f"{out} is an export that differs in {', '.join(differing)} from the one that is asked for.",

@@ -72,8 +72,8 @@ class NpyFiles:
     def add(self, record: StoredRecord, specs: Sequence[ArraySpec]) -> list[Row]:
         """Write one record."""
         key = record.key
-        held = self._rows.get(key)
-        name = _name_in(held) if held else _unused(_path_name(key), key, self._used)
+        listed = self._rows.get(key)
+        name = _name_in(listed) if listed else _unused(_path_name(key), key, self._used)
         files: dict[str, Json] = {}
         for spec in specs:
             files[spec.name] = f"{key.kind}/{spec.name}/{name}.npy"
@@ -142,13 +142,13 @@ class TensorFiles:
         for name, dtype, values in ordered:
             header[name] = {"dtype": dtype, "shape": list(values.shape), "data_offsets": [at, at + values.nbytes]}
             at += values.nbytes
-        told = json.dumps(header, ensure_ascii=False).encode()
-        told += b" " * (-len(told) % 8)
+        encoded = json.dumps(header, ensure_ascii=False).encode()
+        encoded += b" " * (-len(encoded) % 8)
         unfinished = self._out / ".unfinished"
         try:
             with writing(self._out / self._name()):
                 with open(unfinished, "wb") as file:
-                    file.write(len(told).to_bytes(8, "little") + told)
+                    file.write(len(encoded).to_bytes(8, "little") + encoded)
                     for _, _, values in ordered:
                         file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
                     file.flush()

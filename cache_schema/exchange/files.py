@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from vfc.cache_schema import catalog
 from vfc.cache_schema.parts.atomic_files import replace_file, writing
@@ -24,34 +24,29 @@ from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import ArraySpec, Json, Key
 
-from .export_reader import ABOUT, BEGUN, INDEX, index_digest, read_index, returned
-from .exports import Export, chosen, described, identity, names, require_free, require_held, require_same
+from .export_reader import ABOUT, BEGUN, INDEX, exported_record, index_digest, read_index
+from .exports import ExportReport, chosen, described, identity, names, require_free, require_held, require_same
 from .file_writers import Files, NpyFiles, Row, TensorFiles
 
 
-def export_npy(root: Path, out: Path, progress: Progress, *, arrays: Sequence[str] = (), verify: bool = True) -> Export:
-    """Write `<kind>/<array>/<name>.npy` for every record, `@<view>` and `@<prompt>` added where there are any.
+def export_files(
+    root: Path,
+    out: Path,
+    progress: Progress,
+    form: Literal["npy", "safetensors"],
+    *,
+    arrays: Sequence[str] = (),
+    verify: bool = True,
+) -> ExportReport:
+    """Write a folder; run again, it writes what is new or not as it should be.
 
-    fp32, fp16 and side arrays keep their dtype; bf16 and int8, which npy does not know or which need their scales,
-    become float32, the scales beside them. A name that cannot be a path (a text, `..`) is replaced by its hash;
-    `index.jsonl` tells. Run again, it writes what is new or not as it should be.
+    npy: `<kind>/<array>/<name>.npy` for every record, `@<view>` and `@<prompt>` added where there are any. fp32, fp16
+    and side arrays keep their dtype; bf16 and int8, which npy does not know or which need their scales, become
+    float32, the scales beside them. A name that cannot be a path (a text, `..`) is replaced by its hash; `index.jsonl`
+    says which.
 
-    Raises:
-        BadInput: something else is at `out` already.
-        UnknownName: no such array.
-        Damaged: bytes of a record are not what was committed, or not what was written.
-        Refused, ReadOnlyTarget: the target is full or takes no writes.
-    """
-    return _export(root, out, progress, arrays, "npy", verify)
-
-
-def export_safetensors(
-    root: Path, out: Path, progress: Progress, *, arrays: Sequence[str] = (), verify: bool = True
-) -> Export:
-    """Write `<kind>-00000.safetensors` and so on, about 256 MB each, tensors called `<name>/<array>`.
-
-    Values are the stored ones: bf16 as bfloat16, int8 with `<array>.scale` beside it. Run again, it writes what is
-    new or not as it should be, into further files.
+    safetensors: `<kind>-00000.safetensors` and so on, about 256 MB each, tensors called `<name>/<array>`. Values are
+    the stored ones: bf16 as bfloat16, int8 with `<array>.scale` beside it. What is new goes into further files.
 
     Raises:
         BadInput: something else is at `out` already.
@@ -59,83 +54,68 @@ def export_safetensors(
         Damaged: bytes of a record are not what was committed, or not what was written.
         Refused, ReadOnlyTarget: the target is full or takes no writes.
     """
-    return _export(root, out, progress, arrays, "safetensors", verify)
-
-
-@dataclass
-class _Begun:
-    """What a folder holds by its index, and what of that is as it should be."""
-
-    rows: dict[Key, Row]
-    whole: set[Key]
-
-
-def _export(root: Path, out: Path, progress: Progress, arrays: Sequence[str], form: str, verify: bool) -> Export:
     reader = open_store(root)
     kinds = chosen(reader, arrays)
-    begun = _begin(reader, out, form, kinds)
-    writer: Files = NpyFiles(out, begun.rows) if form == "npy" else TensorFiles(out, begun.rows)
+    listed = _begin(reader, out, form, kinds)
+    writer: Files = NpyFiles(out, listed) if form == "npy" else TensorFiles(out, listed)
     total = sum(len(reader.keys(kind)) for kind in kinds)
     progress.begin(f"export {form}", total, "records")
-    mended = checked = 0
+    present = mended = checked = 0
     with writing(out), open(out / INDEX, "ab") as index:
 
         def note(rows: list[Row]) -> int:
             """Check what was written, then list it: what the index names is on disk."""
             for row in rows if verify else ():
                 try:
-                    returned(out, row, kinds[row["kind"]]).stored()
+                    exported_record(out, row, kinds[row["kind"]]).stored()
                 except RecordRejected as error:
                     raise Damaged(error.problem, "The disk does not keep what is written: try another one.") from None
             index.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
             index.flush()
             return len(rows) if verify else 0
 
-        for stored, row, crcs in _records(reader, kinds):
-            key = stored.part.key(row)
-            specs = kinds[key.kind]
-            listed = begun.rows.get(key)
-            if listed is not None and listed["crc32c"] == crcs and _is_whole(out, listed, specs, verify):
-                begun.whole.add(key)
+        for stored, number, crcs in _records(reader, kinds):
+            key = stored.part.key(number)
+            row = listed.get(key)
+            if row is not None and row["crc32c"] == crcs and _is_whole(out, row, kinds[key.kind], verify):
+                present += 1
             else:
-                mended += listed is not None
-                checked += note(writer.add(stored.record(row), specs))
+                mended += row is not None
+                checked += note(writer.add(stored.record(number), kinds[key.kind]))
             progress.advance()
         checked += note(writer.flush())
     _finish(reader, out, {**described(reader, form, kinds), "index_digest": index_digest(read_index(out))})
-    found = [path for path in out.rglob("*") if path.is_file()]
-    size = sum(path.stat().st_size for path in found)
-    present = len(begun.whole)
-    return Export(
-        str(out), form, total, names(kinds), len(found), size, present, mended, checked + (present if verify else 0)
-    )
+    files = [path for path in out.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    checked += present if verify else 0
+    return ExportReport(str(out), form, total, names(kinds), len(files), size, present, mended, checked)
 
 
-def _begin(reader: StoreReader, out: Path, form: str, kinds: Mapping[str, Sequence[ArraySpec]]) -> _Begun:
-    """Make the folder, or find that it is an export of this store that can be gone on with."""
-    wanted = identity(reader, form, kinds)
+def _begin(reader: StoreReader, out: Path, form: str, kinds: Mapping[str, Sequence[ArraySpec]]) -> dict[Key, Row]:
+    """Make the folder, or check that it is an export of this store; the rows of its index."""
+    about = identity(reader, form, kinds)
     if not (out / BEGUN).is_file():
         require_free(out)
         make_folder(out)
-        replace_file(out / BEGUN, json.dumps(wanted, indent=1, ensure_ascii=False).encode())
-        return _Begun({}, set())
+        replace_file(out / BEGUN, json.dumps(about, indent=1, ensure_ascii=False).encode())
+        return {}
     try:
         begun = dict(json.loads((out / BEGUN).read_bytes()))
     except (ValueError, TypeError):
         raise BadInput(f"{out / BEGUN} is not as the export left it.", "Give --out a new path.") from None
-    require_same(begun, wanted, out)
+    require_same(begun, about, out)
     rows = read_index(out)
     require_held(list(rows), reader, out)
     listed = (out / INDEX).read_bytes() if (out / INDEX).is_file() else b""
     if not listed.endswith(b"\n") and listed:
         with writing(out):
             os.truncate(out / INDEX, listed.rfind(b"\n") + 1)
-    return _Begun(rows, set())
+    return rows
 
 
 def _is_whole(out: Path, row: Row, specs: Sequence[ArraySpec], verify: bool) -> bool:
     try:
-        returned(out, row, specs).stored(verify=verify)
+        exported_record(out, row, specs).stored(verify=verify)
     except RecordRejected:
         return False
     return True
@@ -145,8 +125,8 @@ def _finish(reader: StoreReader, out: Path, about: Mapping[str, Json]) -> None:
     """Annotations as they are now; the description last."""
     for path in sorted((reader.root / "annotations").glob("*.jsonl")):
         replace_file(out / "annotations" / path.name, path.read_bytes())
-    told = {**about, "digest": digest(dict(about))}
-    replace_file(out / ABOUT, json.dumps(told, indent=1, ensure_ascii=False).encode())
+    content = {**about, "digest": digest(dict(about))}
+    replace_file(out / ABOUT, json.dumps(content, indent=1, ensure_ascii=False).encode())
 
 
 def _records(

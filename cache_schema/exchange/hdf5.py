@@ -26,8 +26,8 @@ from vfc.cache_schema.values.errors import BadInput, Damaged, RecordRejected, Re
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import ArraySpec
 
-from .export_reader import exported, is_export, tell_in, told_in
-from .exports import Export, chosen, described, identity, names, require_free, require_same
+from .export_reader import is_export, open_export, read_description, write_description
+from .exports import ExportReport, chosen, described, identity, names, require_free, require_same
 
 PREFIX: Final = "${ORIGIN}"
 """The `efile_prefix` to open a data set with: paths are relative to the folder of the HDF5 file."""
@@ -44,7 +44,7 @@ def export_hdf5(
     arrays: Sequence[str] = (),
     absolute: bool = False,
     verify: bool = True,
-) -> Export:
+) -> ExportReport:
     """Write an HDF5 file that shows the store's records, `/<kind>/<array>`, without copying them.
 
     Row i of `<kind>/<array>` `[n, ...]` is the record of row i of `<kind>/keys/name`, `view`, `prompt`, `metadata`
@@ -75,7 +75,7 @@ def export_hdf5(
             raise Damaged(problem, f"Run `vfc store verify {root}`.")
     size, checked = out.stat().st_size, records if verify else 0
     mended = records if shows is not None and not present else 0
-    return Export(str(out), "hdf5", records, names(kinds), 1, size, present, mended, checked)
+    return ExportReport(str(out), "hdf5", records, names(kinds), 1, size, present, mended, checked)
 
 
 def _shows(reader: StoreReader, out: Path, kinds: Mapping[str, Sequence[ArraySpec]], absolute: bool) -> bool | None:
@@ -84,11 +84,11 @@ def _shows(reader: StoreReader, out: Path, kinds: Mapping[str, Sequence[ArraySpe
         require_free(out)
         return None
     with h5py.File(out, "r") as file:
-        about = told_in(file)
+        about = read_description(file)
         require_same(about, identity(reader, "hdf5", kinds), out)
-        told = {name: lines.asstr()[:].tolist() for name, lines in file.get("annotations", {}).items()}
+        annotations = {name: lines.asstr()[:].tolist() for name, lines in file.get("annotations", {}).items()}
         same_paths = file.attrs["efile_prefix"] == _prefix(absolute)
-    return about == described(reader, "hdf5", kinds) and told == _annotations(reader) and same_paths
+    return about == described(reader, "hdf5", kinds) and annotations == _annotations(reader) and same_paths
 
 
 def _annotations(reader: StoreReader) -> dict[str, list[str]]:
@@ -104,12 +104,12 @@ def _prefix(absolute: bool) -> str:
 def _faults(out: Path, verify: bool, progress: Progress) -> list[str]:
     """What HDF5 does not read as it was committed; without `verify`, only files that are gone."""
     try:
-        found = exported(out)
+        export = open_export(out)
     except (BadInput, LookupError, OSError) as error:
         return [str(error)]
     faults = []
-    progress.begin("verify", len(found.records) if verify else 0, "records")
-    for record in found.records if verify else ():
+    progress.begin("verify", len(export.records) if verify else 0, "records")
+    for record in export.records if verify else ():
         try:
             record.stored()
         except RecordRejected as error:
@@ -126,7 +126,7 @@ def _write(
     try:
         with writing(out):
             with h5py.File(unfinished, "w") as file:
-                tell_in(file, described(reader, "hdf5", kinds))
+                write_description(file, described(reader, "hdf5", kinds))
                 file.attrs["efile_prefix"] = _prefix(absolute)
                 for kind, specs in kinds.items():
                     _write_kind(file.create_group(kind), reader, kind, specs, None if absolute else out, progress)
@@ -147,13 +147,13 @@ def _write_kind(
     ]
     progress.begin(f"export {kind}", len(parts), "parts")
     keys = [part.key(row) for part, rows in parts for row in rows]
-    told = [json.dumps(part.metadata(row), ensure_ascii=False) for part, rows in parts for row in rows]
+    metadata = [json.dumps(part.metadata(row), ensure_ascii=False) for part, rows in parts for row in rows]
     text = h5py.string_dtype()
     columns = group.create_group("keys")
     columns.create_dataset("name", data=[key.name for key in keys], dtype=text)
     columns.create_dataset("prompt", data=[key.prompt for key in keys], dtype=text)
     columns.create_dataset("view", data=np.array([key.view for key in keys], np.int64))
-    columns.create_dataset("metadata", data=told, dtype=text)
+    columns.create_dataset("metadata", data=metadata, dtype=text)
     for array in stored_arrays(specs):
         sums = [part.crcs(array.name)[rows] for part, rows in parts]
         columns.create_dataset(f"crc32c/{array.name}", data=np.concatenate([np.empty(0, np.uint32), *sums]))

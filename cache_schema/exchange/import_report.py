@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, cast
@@ -12,8 +12,10 @@ from vfc.cache_schema.annotations import Annotation
 from vfc.cache_schema.parts.atomic_files import writing
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.values.dtypes import stored_arrays
+from vfc.cache_schema.values.errors import RecordRejected
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import ArraySpec, Json, Key
+from vfc.cache_schema.writer import StoreWriter
 
 from . import labels
 from .options import ImportOptions
@@ -26,7 +28,7 @@ _MAPPED_BYTES: Final = 64 << 20
 
 
 @dataclass(frozen=True)
-class Import:
+class ImportReport:
     """What an import did.
 
     `present` records were there already; `failed`: name and reason; `trimmed`: name, steps of features and of labels;
@@ -52,6 +54,26 @@ class Import:
         return cast("dict[str, Json]", asdict(self))
 
 
+@dataclass
+class Intake:
+    """What became of the records of an import: added, present before, failed with the file and the reason."""
+
+    added: list[Key] = field(default_factory=list)
+    present: int = 0
+    failed: list[tuple[Key, Path, str]] = field(default_factory=list)
+
+    def add(self, writer: StoreWriter, key: Key, path: Path, add: Callable[[], None]) -> None:
+        """Call `add`, which adds the record, unless the store holds its key; a record that is rejected is listed."""
+        if key in writer:
+            self.present += 1
+            return
+        try:
+            add()
+            self.added.append(key)
+        except RecordRejected as error:
+            self.failed.append((key, path, error.problem))
+
+
 def list_failures(out: Path, failed: Sequence[tuple[Key, Path, str]]) -> None:
     """Append to `failures/import.jsonl` what is not listed there yet, in the words of extraction's own lists."""
     path = out / "failures" / f"{WORKER}.jsonl"
@@ -70,7 +92,7 @@ def list_failures(out: Path, failed: Sequence[tuple[Key, Path, str]]) -> None:
                 file_.write("\n".join(["", *lines, ""] if listed else [*lines, ""]))
 
 
-def annotate(out: Path, source: Source, options: ImportOptions) -> Import:
+def annotate(out: Path, source: Source, options: ImportOptions) -> ImportReport:
     """Bring annotations up to date; what there is to tell of them."""
     names = [key.name for key in open_store(out).keys("video")]
     rows: Mapping[str, Annotation] = {}
@@ -82,14 +104,14 @@ def annotate(out: Path, source: Source, options: ImportOptions) -> Import:
         unlabelled = [name for name in names if name not in rows or not rows[name].label]
     elif not source.classes:
         otherwise |= labels.by_folder(names)
-    labels.bring_up_to_date(out, "default", rows, otherwise)
-    known, splits = set(names), {}
+    labels.update_annotations(out, "default", rows, otherwise)
+    present, splits = set(names), {}
     for name, named in source.splits.items():
-        there = {row.name: row for row in named if row.name in known}
+        rows_of_split = {row.name: row for row in named if row.name in present}
         # What an archive in pieces has brought before stays.
-        labels.bring_up_to_date(out, name, there, {})
-        splits[name] = (len(there), len(named))
-    return Import(str(out), "", source.format, 0, 0, 0, (), (), tuple(unlabelled), tuple(strangers), splits)
+        labels.update_annotations(out, name, rows_of_split, {})
+        splits[name] = (len(rows_of_split), len(named))
+    return ImportReport(str(out), "", source.format, 0, 0, 0, (), (), tuple(unlabelled), tuple(strangers), splits)
 
 
 def read_back(out: Path, keys: Sequence[Key], progress: Progress) -> int:

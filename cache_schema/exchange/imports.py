@@ -1,10 +1,11 @@
-"""Import: features that others made, into a store; what cannot be used is listed and costs only itself."""
+"""ImportReport: features that others made, into a store; what cannot be used is listed and costs only itself."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -19,13 +20,13 @@ from vfc.cache_schema.values.record import ArraySpec, Json, Key, Record
 from vfc.cache_schema.writer import StoreWriter
 
 from . import archives
-from .import_report import WORKER, Import, annotate, list_failures, read_back
+from .import_report import WORKER, ImportReport, Intake, annotate, list_failures, read_back
 from .mstcn import is_mstcn, mstcn, require_near
 from .options import ImportOptions
 from .sources import Array, Item, Source, content_digest, reading, require_features, time_first, turned
 
 
-def import_foreign(source: Source, place: Path, out: Path, options: ImportOptions, progress: Progress) -> Import:
+def import_foreign(source: Source, place: Path, out: Path, options: ImportOptions, progress: Progress) -> ImportReport:
     """Bring the items of a source into a store, those that it lacks; see `import_features`."""
     if options.fps is not None and not 0 < options.fps < 1e6:
         raise BadInput(f"--fps is {options.fps}.", "Give the steps per second of the features, as 15 or 29.97.")
@@ -33,39 +34,33 @@ def import_foreign(source: Source, place: Path, out: Path, options: ImportOption
     first = _first(source, out, options, time, place)
     recipe = _recipe(source, options, time, first)
     specs = _specs(time_first(first.values, time), source, options)
-    failed = [(Key("video", name), path, reason) for name, path, reason in source.lost]
+    intake = Intake(failed=[(Key("video", name), path, reason) for name, path, reason in source.lost])
     trimmed: list[tuple[str, int, int]] = []
-    added: list[Key] = []
-    present = 0
     progress.begin("import", len(source.items), "videos")
     with StoreWriter(out, recipe, worker=WORKER, circumstances={"source": str(place)}) as writer:
         writer.declare("video", specs)
         if source.classes:
             writer.bind("labels", "classes", {"names": list(source.classes)})
+
+        def add(item: Item) -> None:
+            record = _record(item, specs, options, time)
+            writer.add(record)
+            if "trimmed" in record.metadata:
+                lengths = cast("dict[str, int]", record.metadata["trimmed"])
+                trimmed.append((item.name, lengths["features"], lengths["labels"]))
+
         for item in source.items:
-            key = Key("video", item.name)
-            if key in writer:
-                present += 1
-            else:
-                try:
-                    record = _record(item, specs, options, time)
-                    writer.add(record)
-                    added.append(key)
-                    if "trimmed" in record.metadata:
-                        lengths = cast("dict[str, int]", record.metadata["trimmed"])
-                        trimmed.append((item.name, lengths["features"], lengths["labels"]))
-                except RecordRejected as error:
-                    failed.append((key, item.path, error.problem))
+            intake.add(writer, Key("video", item.name), item.path, partial(add, item))
             progress.advance()
-    list_failures(out, failed)
-    told = annotate(out, source, options)
+    list_failures(out, intake.failed)
+    report = annotate(out, source, options)
     return dataclasses.replace(
-        told,
+        report,
         source=str(place),
-        added=len(added),
-        present=present,
-        checked=read_back(out, added, progress) if options.verify else 0,
-        failed=tuple((key.name, reason) for key, _, reason in sorted(failed)),
+        added=len(intake.added),
+        present=intake.present,
+        checked=read_back(out, intake.added, progress) if options.verify else 0,
+        failed=tuple((key.name, reason) for key, _, reason in sorted(intake.failed)),
         trimmed=tuple(trimmed),
         arrays=specs,
     )
@@ -115,10 +110,10 @@ def _begun_with(out: Path) -> str:
 
 
 def _recipe(source: Source, options: ImportOptions, time: str, first: _First) -> Recipe:
-    made: dict[str, Json] = {"made_by": options.made_by, "digest": digest(options.made_by)}
+    origin: dict[str, Json] = {"made_by": options.made_by, "digest": digest(options.made_by)}
     if not options.made_by:
-        made = {"told_by": first.item.name, "digest": content_digest(first.values)}
-    imported: dict[str, Json] = {"format": source.format, "time": time, "dataset": options.dataset, **made}
+        origin = {"told_by": first.item.name, "digest": content_digest(first.values)}
+    imported: dict[str, Json] = {"format": source.format, "time": time, "dataset": options.dataset, **origin}
     if options.fps is not None:
         imported["fps"] = float(options.fps)
     return Recipe({"imported": imported, "storage": {"dtype": options.dtype or "fp16"}})
@@ -128,8 +123,8 @@ def _specs(values: Array, source: Source, options: ImportOptions) -> tuple[Array
     layout = options.layout
     if layout == "auto":
         layout = {1: "vector", 2: STEPS, 3: FRAME_MAJOR}[values.ndim]  # type: ignore[assignment]
-    wanted = {"vector": (1,), STEPS: (2,), FRAME_MAJOR: (2, 3)}[layout]
-    if values.ndim not in wanted:
+    axes = {"vector": (1,), STEPS: (2,), FRAME_MAJOR: (2, 3)}[layout]
+    if values.ndim not in axes:
         raise BadInput(
             f"--layout {layout} does not fit features of shape {list(values.shape)}.",
             "vector is [D], steps is [T, D], frame-major is [T, D] or [T, N, D].",
@@ -151,27 +146,27 @@ def _record(item: Item, specs: Sequence[ArraySpec], options: ImportOptions, time
     Raises:
         RecordRejected: it cannot be read, or features and labels do not go together.
     """
-    found = reading(item.path, item.features)
+    features = reading(item.path, item.features)
     metadata: dict[str, Json] = {}
     arrays: dict[str, Array] = {}
     if item.labels is not None:
-        ids, steps = _steps(item, found, time)
+        ids, steps = _steps(item, features, time)
         rows = min(len(ids), steps)
         if steps != len(ids):
             metadata["trimmed"] = {"features": steps, "labels": len(ids)}
-        found = found[..., :rows] if time == "last" else found[:rows]
+        features = features[..., :rows] if time == "last" else features[:rows]
         arrays["labels"] = ids[:rows]
-    arrays[specs[0].name] = turned(found, time, str(item.path))
+    arrays[specs[0].name] = turned(features, time, str(item.path))
     if options.fps is not None:
         arrays["seconds"] = np.arange(len(arrays[specs[0].name])) / options.fps
     return Record(Key("video", item.name), arrays, metadata)
 
 
-def _steps(item: Item, found: Array, time: str) -> tuple[Array, int]:
+def _steps(item: Item, features: Array, time: str) -> tuple[Array, int]:
     """Labels of an item, and how many steps its features have; about as many."""
     assert item.labels is not None
     ids = item.labels()
-    steps = found.shape[-1 if time == "last" else 0] if found.ndim else 0
+    steps = features.shape[-1 if time == "last" else 0] if features.ndim else 0
     require_near(item.name, steps, len(ids))
     return ids, steps
 

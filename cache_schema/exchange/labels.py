@@ -34,8 +34,8 @@ def read_labels(path: Path) -> tuple[Annotation, ...]:
             reader = csv.DictReader(file)
             header = {(field or "").strip().lower(): field for field in reader.fieldnames or ()}
             chosen = {
-                field: next((header[name] for name in known if name in header), None)
-                for field, known in _COLUMNS.items()
+                field: next((header[name] for name in titles if name in header), None)
+                for field, titles in _COLUMNS.items()
             }
             if chosen["name"] is None:
                 raise BadInput(
@@ -72,20 +72,20 @@ def matched(rows: Iterable[Annotation], names: Sequence[str]) -> tuple[dict[str,
     by_last: dict[str, list[str]] = {}
     for name in names:
         by_last.setdefault(PurePosixPath(name).name, []).append(name)
-    known, found, strange = set(names), dict[str, Annotation](), []
+    records, row_of, strange = set(names), dict[str, Annotation](), []
     for row in rows:
         path = PurePosixPath(row.name)
         shorter = path.with_suffix("") if path.name else path
-        spoken = [n for n in (row.name, str(shorter)) if n in known]
-        alone = [each[0] for n in (path.name, shorter.name) if len(each := by_last.get(n, [])) == 1]
-        name = next(iter(spoken + alone), "")
+        spoken = [n for n in (row.name, str(shorter)) if n in records]
+        by_last_name = [each[0] for n in (path.name, shorter.name) if len(each := by_last.get(n, [])) == 1]
+        name = next(iter(spoken + by_last_name), "")
         if not name:
             strange.append(row.name)
-        elif name in found:
+        elif name in row_of:
             raise BadInput(f"{name!r} has two rows of labels.", "Every record has one row.")
         else:
-            found[name] = Annotation(name, row.label, row.split, row.fold, row.start_seconds, row.end_seconds)
-    return found, strange
+            row_of[name] = Annotation(name, row.label, row.split, row.fold, row.start_seconds, row.end_seconds)
+    return row_of, strange
 
 
 def by_folder(names: Sequence[str]) -> dict[str, Annotation]:
@@ -95,13 +95,13 @@ def by_folder(names: Sequence[str]) -> dict[str, Annotation]:
     return {name: Annotation(name, name.split("/", 1)[0]) for name in names}
 
 
-def bring_up_to_date(
+def update_annotations(
     store: Path, name: str, rows: Mapping[str, Annotation], otherwise: Mapping[str, Annotation]
 ) -> None:
     """Write a set of annotations: the given rows, else those that were there, else `otherwise`."""
     path = store / "annotations" / f"{name}.jsonl"
-    held = read_annotations(path) if path.is_file() else None
-    there = {row.name: row for row in held.rows} if held else {}
-    wanted = Annotations(tuple({**otherwise, **there, **rows}.values()))
-    if wanted != held:
-        write_annotations(store, name, wanted)
+    before = read_annotations(path) if path.is_file() else None
+    rows_before = {row.name: row for row in before.rows} if before else {}
+    merged = Annotations(tuple({**otherwise, **rows_before, **rows}.values()))
+    if merged != before:
+        write_annotations(store, name, merged)

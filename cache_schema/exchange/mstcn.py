@@ -52,9 +52,9 @@ def mstcn(folder: Path) -> Source:
         for name, path in features.items()
         if not classes or name in truths
     ]
-    known = features.keys() | truths.keys()
+    videos = features.keys() | truths.keys()
     lost += [(name, path, f"There is no features/{name}.npy.") for name, path in truths.items() if name not in features]
-    return Source("ms-tcn", tuple(items), classes, read_splits(folder / "splits", known), lost)
+    return Source("ms-tcn", tuple(items), classes, read_splits(folder / "splits", videos), lost)
 
 
 def _features(path: Path) -> Callable[[], npt.NDArray[np.float32]]:
@@ -107,7 +107,7 @@ def read_truth(path: Path, classes: tuple[str, ...]) -> npt.NDArray[np.int64]:
         ) from None
 
 
-def read_splits(folder: Path, known: Iterable[str]) -> dict[str, tuple[Annotation, ...]]:
+def read_splits(folder: Path, names: Iterable[str]) -> dict[str, tuple[Annotation, ...]]:
     """The rows of every `split<n>`, from its bundles; videos may be named that are not there.
 
     Both dialects are read: with and without an extra first line that names no video.
@@ -115,12 +115,12 @@ def read_splits(folder: Path, known: Iterable[str]) -> dict[str, tuple[Annotatio
     Raises:
         BadInput: a video in two bundles of one split.
     """
-    videos, found = set(known), dict[str, dict[str, Annotation]]()
+    videos, rows_of = set(names), dict[str, dict[str, Annotation]]()
     for path in sorted(folder.glob("*.bundle")):
         match = _BUNDLE.fullmatch(path.name)
         if match is None:
             continue
-        rows = found.setdefault(f"split{match['number']}", {})
+        rows = rows_of.setdefault(f"split{match['number']}", {})
         for name in read_bundle(path, videos):
             row = Annotation(name, split=match["part"])
             if rows.setdefault(name, row) != row:
@@ -128,14 +128,14 @@ def read_splits(folder: Path, known: Iterable[str]) -> dict[str, tuple[Annotatio
                     f"{path} names {name!r}, which is in the {rows[name].split} bundle of the same split.",
                     "Every video stands in one bundle of a split.",
                 )
-    return {name: tuple(rows.values()) for name, rows in found.items()}
+    return {name: tuple(rows.values()) for name, rows in rows_of.items()}
 
 
-def read_bundle(path: Path, known: set[str]) -> list[str]:
+def read_bundle(path: Path, videos: set[str]) -> list[str]:
     """The videos that a bundle names, without `.txt`."""
     lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     names = [PurePosixPath(line.replace("\\", "/")).name for line in lines]
-    if lines and not lines[0].endswith(".txt") and _stem(names[0]) not in known:
+    if lines and not lines[0].endswith(".txt") and _stem(names[0]) not in videos:
         names = names[1:]
     return list(dict.fromkeys(_stem(name) for name in names if name))
 

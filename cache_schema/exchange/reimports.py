@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
-from vfc.cache_schema.values.errors import BadInput, RecordRejected
+from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import Recipe
-from vfc.cache_schema.values.record import Json, Key
+from vfc.cache_schema.values.record import Json
 from vfc.cache_schema.writer import StoreWriter
 
-from . import labels
-from .export_reader import exported
-from .import_report import WORKER, Import, annotate, list_failures, read_back
+from .export_reader import ExportedRecord, open_export
+from .import_report import WORKER, ImportReport, Intake, annotate, list_failures, read_back
+from .labels import update_annotations
 from .options import ImportOptions
 from .sources import Source
 
 
-def import_export(place: Path, out: Path, options: ImportOptions, progress: Progress) -> Import:
+def import_export(place: Path, out: Path, options: ImportOptions, progress: Progress) -> ImportReport:
     """Bring an export back: the same recipe, keys, values and metadata, every checksum compared.
 
     Raises:
@@ -32,38 +33,35 @@ def import_export(place: Path, out: Path, options: ImportOptions, progress: Prog
             f"{place} is an export, which comes back as it was: {', '.join(changed)} cannot be asked.",
             "Import it without, then `vfc store convert` or `vfc store materialize`.",
         )
-    found = exported(place)
-    failed: list[tuple[Key, Path, str]] = []
-    added, present = [], 0
-    progress.begin("import", len(found.records), "records")
+    content, intake = open_export(place), Intake()
+    progress.begin("import", len(content.records), "records")
     circumstances: dict[str, Json] = {"source": str(place)}
-    with StoreWriter(out, Recipe(found.about["recipe"]), worker=WORKER, circumstances=circumstances) as writer:
-        for kind, specs in found.kinds.items():
+    with StoreWriter(out, Recipe(content.about["recipe"]), worker=WORKER, circumstances=circumstances) as writer:
+        for kind, specs in content.kinds.items():
             writer.declare(kind, specs)
-        for axis, ids in found.about["axes"].items():
-            for name, content in ids.items():
-                writer.bind(axis, name, content)
-        for record in found.records:
-            if record.key in writer:
-                present += 1
-            else:
-                try:
-                    writer.add_stored(record.key, record.stored(), record.metadata)
-                    added.append(record.key)
-                except RecordRejected as error:
-                    failed.append((record.key, record.path, error.problem))
+        for axis, ids in content.about["axes"].items():
+            for name, meaning in ids.items():
+                writer.bind(axis, name, meaning)
+
+        def add(record: ExportedRecord) -> None:
+            writer.add_stored(record.key, record.stored(), record.metadata)
+
+        for record in content.records:
+            intake.add(writer, record.key, record.path, partial(add, record))
             progress.advance()
-    list_failures(out, failed)
-    for name, rows in found.annotations.items():
-        labels.bring_up_to_date(out, name, {row.name: row for row in rows.rows}, {})
-    told = annotate(out, Source("export", ()), options) if options.labels else Import(str(out), "", "", 0, 0, 0, ())
+    list_failures(out, intake.failed)
+    for name, rows in content.annotations.items():
+        update_annotations(out, name, {row.name: row for row in rows.rows}, {})
+    report = ImportReport(str(out), "", "", 0, 0, 0, ())
+    if options.labels:
+        report = annotate(out, Source("export", ()), options)
     return dataclasses.replace(
-        told,
+        report,
         source=str(place),
-        format=str(found.about["format"]),
-        added=len(added),
-        present=present,
-        checked=read_back(out, added, progress) if options.verify else 0,
-        failed=tuple((key.name, reason) for key, _, reason in failed),
-        arrays=tuple(spec for specs in found.kinds.values() for spec in specs),
+        format=str(content.about["format"]),
+        added=len(intake.added),
+        present=intake.present,
+        checked=read_back(out, intake.added, progress) if options.verify else 0,
+        failed=tuple((key.name, reason) for key, _, reason in intake.failed),
+        arrays=tuple(spec for specs in content.kinds.values() for spec in specs),
     )

@@ -69,8 +69,8 @@ def reading(path: Path, load: Callable[[], Array]) -> Array:
     except (VfcError, MemoryError):
         raise
     except Exception as error:
-        said = str(error).split("\n", 1)[0].rstrip(".") or type(error).__name__
-        raise RecordRejected(f"{path} cannot be read: {said}.", "Fetch the file again, then import again.") from error
+        reason = str(error).split("\n", 1)[0].rstrip(".") or type(error).__name__
+        raise RecordRejected(f"{path} cannot be read: {reason}.", "Fetch the file again, then import again.") from error
 
 
 def require_features(values: Array, where: str) -> None:
@@ -96,8 +96,8 @@ def turned(values: Array, time: str, where: str) -> Array:
         RecordRejected: they cannot be features; see `require_features`.
     """
     require_features(values, where)
-    found = time_first(values, time)
-    return found if values.dtype.newbyteorder("=") == np.float16 else _float32(found)
+    features = time_first(values, time)
+    return features if values.dtype.newbyteorder("=") == np.float16 else _float32(features)
 
 
 def time_first(values: Array, time: str) -> Array:
@@ -107,20 +107,20 @@ def time_first(values: Array, time: str) -> Array:
 
 def _float32(values: Array) -> Array:
     """A float32 copy in C order, made in blocks: a transposed file is then read once, not once per row."""
-    made = np.empty(values.shape, np.float32)
+    converted = np.empty(values.shape, np.float32)
     block = max(1, (1 << 20) // max(1, values[:1].nbytes))
     with np.errstate(over="ignore"):
         for start in range(0, len(values), block):
-            made[start : start + block] = values[start : start + block]
-    return made
+            converted[start : start + block] = values[start : start + block]
+    return converted
 
 
 def content_digest(values: Array) -> str:
     """SHA-256 of dtype, shape and bytes of an array as its source holds it, in hex."""
-    found = hashlib.sha256(f"{values.dtype.str}{values.shape}".encode())
+    hasher = hashlib.sha256(f"{values.dtype.str}{values.shape}".encode())
     for rows in _blocks(values):
-        found.update(np.ascontiguousarray(rows).data)
-    return found.hexdigest()
+        hasher.update(np.ascontiguousarray(rows).data)
+    return hasher.hexdigest()
 
 
 def _blocks(values: Array) -> Iterator[Array]:

@@ -58,12 +58,12 @@ class Column:
     def _span(self, record: int) -> tuple[int, int, int]:
         """Part and slots of a record."""
         part = bisect_right(self._starts, record) - 1
-        found, base, row = self._parts[part], self._bases[part], record - self._starts[part]
-        if found is None:
+        owner, base, row = self._parts[part], self._bases[part], record - self._starts[part]
+        if owner is None:
             raise self._foreign(record)
         if not self.array.ragged:
             return part, base + row, base + row + 1
-        offsets = found.offsets(self.array.name)
+        offsets = owner.offsets(self.array.name)
         return part, base + int(offsets[row]), base + int(offsets[row + 1])
 
     def _foreign(self, record: int) -> BadInput:
@@ -118,10 +118,10 @@ class Column:
             BadInput: `out` has another shape or dtype, the array is ragged, or a number is of another kind.
             Damaged: The bytes of a record are not what was committed.
         """
-        wanted = (len(records), *self.array.row_shape)
-        if self.array.ragged or out.shape != wanted or out.dtype != self.array.dtype or not out.flags.c_contiguous:
+        shape = (len(records), *self.array.row_shape)
+        if self.array.ragged or out.shape != shape or out.dtype != self.array.dtype or not out.flags.c_contiguous:
             raise BadInput(
-                f"A batch of {self.array.name!r} needs a C-contiguous {self.array.dtype} buffer of shape {list(wanted)}"
+                f"A batch of {self.array.name!r} needs a C-contiguous {self.array.dtype} buffer of shape {list(shape)}"
                 f"{' and equal lengths' if self.array.ragged else ''}; got {out.dtype} {list(out.shape)}.",
                 "Read ragged arrays with window() or view()."
                 if self.array.ragged

@@ -1,8 +1,8 @@
 """The disk: how a part's bytes are written, synced, renamed into place and cleaned up.
 
-With `publish`, these are the only calls of a store that create, write, sync, rename or remove. They stand together so
-that a full disk or a read-only one gives the same two lines wherever it is met, and so that a test can fail each of
-them in turn.
+With `atomic_files`, these are the only calls of a store that create, write, sync, rename or remove. They are in one
+place so that a full disk or a read-only one gives the same two lines everywhere, and so that a test can make each of
+them fail.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def make_folder(path: Path) -> None:
 
     Raises:
         BadInput: A file, or a link that leads nowhere, stands in its place or above it.
-        Refused, ReadOnlyTarget: See `publish.writing`.
+        Refused, ReadOnlyTarget: See `atomic_files.writing`.
     """
     with writing(path):
         missing = []
@@ -89,9 +89,9 @@ class NewFile:
         while rest.size:
             room = self._UNIT - self._on_disk % self._UNIT - self._waiting
             if not self._waiting and rest.size >= room:
-                whole = room + (rest.size - room) // self._UNIT * self._UNIT
-                self._on_disk += self._hand_over(rest[:whole])
-                rest = rest[whole:]
+                direct = room + (rest.size - room) // self._UNIT * self._UNIT
+                self._on_disk += self._hand_over(rest[:direct])
+                rest = rest[direct:]
             else:
                 part = rest[:room]
                 self._gathered[self._waiting : self._waiting + part.size] = part
@@ -174,7 +174,7 @@ def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
     return cast("Callable[[int, int, int, int], int]", call)
 
 
-def together(syncs: Sequence[Callable[[], None]]) -> None:
+def sync_all(syncs: Sequence[Callable[[], None]]) -> None:
     """Make several syncs at once: the system writes its journal once for all of them, not once for each."""
     with ThreadPoolExecutor(min(8, len(syncs))) as pool:
         for done in [pool.submit(sync) for sync in syncs]:

@@ -79,21 +79,21 @@ class Part:
     @property
     def info(self) -> PartInfo:
         """What the catalog keeps of this part."""
-        found = self.attributes
-        return PartInfo(self.name, found["kind"], found["records"], found["committed_ns"], found["tombstone"])
+        fields = self.attributes
+        return PartInfo(self.name, fields["kind"], fields["records"], fields["committed_ns"], fields["tombstone"])
 
     @cached_property
     def table(self) -> Mapping[str, Array]:
         """The columns of the `records` table, mapped."""
         path = self.folder / TABLE / chunk_name()
-        wanted = self.attributes["files"][f"{TABLE}/{chunk_name()}"]
+        expected = self.attributes["files"][f"{TABLE}/{chunk_name()}"]
         try:
             with open(path, "rb") as file:
                 size = file.seek(0, 2)
-                data = map_file(file.fileno(), size) if size == wanted["size"] else np.empty(0, np.uint8)
+                data = map_file(file.fileno(), size) if size == expected["size"] else np.empty(0, np.uint8)
         except FileNotFoundError as error:
             raise missing(path, self.folder) from error
-        if checksum(data) != wanted["crc32c"] or not len(data):
+        if checksum(data) != expected["crc32c"] or not len(data):
             raise Damaged(f"{path} is not what was committed.", _REMEDY)
         return unpack(data)
 
@@ -140,13 +140,13 @@ def check(folder: Path) -> list[Fault]:
     except Damaged as error:
         return [Fault(METADATA, error.problem)]
     faults = []
-    for name, wanted in sorted(files.items()):
+    for name, expected in sorted(files.items()):
         path = folder / name
         if not path.is_file():
             faults.append(Fault(name, "is missing"))
-        elif path.stat().st_size != wanted["size"]:
-            faults.append(Fault(name, f"has {path.stat().st_size} bytes instead of {wanted['size']}"))
-        elif file_checksum(path) != wanted["crc32c"]:
+        elif path.stat().st_size != expected["size"]:
+            faults.append(Fault(name, f"has {path.stat().st_size} bytes instead of {expected['size']}"))
+        elif file_checksum(path) != expected["crc32c"]:
             faults.append(Fault(name, "is not what was committed", _rows_hit(part, path)))
     return faults
 

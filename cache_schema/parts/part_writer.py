@@ -186,7 +186,7 @@ class PartWriter:
             finish: list[Callable[[], None]] = [writer.file.finish for writer in self._arrays]
             finish += [file.finish for file in self._small]
             folders = {self._claim.path, *((self._claim.path / name).parent for name in files)}
-            disk.together([*finish, *(partial(sync_folder, folder) for folder in sorted(folders))])
+            disk.sync_all([*finish, *(partial(sync_folder, folder) for folder in sorted(folders))])
             disk.rename(self._claim.path, self._root / "parts" / self.name)
         except BaseException:
             self.abandon()

@@ -167,10 +167,10 @@ def with_checked(file: ShardFile, use: Callable[[int, int], Any]) -> Any:
     except FileNotFoundError as error:
         raise missing(file.path, file.path.parent.parent) from error
     try:
-        size, wanted = os.fstat(fd).st_size, file.shard.size
-        if size != wanted:
+        size, expected = os.fstat(fd).st_size, file.shard.size
+        if size != expected:
             # Reading past the end of a mapped file kills the process, so this comes before any mapping.
-            raise Damaged(f"{file.path} has {size} bytes instead of {wanted}.", _REMEDY)
+            raise Damaged(f"{file.path} has {size} bytes instead of {expected}.", _REMEDY)
         index = file.shard.index()
         os.lseek(fd, size - len(index), os.SEEK_SET)
         if _read(fd, len(index)) != index:
@@ -223,14 +223,14 @@ def _map_at(address: int, size: int, fd: int) -> None:
 
 
 def _mmap(address: int | None, size: int, protection: int, flags: int, fd: int) -> int:
-    found = _libc().mmap(address, size, protection, flags, fd, 0)
-    if found in (None, ctypes.c_void_p(-1).value):
+    start = _libc().mmap(address, size, protection, flags, fd, 0)
+    if start in (None, ctypes.c_void_p(-1).value):
         reason = os.strerror(ctypes.get_errno())
         raise Refused(
             f"The system maps no more memory ({reason}).",
             "Raise `ulimit -v` or vm.max_map_count, or join small parts with `vfc store compact`.",
         )
-    return int(found)
+    return int(start)
 
 
 def _advise(address: int, rows: int, step: int, row_bytes: int) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
-from vfc.cache_schema.values.dtypes import StoredArray
+from vfc.cache_schema.values.dtypes import StoredArray, fill_value
 from vfc.cache_schema.values.recipe import canonical
 from vfc.cache_schema.values.record import Json
 
@@ -159,18 +159,10 @@ def array_json(array: StoredArray, shard: Shard) -> bytes:
         },
     }
     attributes: Json = {"vfc": {"dtype": array.logical, "layout": array.layout, "ragged": array.ragged}}
-    whole: list[Json] = [max(1, shard.chunks) * shard.inner, *array.row_shape]
-    fill = _FILLS.get(array.logical, 0)
-    return _array_json([shard.rows, *array.row_shape], array.dtype.name, whole, [sharding], fill, attributes)
-
-
-_FILLS: Final[Mapping[str, Json]] = {
-    "fp32": "NaN",
-    "fp16": "NaN",
-    "float64": "NaN",
-    "bf16": 0x7FC0,
-    "int8": -128,
-}
+    chunk: list[Json] = [max(1, shard.chunks) * shard.inner, *array.row_shape]
+    fill = fill_value(array.logical)
+    named = "NaN" if math.isnan(fill) else fill
+    return _array_json([shard.rows, *array.row_shape], array.dtype.name, chunk, [sharding], named, attributes)
 
 
 def table_json(size: int) -> bytes:
@@ -209,21 +201,44 @@ def unpack(data: Buffer) -> dict[str, Array]:
     Raises:
         ValueError: The bytes are no such table.
     """
+    return {name: values for name, (_, values) in unpack_typed(data).items()}
+
+
+def unpack_typed(data: Buffer) -> dict[str, tuple[str, Array]]:
+    """The same, with the dtype that safetensors names; bf16 as its bits.
+
+    Raises:
+        ValueError: The bytes are no safetensors file, or one that was cut short.
+    """
     flat = np.frombuffer(data, np.uint8)
     start = 8 + int(flat[:8].view("<u8")[0]) if flat.size >= 8 else 1 << 62
     if start > flat.size:
-        raise ValueError("the header is longer than the file")
-    columns = {}
+        raise ValueError("it was cut short, or is no safetensors file")
+    tensors = {}
     for name, entry in json.loads(flat[8:start].tobytes()).items():
         if name != "__metadata__":
-            first, last = entry["data_offsets"]
-            columns[name] = (
-                flat[start + first : start + last].view(_TABLE_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-            )
-    return columns
+            (first, last), dtype, shape = entry["data_offsets"], np.dtype(SAFETENSORS[entry["dtype"]]), entry["shape"]
+            if start + last > flat.size or last - first != math.prod(shape) * dtype.itemsize:
+                raise ValueError(f"tensor {name!r} is cut short")
+            tensors[name] = entry["dtype"], flat[start + first : start + last].view(dtype).reshape(shape)
+    return tensors
 
 
-_TABLE_DTYPES: Final = {"U8": "|u1", "U32": "<u4", "U64": "<u8", "I64": "<i8"}
+SAFETENSORS: Final[Mapping[str, str]] = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "|i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U8": "|u1",
+    "BOOL": "|b1",
+}
+"""The dtypes of safetensors, as numpy reads them; bf16 as its bits."""
 
 
 def ragged_blob(pieces: list[bytes]) -> tuple[Array, Array]:

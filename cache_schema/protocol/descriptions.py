@@ -69,14 +69,14 @@ def read_descriptions(path: Path, *, whole: bool = True) -> Descriptions:
             raise BadInput(f"{path} describes the class id {int(key)} twice.", "Every id stands once.")
         else:
             sentences[int(key)] = tuple(line.strip() for line in value)
-    found = Descriptions(dict(sorted(sentences.items())), about)
-    if whole and not found.whole:
+    descriptions = Descriptions(dict(sorted(sentences.items())), about)
+    if whole and not descriptions.whole:
         missing = sorted(set(range(max(sentences, default=0) + 1)) - set(sentences))
         raise BadInput(
             f"{path} describes {len(sentences)} classes; without a sentence are the ids {missing[:5]}.",
             "Run the `vfc describe` line again that wrote it, or add the missing ids.",
         )
-    return found
+    return descriptions
 
 
 def write_descriptions(path: Path, sentences: Mapping[int, Sequence[str]], about: Mapping[str, Json]) -> None:

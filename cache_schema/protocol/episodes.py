@@ -101,8 +101,8 @@ def draw_episode(annotations: Annotations, spec: EpisodeSpec, i: int) -> Episode
         UnknownName: no such split.
     """
     pool = _pool(annotations, spec)
-    told = f"{annotations.digest}\n{spec.split}\n{spec.way}\n{spec.shot}\n{spec.queries}\n{spec.seed}\n{i}"
-    generator = np.random.default_rng(int.from_bytes(hashlib.sha256(told.encode()).digest(), "big"))
+    identity = f"{annotations.digest}\n{spec.split}\n{spec.way}\n{spec.shot}\n{spec.queries}\n{spec.seed}\n{i}"
+    generator = np.random.default_rng(int.from_bytes(hashlib.sha256(identity.encode()).digest(), "big"))
     for _ in range(_DRAWS):
         picked = [pool[c] for c in itertools.islice(_shuffled(generator, len(pool)), spec.way)]
         drawn = _draw_videos(generator, picked, spec.shot + spec.queries)
@@ -190,7 +190,7 @@ class EpisodeList:
         """Write JSON lines: a header with the hash of the rest, then one episode per line; replaces in one step.
 
         Raises:
-            Refused, ReadOnlyTarget: see `publish.writing`.
+            Refused, ReadOnlyTarget: see `atomic_files.writing`.
         """
         replace_file(path, self._header + b"\n" + self._body)
 
@@ -214,28 +214,28 @@ class EpisodeList:
             )
         rows = (json.loads(line) for line in body.splitlines())
         episodes = tuple(Episode(tuple(r["classes"]), _nested(r["support"]), _nested(r["query"])) for r in rows)
-        found = cls(header["annotations"], EpisodeSpec(**header["spec"]), episodes)
-        if found._header != first:
+        episode_list = cls(header["annotations"], EpisodeSpec(**header["spec"]), episodes)
+        if episode_list._header != first:
             raise Damaged(
                 f"The header of {path} does not describe the episodes below it.",
                 "Write the list again with vfc episodes.",
             )
-        if annotations is not None and annotations.digest != found.annotations_digest:
+        if annotations is not None and annotations.digest != episode_list.annotations_digest:
             raise BadInput(
-                f"{path} was drawn from other annotations ({found.annotations_digest[:12]}, these are "
-                f"{annotations.digest[:12]}): {_difference(found, annotations)}.",
+                f"{path} was drawn from other annotations ({episode_list.annotations_digest[:12]}, these are "
+                f"{annotations.digest[:12]}): {_difference(episode_list, annotations)}.",
                 "Give the annotations it was drawn from (--annotations), or write a new list with vfc episodes.",
             )
-        return found
+        return episode_list
 
 
 def _header_fields(line: bytes, path: Path) -> dict[str, Any]:
     try:
         header = json.loads(line)
-        known = header["format"] == EPISODES_FORMAT and header.keys() == _HEADER and header["spec"].keys() == _SPEC
+        readable = header["format"] == EPISODES_FORMAT and header.keys() == _HEADER and header["spec"].keys() == _SPEC
     except (ValueError, LookupError, TypeError, AttributeError):
-        known = False
-    if not known:
+        readable = False
+    if not readable:
         raise BadInput(
             f"{path} is no episode list that this version reads.",
             f"Its first line must be a JSON object with format {EPISODES_FORMAT!r}; write one with vfc episodes.",
@@ -255,21 +255,23 @@ def _episode_json(episode: Episode) -> dict[str, Json]:
     }
 
 
-def _difference(found: EpisodeList, annotations: Annotations) -> str:
+def _difference(episode_list: EpisodeList, annotations: Annotations) -> str:
     """What sets the videos of a list apart from the rows of some annotations, in one clause."""
     label_of = {row.name: row.label for row in annotations.rows}
     listed: dict[str, str] = {}
-    for episode in found.episodes:
+    for episode in episode_list.episodes:
         for label, support, query in zip(episode.classes, episode.support, episode.query, strict=True):
             listed.update(dict.fromkeys(support + query, label))
     absent = sorted(name for name in listed if name not in label_of)
     moved = sorted(name for name in listed if name in label_of and label_of[name] != listed[name])
-    told = []
+    clauses = []
     if absent:
-        told.append(f"{len(absent)} of its {len(listed)} videos are not in these, first {absent[0]!r}")
+        clauses.append(f"{len(absent)} of its {len(listed)} videos are not in these, first {absent[0]!r}")
     if moved:
         name = moved[0]
-        told.append(
+        clauses.append(
             f"{len(moved)} carry another label, first {name!r}: {listed[name]!r} there, {label_of[name]!r} here"
         )
-    return "; ".join(told) or f"its {len(listed)} videos and their labels are here too, so other rows or splits differ"
+    return (
+        "; ".join(clauses) or f"its {len(listed)} videos and their labels are here too, so other rows or splits differ"
+    )

@@ -78,14 +78,14 @@ def _parsed(text: bytes, length: int, path: Path) -> dict[str, Any]:
     try:
         if len(text) != length:
             raise ValueError("it ends in its header")
-        found = json.loads(text)
-        if not isinstance(found, dict):
+        header = json.loads(text)
+        if not isinstance(header, dict):
             raise ValueError("its header is no object")
     except ValueError as error:
         raise Damaged(
             f"{path} cannot be read: {error}.", "Remove it, and run vfc extract with its --tail again."
         ) from error
-    return found
+    return header
 
 
 def _sum(data: memoryview) -> str:

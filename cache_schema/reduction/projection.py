@@ -41,10 +41,10 @@ class Projection:
     @property
     def digest(self) -> str:
         """SHA-256 over the shapes and values, in hex."""
-        told = hashlib.sha256(json.dumps(self.basis.shape).encode())
+        hasher = hashlib.sha256(json.dumps(self.basis.shape).encode())
         for part in (self.mean, self.basis):
-            told.update(np.ascontiguousarray(part, "<f4").tobytes())
-        return told.hexdigest()
+            hasher.update(np.ascontiguousarray(part, "<f4").tobytes())
+        return hasher.hexdigest()
 
     def same_as(self, other: Projection) -> bool:
         """Whether both give the same numbers but for rounding, as two machines fit one."""
@@ -66,12 +66,12 @@ def parse_projection(text: str) -> tuple[str, int]:
     Raises:
         BadInput: neither `pca:<d>` nor `random:<d>`.
     """
-    found = re.fullmatch(r"(pca|random):([1-9]\d*)", text)
-    if not found:
+    match = re.fullmatch(r"(pca|random):([1-9]\d*)", text)
+    if not match:
         raise BadInput(
             f"--project {text!r} is no projection.", "Give pca:<dimensions> or random:<dimensions>, as in pca:256."
         )
-    return found[1], int(found[2])
+    return match[1], int(match[2])
 
 
 class Fitting:
@@ -123,18 +123,18 @@ class Fitting:
         if self._rule == "random":
             about |= {"seed": self._seed, "explained": self._kept / self._whole if self._whole > 0 else 1.0}
             return Projection(np.zeros(self._width, np.float32), self._basis, about)
-        wanted = self._wanted
-        if self._rows < wanted:
+        dimensions = self._wanted
+        if self._rows < dimensions:
             raise BadInput(
                 f"A {self._text} cannot be fitted on {self._rows} rows.",
                 "Ask for fewer dimensions, or extract more first.",
             )
         offset = self._total / self._rows
         variances, vectors = np.linalg.eigh(self._squares / self._rows - np.outer(offset, offset))
-        basis = vectors[:, ::-1][:, :wanted]
-        basis = basis * np.where(basis[np.abs(basis).argmax(axis=0), np.arange(wanted)] < 0, -1, 1)
-        kept, whole = variances[::-1][:wanted].clip(0).sum(), variances.clip(0).sum()
-        about["explained"] = float(kept / whole) if whole > 0 else 1.0
+        basis = vectors[:, ::-1][:, :dimensions]
+        basis = basis * np.where(basis[np.abs(basis).argmax(axis=0), np.arange(dimensions)] < 0, -1, 1)
+        explained, total = variances[::-1][:dimensions].clip(0).sum(), variances.clip(0).sum()
+        about["explained"] = float(explained / total) if total > 0 else 1.0
         return Projection((self._shift + offset).astype(np.float32), basis.astype(np.float32), about)
 
 
@@ -146,8 +146,8 @@ def fit_projection(text: str, sample: Iterable[Array], width: int, *, seed: int 
     return fitting.finished()
 
 
-def _random_basis(width: int, wanted: int, seed: int) -> npt.NDArray[np.float32]:
-    gaussian = np.random.default_rng(seed).standard_normal((width, wanted))
+def _random_basis(width: int, dimensions: int, seed: int) -> npt.NDArray[np.float32]:
+    gaussian = np.random.default_rng(seed).standard_normal((width, dimensions))
     basis, triangle = np.linalg.qr(gaussian)
     # Without this the signs are LAPACK's choice; with it the basis is uniform over all of them.
     return (basis * np.where(np.diag(triangle) < 0, -1, 1)).astype(np.float32)
@@ -171,28 +171,28 @@ def load_projection(store_root: Path, array: str) -> Projection | None:
     try:
         parts = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        told, check = (header["__metadata__"][name] for name in ("about", "sha256"))
-        found = Projection(parts["mean"], parts["basis"], json.loads(told))
+        about, check = (header["__metadata__"][name] for name in ("about", "sha256"))
+        projection = Projection(parts["mean"], parts["basis"], json.loads(about))
     except (SafetensorError, ValueError, KeyError) as error:
         raise _damaged(path) from error
-    if found.about.get("digest") != found.digest or hashlib.sha256(told.encode()).hexdigest() != check:
+    if projection.about.get("digest") != projection.digest or hashlib.sha256(about.encode()).hexdigest() != check:
         raise _damaged(path)
-    return found
+    return projection
 
 
 def publish_projection(store_root: Path, array: str, projection: Projection) -> Projection:
     """Publish a projection unless one is there; the one that is there afterwards, which may be another worker's.
 
     Raises:
-        Refused, ReadOnlyTarget: see `publish.writing`.
+        Refused, ReadOnlyTarget: see `atomic_files.writing`.
     """
     about = json.dumps({**projection.about, "digest": projection.digest}, sort_keys=True)
     metadata = {"about": about, "sha256": hashlib.sha256(about.encode()).hexdigest()}
     data = save({"mean": projection.mean, "basis": projection.basis}, metadata)
     create_file(projection_path(store_root, array), data)
-    found = load_projection(store_root, array)
-    assert found is not None
-    return found
+    published = load_projection(store_root, array)
+    assert published is not None
+    return published
 
 
 def _damaged(path: Path) -> Damaged:

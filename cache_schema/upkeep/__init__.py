@@ -1,10 +1,11 @@
 """Upkeep of a store: look, check, mend, tidy, join, make smaller, compare. Each verb is a function of paths."""
 
-from .compacting import Compaction, Merge, compact, merge
+from .compacting import Compaction, compact
 from .comparing import ArrayDifference, Comparison, compare
 from .deriving import Derivation, convert, materialize
 from .health import DamagedPart, Repair, Verification, repair, verify
 from .inspecting import AnnotationSummary, Inspection, KindSummary, inspect
+from .merging import Merge, merge
 
 __all__ = [
     "AnnotationSummary",

@@ -20,7 +20,7 @@ from vfc.cache_schema.parts.part import Part
 from vfc.cache_schema.parts.zarr_format import METADATA
 from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.reduction.projection import Projection, fit_projection, load_projection, publish_projection
-from vfc.cache_schema.reduction.shrink import Shrink, shrink_record, shrunk_spec
+from vfc.cache_schema.reduction.reduce import Reduction, reduce_record, reduced_spec
 from vfc.cache_schema.root import read_axis, read_root, require_free
 from vfc.cache_schema.values.dtypes import StoredArray, decode, stored_arrays
 from vfc.cache_schema.values.errors import BadInput, RecordRejected, unknown_name
@@ -66,7 +66,7 @@ class _Plan:
 
     reads: Mapping[str, tuple[ArraySpec, ...]]
     becomes: Mapping[str, tuple[ArraySpec, ...]]
-    shrink: Shrink
+    reduction: Reduction
     function: str
     arrays: Sequence[str]
 
@@ -84,18 +84,18 @@ def convert(root: Path, out: Path, dtype: Dtype, progress: Progress, *, arrays: 
         Damaged: bytes of the parent are not what was committed.
         Refused, ReadOnlyTarget: the target is full or takes no writes.
     """
-    reader, shrink = open_store(root), Shrink(dtype=dtype)
+    reader, reduction = open_store(root), Reduction(dtype=dtype)
     chosen = _chosen(reader, arrays)
     becomes = {
-        kind: tuple(shrunk_spec(spec, shrink) if spec.name in chosen else spec for spec in specs)
+        kind: tuple(reduced_spec(spec, reduction) if spec.name in chosen else spec for spec in specs)
         for kind, specs in reader.kinds.items()
     }
-    return _derive(reader, out, _Plan(dict(reader.kinds), becomes, shrink, "convert", arrays), progress)
+    return _derive(reader, out, _Plan(dict(reader.kinds), becomes, reduction, "convert", arrays), progress)
 
 
 def materialize(
     root: Path,
-    shrink: Shrink,
+    reduction: Reduction,
     progress: Progress,
     *,
     name: str = "",
@@ -127,11 +127,11 @@ def materialize(
         if any(spec.name in chosen for spec in specs)
     }
     becomes = {
-        kind: tuple(shrunk_spec(spec, shrink) if spec.name in chosen else spec for spec in specs)
+        kind: tuple(reduced_spec(spec, reduction) if spec.name in chosen else spec for spec in specs)
         for kind, specs in reads.items()
     }
     target = out or root / "derived" / name
-    return _derive(reader, target, _Plan(reads, becomes, shrink, "materialize", arrays), progress)
+    return _derive(reader, target, _Plan(reads, becomes, reduction, "materialize", arrays), progress)
 
 
 def _chosen(reader: StoreReader, arrays: Sequence[str]) -> set[str]:
@@ -147,12 +147,12 @@ def _derive(reader: StoreReader, target: Path, plan: _Plan, progress: Progress) 
     fields: dict[str, Json] = {
         "parent": {"digest": reader.recipe.digest, "recipe": dict(reader.recipe.fields)},
         "function": plan.function,
-        "parameters": {**plan.shrink.to_json(), "arrays": [*sorted(plan.arrays)] or "all"},
+        "parameters": {**plan.reduction.to_json(), "arrays": [*sorted(plan.arrays)] or "all"},
     }
     projections: dict[str, Projection] = {}
-    if plan.shrink.project:
+    if plan.reduction.project:
         projections = _projections(reader, target, plan, Recipe(fields), progress)
-        fields["projection"] = {name: found.digest for name, found in projections.items()}
+        fields["projection"] = {name: projection.digest for name, projection in projections.items()}
     # Parts end where those of the parent end.
     writer = StoreWriter(target, Recipe(fields), worker=plan.function, part_bytes=1 << 62, part_seconds=float("inf"))
     with writer:
@@ -166,17 +166,19 @@ def _derive(reader: StoreReader, target: Path, plan: _Plan, progress: Progress) 
     if target.parent.resolve() != (reader.root / "derived").resolve():
         for path in sorted((reader.root / "annotations").glob("*.jsonl")):
             write_annotations(target, path.stem, read_annotations(path))
-    made = catalog.current(target)
-    parents = catalog.current(reader.root).locate([made.hashes[row].tobytes() for row in made.live().tolist()])
+    derived = catalog.current(target)
+    parents = catalog.current(reader.root).locate([derived.hashes[row].tobytes() for row in derived.live().tolist()])
     return Derivation(
         path=str(target),
         parent=str(reader.root),
         added=counts.added,
         replaced=counts.replaced,
         present=counts.present,
-        parts=len(made.parts),
+        parts=len(derived.parts),
         kinds=plan.becomes,
-        explained={name: float(cast("float", found.about["explained"])) for name, found in projections.items()},
+        explained={
+            name: float(cast("float", projection.about["explained"])) for name, projection in projections.items()
+        },
         rejected=tuple(counts.rejected),
         orphans=int((parents < 0).sum()),
     )
@@ -199,14 +201,14 @@ def _fill(
     progress: Progress,
 ) -> None:
     """Make what the target lacks, part by part of the parent."""
-    found, there = catalog.current(root), open_store(writer.root)
-    progress.begin(plan.function, len(found), "records")
-    for info, rows in live_rows(found):
+    parent, target = catalog.current(root), open_store(writer.root)
+    progress.begin(plan.function, len(parent), "records")
+    for info, rows in live_rows(parent):
         if info.kind not in plan.reads or not rows:
             continue
         specs = plan.reads[info.kind]
         stored = StoredPart(root / "parts" / info.name, stored_arrays(specs))
-        todo = _todo(stored.part, rows, stored_arrays(specs), writer, there)
+        todo = _todo(stored.part, rows, stored_arrays(specs), writer, target)
         stale = {stored.part.key(row) for row, _ in todo if stored.part.key(row) in writer}
         writer.delete(sorted(stale))
         counts.present += len(rows) - len(todo)
@@ -214,7 +216,7 @@ def _fill(
         for row, made_from in todo:
             record = stored.record(row)
             try:
-                arrays = shrink_record(_decoded(record, specs), specs, plan.shrink, projections)
+                arrays = reduce_record(_decoded(record, specs), specs, plan.reduction, projections)
                 writer.add(Record(record.key, arrays, {**json.loads(record.metadata), _SOURCE: made_from}))
                 counts.replaced += record.key in stale
                 counts.added += record.key not in stale
@@ -225,7 +227,7 @@ def _fill(
 
 
 def _todo(
-    part: Part, rows: Sequence[int], arrays: Sequence[StoredArray], writer: StoreWriter, there: StoreReader
+    part: Part, rows: Sequence[int], arrays: Sequence[StoredArray], writer: StoreWriter, target: StoreReader
 ) -> list[tuple[int, dict[str, Json]]]:
     """The rows of a part that are not in the target, or are there as made from other bytes; with their checksums."""
     crcs = {array.name: part.crcs(array.name) for array in arrays}
@@ -233,7 +235,7 @@ def _todo(
     for row in rows:
         key = part.key(row)
         made_from: dict[str, Json] = {name: int(column[row]) for name, column in crcs.items()}
-        if key not in writer or there.metadata(key).get(_SOURCE) != made_from:
+        if key not in writer or target.metadata(key).get(_SOURCE) != made_from:
             todo.append((row, made_from))
     return todo
 
@@ -253,30 +255,27 @@ def _projections(
 
     `recipe` is that of the target but for its projections.
     """
-    found = {}
-    pooling = dataclasses.replace(plan.shrink, project="", dtype=None)
+    rule = plan.reduction.project
+    pooling = dataclasses.replace(plan.reduction, project="", dtype=None)
+    projections: dict[str, Projection] = {}
     for kind, specs in plan.reads.items():
-        for spec in specs:
-            if spec.dtype not in FEATURE_DTYPES:
-                continue
-            wide = shrunk_spec(dataclasses.replace(spec, dtype="fp32"), pooling).shape[-1]
-            assert wide is not None
-            if spec.name not in found:
-                there = load_projection(target, spec.name)
-                if there is None:
-                    _require_own(target, recipe)
-                    progress.say(f"Fitting {plan.shrink.project} of {spec.name}.")
-                    sample = _sample(reader, kind, spec, specs, pooling, plan.shrink.fit_records)
-                    fitted = fit_projection(plan.shrink.project, sample, wide, seed=plan.shrink.seed)
-                    there = publish_projection(target, spec.name, fitted)
-                found[spec.name] = there
-            if found[spec.name].basis.shape[0] != wide or found[spec.name].about["rule"] != plan.shrink.project:
+        for spec in (spec for spec in specs if spec.dtype in FEATURE_DTYPES):
+            width = cast("int", reduced_spec(dataclasses.replace(spec, dtype="fp32"), pooling).shape[-1])
+            projection = projections.get(spec.name) or load_projection(target, spec.name)
+            if projection is None:
+                _require_own(target, recipe)
+                progress.say(f"Fitting {rule} of {spec.name}.")
+                sample = _sample(reader, kind, spec, specs, pooling, plan.reduction.fit_records)
+                fitted = fit_projection(rule, sample, width, seed=plan.reduction.seed)
+                projection = publish_projection(target, spec.name, fitted)
+            if projection.basis.shape[0] != width or projection.about["rule"] != rule:
                 raise BadInput(
-                    f"The projection of {spec.name!r} in {target} is {found[spec.name].about['rule']} of "
-                    f"{found[spec.name].basis.shape[0]} dimensions; {plan.shrink.project} of {wide} was asked.",
+                    f"The projection of {spec.name!r} in {target} is {projection.about['rule']} of "
+                    f"{projection.basis.shape[0]} dimensions; {rule} of {width} was asked.",
                     "Give another --name or --out, or the --project of that store.",
                 )
-    return found
+            projections[spec.name] = projection
+    return projections
 
 
 def _require_own(target: Path, recipe: Recipe) -> None:
@@ -284,12 +283,12 @@ def _require_own(target: Path, recipe: Recipe) -> None:
     if not (target / METADATA).exists():
         require_free(target)
         return
-    held = {name: value for name, value in read_root(target).fields.items() if name != "projection"}
-    Recipe(held).require_equal(recipe, str(target))
+    fields = {name: value for name, value in read_root(target).fields.items() if name != "projection"}
+    Recipe(fields).require_equal(recipe, str(target))
 
 
 def _sample(
-    reader: StoreReader, kind: str, spec: ArraySpec, specs: Sequence[ArraySpec], pooling: Shrink, count: int
+    reader: StoreReader, kind: str, spec: ArraySpec, specs: Sequence[ArraySpec], pooling: Reduction, count: int
 ) -> Iterator[npt.NDArray[Any]]:
     """The array, pooled, of the first `count` names by SHA-256: the same for every worker that looks."""
     first: dict[str, Key] = {}
@@ -299,6 +298,6 @@ def _sample(
         needed = [s for s in specs if s.name == spec.name or s.dtype not in FEATURE_DTYPES]
         arrays = {s.name: reader.read(first[name], s.name) for s in needed}
         try:
-            yield np.asarray(shrink_record(arrays, needed, pooling)[spec.name])
+            yield np.asarray(reduce_record(arrays, needed, pooling)[spec.name])
         except RecordRejected:
             continue  # it will be rejected when its turn comes, too

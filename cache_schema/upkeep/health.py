@@ -23,8 +23,8 @@ from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import ArraySpec, Json, Key
 
 from .inspecting import names_in
-from .salvage import Remains, remains
-from .stored import alone, drop_parts, live_rows
+from .salvage import SalvagedPart, salvage
+from .stored import drop_parts, live_rows, maintenance_lock
 
 _WORKER = "repair"
 
@@ -75,23 +75,23 @@ def verify(root: Path, progress: Progress) -> Verification:
     """
     read_root(root)
     saved = catalog.load(root)
-    hit, records, size, held = [], 0, 0, set()
+    hit, records, size, kinds = [], 0, 0, set()
     folders = _folders(root)
     progress.begin("verify", len(folders), "parts")
     for folder in folders:
         faults = check(folder)
         if faults:
-            hit.append(remains(folder, faults, _kinds(root), saved))
+            hit.append(salvage(folder, faults, _kinds(root), saved))
             records += len(hit[-1].intact)
-            held.add(hit[-1].info.kind)
+            kinds.add(hit[-1].info.kind)
         else:
             attributes = Part(folder).attributes
-            held.add(attributes["kind"])
+            kinds.add(attributes["kind"])
             records += 0 if attributes["tombstone"] else attributes["records"]
             size += sum(file["size"] for file in attributes["files"].values())
         progress.advance(note=folder.name if faults else "")
-    damaged = [_told(found) for found in hit] + _vanished(root, saved, {folder.name for folder in folders})
-    return Verification(str(root), len(folders), records, size, tuple(damaged), tuple(_other_faults(root, held)))
+    damaged = [_told(part) for part in hit] + _vanished(root, saved, {folder.name for folder in folders})
+    return Verification(str(root), len(folders), records, size, tuple(damaged), tuple(_other_faults(root, kinds)))
 
 
 def _folders(root: Path) -> list[Path]:
@@ -105,9 +105,9 @@ def _kinds(root: Path) -> Mapping[str, tuple[ArraySpec, ...]]:
         return {}
 
 
-def _told(found: Remains) -> DamagedPart:
-    info = found.info
-    return DamagedPart(info.name, info.kind, info.records, found.faults, found.lost, found.unnamed)
+def _told(part: SalvagedPart) -> DamagedPart:
+    info = part.info
+    return DamagedPart(info.name, info.kind, info.records, part.faults, part.lost, part.unnamed)
 
 
 def _vanished(root: Path, saved: catalog.Catalog | None, present: set[str]) -> list[DamagedPart]:
@@ -132,9 +132,9 @@ def _vanished(root: Path, saved: catalog.Catalog | None, present: set[str]) -> l
     return lost
 
 
-def _other_faults(root: Path, held: Set[str]) -> list[str]:
+def _other_faults(root: Path, kinds: Set[str]) -> list[str]:
     """What is wrong with the small files beside the parts, which hold records of these kinds."""
-    checks: list[Callable[[], object]] = [lambda: declared(root, held - {""})]
+    checks: list[Callable[[], object]] = [lambda: declared(root, kinds - {""})]
     for axis in names_in(root / "axes", "*.json", "-"):
         checks.append(lambda axis=axis: read_axis(root, axis))  # type: ignore[misc]
     for path in sorted((root / "annotations").glob("*.jsonl")):
@@ -183,52 +183,52 @@ def repair(root: Path, progress: Progress, *, drop: bool = False) -> Repair:
     """
     read_root(root)
     kinds = read_kinds(root)
-    with alone(root):
+    with maintenance_lock(root):
         disk.clear_stale(root / "tmp", _WORKER)
         saved = catalog.load(root)
         folders = _folders(root)
         vanished = _vanished(root, saved, {folder.name for folder in folders})
         progress.begin("repair", len(folders), "parts")
-        hit, kept, held = [], 0, set()
+        hit, saved_records, used = [], 0, set()
         for folder in folders:
             faults = check(folder)
             if faults:
-                found = remains(folder, faults, kinds, saved)
-                held.add(found.info.kind)
+                damaged = salvage(folder, faults, kinds, saved)
+                used.add(damaged.info.kind)
                 # What is whole cannot be told without knowing the arrays.
-                declared(root, held - {""})
-                kept += _rewritten(root, found)
+                declared(root, used - {""})
+                saved_records += _rewritten(root, damaged)
                 _take_out(root, folder, drop)
-                hit.append(found)
+                hit.append(damaged)
             else:
-                held.add(Part(folder).info.kind)
+                used.add(Part(folder).info.kind)
             progress.advance(note=folder.name if faults else "")
         after = catalog.current(root)
-    lost = [one for found in hit if not found.info.tombstone for one in _in_doubt(found)]
+    lost = [one for damaged in hit if not damaged.info.tombstone for one in _in_doubt(damaged)]
     return Repair(
         path=str(root),
-        damaged=(*(_told(found) for found in hit), *vanished),
-        saved=kept,
+        damaged=(*(_told(damaged) for damaged in hit), *vanished),
+        saved=saved_records,
         redo=tuple(sorted({*_still_missing(after, lost), *(key for part in vanished for key in part.keys)})),
-        unnamed=tuple(line for found in hit if (line := _unnamed(found))),
+        unnamed=tuple(line for damaged in hit if (line := _unnamed(damaged))),
         quarantine="" if drop or not hit else str(root / "quarantine"),
-        other=tuple(_other_faults(root, held)),
+        other=tuple(_other_faults(root, used)),
     )
 
 
-def _rewritten(root: Path, found: Remains) -> int:
+def _rewritten(root: Path, damaged: SalvagedPart) -> int:
     """Write what is whole into a new part that counts as old as the damaged one; the number of records."""
-    if not found.intact:
+    if not damaged.intact:
         return 0
-    part = PartWriter(root, _WORKER, found.info.kind, found.arrays, {"repaired": found.info.name})
+    part = PartWriter(root, _WORKER, damaged.info.kind, damaged.arrays, {"repaired": damaged.info.name})
     try:
-        for record in found.records():
+        for record in damaged.records():
             part.add(record.key, record.arrays, record.metadata)
     except BaseException:
         part.abandon()
         raise
-    part.commit(found.info.committed_ns)
-    return 0 if found.info.tombstone else len(found.intact)
+    part.commit(damaged.info.committed_ns)
+    return 0 if damaged.info.tombstone else len(damaged.intact)
 
 
 def _take_out(root: Path, folder: Path, drop: bool) -> None:
@@ -241,15 +241,15 @@ def _take_out(root: Path, folder: Path, drop: bool) -> None:
     sync_folder(root / "parts")
 
 
-def _in_doubt(found: Remains) -> list[tuple[Key, tuple[int, str]]]:
+def _in_doubt(damaged: SalvagedPart) -> list[tuple[Key, tuple[int, str]]]:
     """The keys of a damaged part that may be missing now, and how old its records are.
 
     Where that cannot be read, even what is whole may stand before a deletion that it stood behind: all of its keys
     count as younger than any.
     """
-    if found.dated:
-        return [(key, found.info.order) for key in found.lost]
-    return [(key, (sys.maxsize, "")) for key in found.keys if key is not None]
+    if damaged.dated:
+        return [(key, damaged.info.order) for key in damaged.lost]
+    return [(key, (sys.maxsize, "")) for key in damaged.keys if key is not None]
 
 
 def _still_missing(after: catalog.Catalog, lost: list[tuple[Key, tuple[int, str]]]) -> list[Key]:
@@ -267,13 +267,13 @@ def _still_missing(after: catalog.Catalog, lost: list[tuple[Key, tuple[int, str]
     ]
 
 
-def _unnamed(found: Remains) -> str:
+def _unnamed(damaged: SalvagedPart) -> str:
     """What of a damaged part is lost and cannot be named, or nothing."""
-    info = found.info
-    if info.tombstone and found.unnamed:
-        return f"{info.name}: the names of {found.unnamed} deleted records; they may show again"
-    if info.tombstone and not found.dated:
+    info = damaged.info
+    if info.tombstone and damaged.unnamed:
+        return f"{info.name}: the names of {damaged.unnamed} deleted records; they may show again"
+    if info.tombstone and not damaged.dated:
         return f"{info.name}: when {info.records} records were deleted; they may show again"
-    if found.unnamed or not info.records:
-        return f"{info.name}: part of {found.unnamed or 'an unknown number of'} unnamed records"
+    if damaged.unnamed or not info.records:
+        return f"{info.name}: part of {damaged.unnamed or 'an unknown number of'} unnamed records"
     return ""

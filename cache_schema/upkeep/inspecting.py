@@ -86,10 +86,10 @@ def inspect(root: Path, progress: Progress) -> Inspection:
         Damaged: a part whose table or metadata is hit; `verify` says which.
     """
     reader = open_store(root)
-    found = catalog.current(root)
-    progress.begin("inspect", len(found.parts), "parts")
+    snapshot = catalog.current(root)
+    progress.begin("inspect", len(snapshot.parts), "parts")
     records, parts, sizes = Counter[str](), Counter[str](), Counter[str]()
-    for info, rows in live_rows(found):
+    for info, rows in live_rows(snapshot):
         records[info.kind] += len(rows)
         parts[info.kind] += 1
         files = Part(root / "parts" / info.name).attributes["files"]
@@ -98,8 +98,10 @@ def inspect(root: Path, progress: Progress) -> Inspection:
     kinds = tuple(
         KindSummary(kind, records[kind], parts[kind], sizes[kind], specs) for kind, specs in reader.kinds.items()
     )
-    kept = np.repeat(np.array([not info.tombstone for info in found.parts], bool), [p.records for p in found.parts])
-    hashes = found.hashes[kept]
+    is_record = np.repeat(
+        np.array([not info.tombstone for info in snapshot.parts], bool), [p.records for p in snapshot.parts]
+    )
+    hashes = snapshot.hashes[is_record]
     distinct = len(np.unique(np.ascontiguousarray(hashes).view("V16"))) if len(hashes) else 0
     return Inspection(
         path=str(root),
@@ -109,9 +111,9 @@ def inspect(root: Path, progress: Progress) -> Inspection:
         kinds=kinds,
         axes={axis: tuple(read_axis(root, axis)) for axis in names_in(root / "axes", "*.json", "-")},
         annotations=tuple(_annotations(path) for path in sorted((root / "annotations").glob("*.jsonl"))),
-        failures=tuple(open_failures(root, found)),
+        failures=tuple(open_failures(root, snapshot)),
         duplicates=len(hashes) - distinct,
-        deleted=distinct - len(found),
+        deleted=distinct - len(snapshot),
         derived=names_in(root / "derived", "*"),
         projections=names_in(root / "projection", "*.safetensors"),
         tails=names_in(root / "tail", "*.safetensors"),
@@ -127,9 +129,9 @@ def names_in(folder: Path, pattern: str, cut: str = "") -> tuple[str, ...]:
 
 
 def _annotations(path: Path) -> AnnotationSummary:
-    found = read_annotations(path)
-    splits = Counter(row.split for row in found.rows if row.split)
-    return AnnotationSummary(path.stem, len(found), len(found.labels()), dict(splits), found.digest)
+    annotations = read_annotations(path)
+    splits = Counter(row.split for row in annotations.rows if row.split)
+    return AnnotationSummary(path.stem, len(annotations), len(annotations.labels()), dict(splits), annotations.digest)
 
 
 def open_failures(root: Path, committed: catalog.Catalog) -> list[dict[str, Json]]:

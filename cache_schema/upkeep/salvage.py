@@ -24,7 +24,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Remains:
+class SalvagedPart:
     """A damaged part: who it was, what is wrong, its keys by row (None where unknown), the rows that are whole.
 
     A tombstone is whole where its keys are known. `dated`: whether it is known when the part was committed.
@@ -42,8 +42,8 @@ class Remains:
     @property
     def lost(self) -> tuple[Key, ...]:
         """The keys of the records that are not whole, as far as they can be told."""
-        whole = set(self.intact)
-        return tuple(key for row, key in enumerate(self.keys) if key is not None and row not in whole)
+        intact = set(self.intact)
+        return tuple(key for row, key in enumerate(self.keys) if key is not None and row not in intact)
 
     @property
     def unnamed(self) -> int:
@@ -67,9 +67,9 @@ class Remains:
             yield StoredRecord(key, values, self.table["metadata"][start:stop].tobytes())
 
 
-def remains(
+def salvage(
     folder: Path, faults: list[Fault], kinds: Mapping[str, tuple[ArraySpec, ...]], saved: Catalog | None
-) -> Remains:
+) -> SalvagedPart:
     """Look through a damaged part.
 
     Keys, metadata and checksums are believed only from a table that still has the checksum its attributes name; keys
@@ -78,27 +78,27 @@ def remains(
     """
     attributes = _attributes(folder)
     raw = _table(folder)
-    wanted = attributes.get("files", {}).get(f"{TABLE}/{chunk_name()}", {}).get("crc32c")
-    table = _unpacked(raw) if len(raw) and checksum(raw) == wanted else {}
-    known = next((info for info in saved.parts if info.name == folder.name), None) if saved else None
+    expected = attributes.get("files", {}).get(f"{TABLE}/{chunk_name()}", {}).get("crc32c")
+    table = _unpacked(raw) if len(raw) and checksum(raw) == expected else {}
+    info_saved = next((info for info in saved.parts if info.name == folder.name), None) if saved else None
     keys = _keys(table) or _from_catalog(folder.name, saved) or _keys(_unpacked(raw))
-    info = _info(folder.name, attributes, keys, table or _unpacked(raw), known)
-    dated = known is not None or "tombstone" in attributes
+    info = _info(folder.name, attributes, keys, table or _unpacked(raw), info_saved)
+    dated = info_saved is not None or "tombstone" in attributes
     named = (*keys, *[None] * (info.records - len(keys)))
     if info.tombstone:
         intact = tuple(range(info.records)) if all(named) else ()
-        return Remains(folder, info, tuple(faults), named, intact, table, (), dated)
+        return SalvagedPart(folder, info, tuple(faults), named, intact, table, (), dated)
     arrays = stored_arrays(kinds[info.kind]) if info.kind in kinds else ()
     if not table or not arrays:
-        return Remains(folder, info, tuple(faults), named, (), {}, arrays, dated)
-    whole = np.ones(info.records, bool)
+        return SalvagedPart(folder, info, tuple(faults), named, (), {}, arrays, dated)
+    intact_rows = np.ones(info.records, bool)
     for array in arrays:
         data, crcs = _read(folder, array), table[f"crc32c/{array.name}"].tolist()
-        for row in np.flatnonzero(whole).tolist():
+        for row in np.flatnonzero(intact_rows).tolist():
             bounds = _bounds(table, array, row)
-            whole[row] = bounds.stop <= len(data) and checksum(data[bounds]) == crcs[row]
-    intact = tuple(np.flatnonzero(whole).tolist())
-    return Remains(folder, info, tuple(faults), named, intact, table, arrays, dated)
+            intact_rows[row] = bounds.stop <= len(data) and checksum(data[bounds]) == crcs[row]
+    intact = tuple(np.flatnonzero(intact_rows).tolist())
+    return SalvagedPart(folder, info, tuple(faults), named, intact, table, arrays, dated)
 
 
 def _attributes(folder: Path) -> dict[str, Any]:
@@ -113,12 +113,12 @@ def _attributes(folder: Path) -> dict[str, Any]:
         return {}
     # What is found is only a hint: a table is believed when it has this checksum, which chance does not give it.
     crc = re.search(rb'"%s/%s":\{"crc32c":(\d+),' % (TABLE.encode(), chunk_name().encode()), text)
-    found: dict[str, Any] = {"files": {f"{TABLE}/{chunk_name()}": {"crc32c": int(crc[1])}}} if crc else {}
+    attributes: dict[str, Any] = {"files": {f"{TABLE}/{chunk_name()}": {"crc32c": int(crc[1])}}} if crc else {}
     for name in ("records", "committed_ns"):
         number = re.search(rb'"%s":(\d+)' % name.encode(), text)
         if number:
-            found[name] = int(number[1])
-    return found
+            attributes[name] = int(number[1])
+    return attributes
 
 
 def _info(
@@ -126,10 +126,10 @@ def _info(
     attributes: Mapping[str, Any],
     keys: tuple[Key | None, ...],
     table: Mapping[str, Array],
-    known: PartInfo | None,
+    saved: PartInfo | None,
 ) -> PartInfo:
-    if known is not None:
-        return known
+    if saved is not None:
+        return saved
     kind = next((key.kind for key in keys if key is not None), str(attributes.get("kind", "")))
     records = len(keys) or int(attributes.get("records", 0))
     bare = bool(table) and not any(column.startswith("crc32c/") for column in table)
@@ -156,10 +156,10 @@ def _keys(table: Mapping[str, Array]) -> tuple[Key | None, ...]:
     """The keys of a table, None where a key has not the hash beside it."""
     try:
         offsets, data, hashes = table["keys.offsets"].tolist(), table["keys"], table["hashes"]
-        found: list[Key | None] = []
+        keys: list[Key | None] = []
         for row in range(len(offsets) - 1):
-            found.append(_key(data[offsets[row] : offsets[row + 1]].tobytes(), hashes[row].tobytes()))
-        return tuple(found)
+            keys.append(_key(data[offsets[row] : offsets[row + 1]].tobytes(), hashes[row].tobytes()))
+        return tuple(keys)
     except (LookupError, ValueError, TypeError, AttributeError):
         return ()
 
@@ -173,8 +173,8 @@ def _key(data: bytes, name: bytes) -> Key | None:
 
 
 def _from_catalog(name: str, saved: Catalog | None) -> tuple[Key | None, ...]:
-    known = saved.keys_of(name) if saved else None
-    return tuple(Key.decode(data) for data in known or ())
+    keys = saved.keys_of(name) if saved else None
+    return tuple(Key.decode(data) for data in keys or ())
 
 
 def _read(folder: Path, array: StoredArray) -> Array:

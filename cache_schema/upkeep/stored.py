@@ -70,7 +70,7 @@ def live_rows(catalog: Catalog) -> Iterator[tuple[PartInfo, list[int]]]:
 
 
 @contextlib.contextmanager
-def alone(root: Path) -> Iterator[None]:
+def maintenance_lock(root: Path) -> Iterator[None]:
     """Be the only one who drops parts of this store; writers and readers may go on.
 
     Two who drop parts at once could each take the other's copy for the one that stays.

@@ -105,16 +105,16 @@ def stored_arrays(specs: Sequence[ArraySpec]) -> tuple[StoredArray, ...]:
     Raises:
         BadInput: Two arrays of one name, counting the scales beside int8 arrays.
     """
-    found = []
+    arrays = []
     for spec in specs:
-        found.append(StoredArray(spec.name, spec.dtype, spec.shape, spec.layout))
+        arrays.append(StoredArray(spec.name, spec.dtype, spec.shape, spec.layout))
         if spec.dtype == "int8":
-            found.append(StoredArray(f"{spec.name}.scale", "fp32", spec.shape[-1:], "one per channel"))
-    names = [array.name for array in found]
+            arrays.append(StoredArray(f"{spec.name}.scale", "fp32", spec.shape[-1:], "one per channel"))
+    names = [array.name for array in arrays]
     for name in names:
         if names.count(name) > 1:
             raise BadInput(f"Two arrays would be called {name!r}.", "Give every array of a kind its own name.")
-    return tuple(sorted(found, key=lambda array: array.name))
+    return tuple(sorted(arrays, key=lambda array: array.name))
 
 
 def record_bytes(spec: ArraySpec, rows: int | None = None) -> int:
@@ -181,22 +181,20 @@ def decode(stored: Array, dtype: Dtype, scale: Array | None = None) -> Array:
 
 
 def _check_shape(values: Array, spec: ArraySpec) -> None:
-    wanted = spec.shape
-    if values.shape == wanted:
+    shape = spec.shape
+    if values.shape == shape:
         return
-    if values.ndim != len(wanted) or any(
-        w is not None and w != got for w, got in zip(wanted, values.shape, strict=True)
-    ):
-        shown = "[" + ", ".join("L" if size is None else str(size) for size in wanted) + "]"
+    if values.ndim != len(shape) or any(w is not None and w != got for w, got in zip(shape, values.shape, strict=True)):
+        declared = "[" + ", ".join("L" if size is None else str(size) for size in shape) + "]"
         raise RecordRejected(
-            f"Array {spec.name!r} has the shape {list(values.shape)}; its kind is declared as {shown}.",
+            f"Array {spec.name!r} has the shape {list(values.shape)}; its kind is declared as {declared}.",
             "All records of a kind share one shape; another shape needs another store.",
         )
 
 
-def _wrong_dtype(values: Array, spec: ArraySpec, wanted: str) -> RecordRejected:
+def _wrong_dtype(values: Array, spec: ArraySpec, expected: str) -> RecordRejected:
     return RecordRejected(
-        f"Array {spec.name!r}, stored as {spec.dtype}, comes as {values.dtype}.", f"Hand it over as {wanted}."
+        f"Array {spec.name!r}, stored as {spec.dtype}, comes as {values.dtype}.", f"Hand it over as {expected}."
     )
 
 
@@ -235,9 +233,9 @@ def _convert(values: Array, spec: ArraySpec) -> Array:
         # Round to nearest, ties to even, as every framework does.
         stored: Array = ((bits + (np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1)))) >> 16).astype("<u2")
     else:
-        source, wanted = values, _STORED[spec.dtype]
-        with np.errstate(over="ignore") if values.dtype != wanted else nullcontext():
-            stored = np.asarray(values, wanted, order="C")
+        source, dtype = values, _STORED[spec.dtype]
+        with np.errstate(over="ignore") if values.dtype != dtype else nullcontext():
+            stored = np.asarray(values, dtype, order="C")
     if spec.dtype == "bf16" or not _finite(stored, spec.dtype):
         if spec.dtype == "fp16" and values.dtype == np.float16 and not np.isnan(values).any():
             # It came as fp16 from the device, where what is beyond its range has become Inf.

@@ -87,18 +87,18 @@ class Refused(VfcError, RuntimeError):
     exit_code = 6
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
+def suggestion(name: str, allowed: Iterable[str]) -> str:
     """The known name nearest to a misspelt one, as ` Did you mean 'x'?`, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def unknown_name(what: str, name: str, known: Iterable[str]) -> UnknownName:
+def unknown_name(what: str, name: str, allowed: Iterable[str]) -> UnknownName:
     """The error for a name outside a closed set: `what` ("model", "metric"), the name, what is allowed."""
-    allowed = sorted(known)
+    names = sorted(allowed)
     return UnknownName(
-        f"There is no {what} {name!r}.{suggestion(name, allowed)}",
-        f"Known: {', '.join(allowed) if allowed else 'none'}.",
+        f"There is no {what} {name!r}.{suggestion(name, names)}",
+        f"Known: {', '.join(names) if names else 'none'}.",
     )
 
 

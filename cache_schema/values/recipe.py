@@ -61,14 +61,14 @@ class Recipe:
             (n, here.get(n), there.get(n)) for n in sorted(here.keys() | there.keys()) if here.get(n) != there.get(n)
         ]
 
-    def require_equal(self, wanted: Recipe, where: str) -> None:
-        """Raise RecipeMismatch, naming the fields that differ, unless `wanted` equals this (the stored) recipe."""
-        changed = self.difference(wanted)
+    def require_equal(self, recipe: Recipe, where: str) -> None:
+        """Raise RecipeMismatch, naming the fields that differ, unless `recipe` equals this (the stored) recipe."""
+        changed = self.difference(recipe)
         if changed:
-            told = [f"{n}: {json.dumps(a)} there, {json.dumps(b)} asked" for n, a, b in changed[:_NAMED]]
+            differences = [f"{n}: {json.dumps(a)} there, {json.dumps(b)} asked" for n, a, b in changed[:_NAMED]]
             if len(changed) > _NAMED:
-                told.append(f"and {len(changed) - _NAMED} fields more")
-            listed = "; ".join(told)
+                differences.append(f"and {len(changed) - _NAMED} fields more")
+            listed = "; ".join(differences)
             raise RecipeMismatch(
                 f"The store {where} was made with another recipe: {listed}.",
                 "Another recipe is another store: give another --out, or the flags of the store.",

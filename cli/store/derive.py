@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vfc.cache_schema.reduction.shrink import Shrink
+from vfc.cache_schema.reduction.reduce import Reduction
 from vfc.cache_schema.values.progress import Progress
 from vfc.cli.command import Command, Outcome, table
 
@@ -44,7 +44,7 @@ class MaterializeConfig:
     """Which store, made smaller how."""
 
     store: Path = field(metadata={"help": "The store", "argument": True})
-    shrink: Shrink = field(default_factory=Shrink)
+    shrink: Reduction = field(default_factory=Reduction)
     arrays: tuple[str, ...] = field(default=(), metadata=_ARRAYS)
     name: str = field(default="", metadata={"help": "Keep it below derived/<name>/ of the store", "panel": "Output"})
     out: Path | None = field(default=None, metadata={"help": "Or make a store of its own here", "panel": "Output"})

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from vfc.cache_schema.reduction.shrink import Shrink
+from vfc.cache_schema.reduction.reduce import Reduction
 from vfc.cache_schema.values.dtypes import record_bytes
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec, Dtype
@@ -45,7 +45,7 @@ def describe(
         max_pixels: Budget of pixels.
         size: Height x width of the frames, where the number of tokens depends on it.
         prompt: Built-in prompt whose tokens are counted.
-        pool: See `Shrink`.
+        pool: See `Reduction`.
         dtype: Storage dtype.
 
     Raises:
@@ -64,7 +64,7 @@ def describe(
         max_pixels=max_pixels,
     )
     backbone = open_backbone(model, options)
-    shrinking = Shrinking(backbone.specs(), Shrink(pool))
+    shrinking = Shrinking(backbone.specs(), Reduction(pool))
     rows: dict[str, int] = {}
     assumed = f"{num_frames} frames"
     if isinstance(backbone, PromptedBackbone):

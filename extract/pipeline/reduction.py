@@ -13,7 +13,7 @@ from typing import Any
 import numpy.typing as npt
 
 from vfc.cache_schema.reduction.projection import Projection
-from vfc.cache_schema.reduction.shrink import Shrink, shrink_record, shrunk_spec
+from vfc.cache_schema.reduction.reduce import Reduction, reduce_record, reduced_spec
 from vfc.cache_schema.values.dtypes import decode
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.layout import FRAME_MAJOR, PATCH_MAJOR, RAGGED_GRID, Layout
@@ -38,7 +38,7 @@ class Shrinking:
     """
 
     made: Specs
-    shrink: Shrink = field(default_factory=Shrink)
+    shrink: Reduction = field(default_factory=Reduction)
     projections: Mapping[str, Projection] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -109,8 +109,8 @@ class Shrinking:
         pooled = [spec for spec in specs if self._pooled(spec) or spec.dtype not in FEATURE_DTYPES]
         others = [spec for spec in specs if spec not in pooled]
         return {
-            **shrink_record(given, pooled, self.shrink, self.projections),
-            **shrink_record(given, others, replace(self.shrink, pool=""), self.projections),
+            **reduce_record(given, pooled, self.shrink, self.projections),
+            **reduce_record(given, others, replace(self.shrink, pool=""), self.projections),
         }
 
     def _stored(self, kind: str, spec: ArraySpec) -> ArraySpec:
@@ -118,8 +118,8 @@ class Shrinking:
             return spec
         if spec.dtype == "int8" and kind in FEW_ROWS:
             spec = replace(spec, dtype=FEW_ROWS[kind])
-        shrink = self.shrink if kind in SHRUNK else Shrink()
-        return shrunk_spec(spec, shrink if self._pooled(spec) else replace(shrink, pool=""))
+        shrink = self.shrink if kind in SHRUNK else Reduction()
+        return reduced_spec(spec, shrink if self._pooled(spec) else replace(shrink, pool=""))
 
     def _shrunk(self) -> list[tuple[ArraySpec, ...]]:
         return [self.made[kind] for kind in SHRUNK if kind in self.made]

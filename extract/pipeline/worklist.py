@@ -14,7 +14,7 @@ import torch
 
 from vfc.cache_schema.annotations import Annotations
 from vfc.cache_schema.reader import StoreReader, open_store
-from vfc.cache_schema.reduction.shrink import Shrink
+from vfc.cache_schema.reduction.reduce import Reduction
 from vfc.cache_schema.values.errors import AxisMismatch, BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import Recipe
@@ -130,7 +130,7 @@ def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
             f"--texts is given, but --model {config.model} has no text tower.",
             "Leave --texts out, or give --model clip.",
         )
-    shrinking = Shrinking(specs, Shrink(config.pool, "", config.project, config.fit_records, config.seed))
+    shrinking = Shrinking(specs, Reduction(config.pool, "", config.project, config.fit_records, config.seed))
     shrinking.stored()
     collection = collect(
         config.videos, root=config.root, include=config.include, exclude=config.exclude, classes=config.classes

@@ -26,7 +26,7 @@ import torch
 
 from vfc.cache_schema.annotations import Annotation, Annotations, load, write_annotations
 from vfc.cache_schema.parts.atomic_files import replace_file
-from vfc.cache_schema.reduction.shrink import Shrink
+from vfc.cache_schema.reduction.reduce import Reduction
 from vfc.cache_schema.upkeep import materialize
 from vfc.cache_schema.values.progress import Silent
 from vfc.extract.config import ExtractConfig
@@ -107,7 +107,7 @@ def prepared(root: Path, videos: Path, checkpoint: str, rows: Sequence[Annotatio
         out=store,
     )  # fmt: skip
     extract(keep, Silent())
-    materialize(store, Shrink(project="random:128"), Silent(), name="r128")
+    materialize(store, Reduction(project="random:128"), Silent(), name="r128")
     if rows is None:
         rows = [
             Annotation(row.name, row.label, fold=row.name.split("/")[-1].split("_")[1])

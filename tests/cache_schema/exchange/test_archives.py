@@ -18,7 +18,7 @@ from safetensors.torch import save_file as save_tensors
 
 from vfc.cache_schema import BadInput, Key, MissingExtra, MissingPath, StoreReader, UnknownName, open_store
 from vfc.cache_schema.annotations import Annotation, Annotations, load, write_annotations
-from vfc.cache_schema.exchange import Import, ImportOptions, import_features
+from vfc.cache_schema.exchange import ImportOptions, ImportReport, import_features
 from vfc.cache_schema.exchange.labels import matched, read_labels
 from vfc.cache_schema.values.progress import Silent
 
@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 NAMES = ("b/two", "a/one", "a/three")
 
 
-def bring(place: Path, out: Path, **options: object) -> Import:
+def bring(place: Path, out: Path, **options: object) -> ImportReport:
     return import_features(place, out, ImportOptions(**options), Silent())  # type: ignore[arg-type]
 
 

@@ -361,7 +361,7 @@ def test_a_killed_export_goes_on(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: exchange.Format, after: int
 ) -> None:
     monkeypatch.setattr(file_writers, "_FILE_BYTES", 1)
-    real, calls = files.returned, []
+    real, calls = files.exported_record, []
 
     def dying(out: Path, row: dict[str, Any], specs: Any) -> Any:
         calls.append(row)
@@ -370,7 +370,7 @@ def test_a_killed_export_goes_on(
         return real(out, row, specs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "returned", dying)
+        patch.setattr(files, "exported_record", dying)
         with pytest.raises(KeyboardInterrupt):
             export(root, tmp_path / "out", form, QUIET)
     with open(tmp_path / "out" / "index.jsonl", "ab") as index:

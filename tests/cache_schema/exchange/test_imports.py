@@ -22,7 +22,7 @@ from vfc.cache_schema import (
     open_store,
 )
 from vfc.cache_schema.annotations import Annotation, Annotations, load, write_annotations
-from vfc.cache_schema.exchange import Import, ImportOptions, export, import_features
+from vfc.cache_schema.exchange import ImportOptions, ImportReport, export, import_features
 from vfc.cache_schema.exchange.mstcn import mstcn, read_bundle, read_mapping, read_splits, read_truth
 from vfc.cache_schema.upkeep import compare, inspect, verify
 from vfc.cache_schema.values.progress import Silent
@@ -37,7 +37,7 @@ def salads(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Path:
     return write_mstcn(folder, shared_data / "labels" / "50salads", videos=8, stride=16, width=12)
 
 
-def bring(folder: Path, out: Path, **options: object) -> Import:
+def bring(folder: Path, out: Path, **options: object) -> ImportReport:
     return import_features(folder, out, ImportOptions(**options), QUIET)  # type: ignore[arg-type]
 
 
@@ -138,7 +138,7 @@ def test_what_is_broken_costs_only_itself_and_is_listed(broken: Path, salads: Pa
     assert inspect(tmp_path / "s", QUIET).failures == ()
 
 
-def bring_but(folder: Path, out: Path, name: str, steps: int) -> Import:
+def bring_but(folder: Path, out: Path, name: str, steps: int) -> ImportReport:
     """Import again, the features that were cut kept as they were imported."""
     path = folder / "features" / f"{name}.npy"
     np.save(path, np.load(path)[:, :steps])

@@ -27,7 +27,7 @@ from vfc.cache_schema import (
 from vfc.cache_schema.annotations import Annotation, Annotations, load, write_annotations
 from vfc.cache_schema.reduction.projection import fit_projection, load_projection, publish_projection
 from vfc.cache_schema.upkeep import compact, inspect, merge, verify
-from vfc.cache_schema.upkeep.stored import alone
+from vfc.cache_schema.upkeep.stored import maintenance_lock
 from vfc.cache_schema.values.progress import Silent
 from vfc.cache_schema.values.record import Json
 
@@ -194,7 +194,7 @@ def test_damage_stops_it_and_the_parts_around_it_stay(store: Path) -> None:
     assert names <= {path.name for path in parts(store)}
     assert open_store(store).keys() == keys
     assert list((store / "tmp").iterdir()) == []
-    with alone(store), pytest.raises(Refused, match="Another compact or repair"):
+    with maintenance_lock(store), pytest.raises(Refused, match="Another compact or repair"):
         compact(store, QUIET)
 
 

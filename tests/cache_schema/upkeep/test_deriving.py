@@ -27,7 +27,7 @@ from vfc.cache_schema import (
 )
 from vfc.cache_schema.annotations import Annotation, Annotations, load, write_annotations
 from vfc.cache_schema.parts.part import Part
-from vfc.cache_schema.reduction.shrink import Shrink
+from vfc.cache_schema.reduction.reduce import Reduction
 from vfc.cache_schema.upkeep import compact, convert, inspect, materialize, merge, verify
 from vfc.cache_schema.values.progress import Silent
 from vfc.cache_schema.values.record import Dtype
@@ -150,7 +150,7 @@ def test_pooled_tokens_under_the_parent(tmp_path: Path) -> None:
     root = fill(tmp_path / "s", (0, 1), (2,))
     write_annotations(root, "default", Annotations((Annotation("v0.mp4", "x"),)))
     arrays = ["layer3.visual", "layer5.visual"]
-    done = materialize(root, Shrink(pool="2x2", dtype="bf16"), QUIET, name="pooled", arrays=arrays)
+    done = materialize(root, Reduction(pool="2x2", dtype="bf16"), QUIET, name="pooled", arrays=arrays)
     assert (done.path, done.added, done.parts) == (str(root / "derived" / "pooled"), 3, 2)
     derived = open_store(root / "derived" / "pooled")
     assert derived.kinds["video"] == (
@@ -177,11 +177,11 @@ def test_pooled_tokens_under_the_parent(tmp_path: Path) -> None:
 
 def test_it_grows_with_its_parent_and_follows_replacements(tmp_path: Path) -> None:
     root = fill(tmp_path / "s", (0, 1), (2,))
-    shrink = Shrink(pool="mean")
+    reduction = Reduction(pool="mean")
     arrays = ["layer3.visual"]
 
     def run() -> tuple[int, int, int, int]:
-        done = materialize(root, shrink, QUIET, name="mean", arrays=arrays)
+        done = materialize(root, reduction, QUIET, name="mean", arrays=arrays)
         return done.added, done.replaced, done.present, done.orphans
 
     assert run() == (3, 0, 0, 0)
@@ -206,10 +206,10 @@ def test_it_grows_with_its_parent_and_follows_replacements(tmp_path: Path) -> No
 
 def test_killed_and_run_again_it_is_the_same(tmp_path: Path, killer: Callable[..., None]) -> None:
     root = fill(tmp_path / "pristine", (0, 1), (2,))
-    shrink = Shrink(pool="2x2", project="pca:3")
+    reduction = Reduction(pool="2x2", project="pca:3")
 
     def act(root: Path) -> None:
-        materialize(root, shrink, QUIET, name="small", arrays=["layer3.visual"])
+        materialize(root, reduction, QUIET, name="small", arrays=["layer3.visual"])
 
     digests = set()
 
@@ -234,8 +234,8 @@ def slow_pca(rows: Values, d: int) -> tuple[Values, float]:
 
 def test_a_projection_is_fitted_once_on_the_first_names_by_hash(tmp_path: Path) -> None:
     root = fill(tmp_path / "s", (0, 1, 2), (3, 4))
-    shrink = Shrink(project="pca:2", fit_records=3)
-    done = materialize(root, shrink, QUIET, name="pca", arrays=["layer3.visual"])
+    reduction = Reduction(project="pca:2", fit_records=3)
+    done = materialize(root, reduction, QUIET, name="pca", arrays=["layer3.visual"])
     names = sorted((f"v{i}.mp4" for i in range(5)), key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:3]
     rows = np.concatenate([tokens(int(name[1])).arrays["layer3.visual"].reshape(-1, 6) for name in names])
     projector, explained = slow_pca(rows.astype(np.float64), 2)
@@ -251,7 +251,7 @@ def test_a_projection_is_fitted_once_on_the_first_names_by_hash(tmp_path: Path) 
     # More records later: the projection stays, and so does the recipe.
     digest = reader.recipe.digest
     fill(root, (5, 6))
-    assert materialize(root, shrink, QUIET, name="pca", arrays=["layer3.visual"]).added == 2
+    assert materialize(root, reduction, QUIET, name="pca", arrays=["layer3.visual"]).added == 2
     assert open_store(root / "derived" / "pca").recipe.digest == digest
     np.testing.assert_array_equal(
         open_store(root / "derived" / "pca").read(tokens(4).key, "layer3.visual").reshape(-1, 2), got
@@ -261,32 +261,32 @@ def test_a_projection_is_fitted_once_on_the_first_names_by_hash(tmp_path: Path) 
 def test_two_fits_on_other_data_do_not_mix(tmp_path: Path) -> None:
     one, two = fill(tmp_path / "one", (0, 1)), fill(tmp_path / "two", (2, 3))
     for root in (one, two):
-        materialize(root, Shrink(project="pca:2"), QUIET, out=root.with_suffix(".pca"), arrays=["frames"])
+        materialize(root, Reduction(project="pca:2"), QUIET, out=root.with_suffix(".pca"), arrays=["frames"])
     with pytest.raises(RecipeMismatch, match=r"projection\.frames"):
         merge([one.with_suffix(".pca"), two.with_suffix(".pca")], tmp_path / "both", QUIET)
     # A random projection is the same everywhere.
     for root in (one, two):
-        materialize(root, Shrink(project="random:2"), QUIET, out=root.with_suffix(".random"), arrays=["frames"])
+        materialize(root, Reduction(project="random:2"), QUIET, out=root.with_suffix(".random"), arrays=["frames"])
     assert merge([one.with_suffix(".random"), two.with_suffix(".random")], tmp_path / "all", QUIET).records == 4
 
 
 def test_what_cannot_be_materialized(tmp_path: Path) -> None:
     root = fill(tmp_path / "s", (0, 1))
     with pytest.raises(BadInput, match=r"'frames' cannot be pooled with '2x2'"):
-        materialize(root, Shrink(pool="2x2"), QUIET, name="x")
+        materialize(root, Reduction(pool="2x2"), QUIET, name="x")
     with pytest.raises(BadInput, match=r"materialize needs either a name or an --out"):
-        materialize(root, Shrink(), QUIET)
+        materialize(root, Reduction(), QUIET)
     with pytest.raises(BadInput, match=r"'\.\./x' cannot name a derived store"):
-        materialize(root, Shrink(), QUIET, name="../x")
+        materialize(root, Reduction(), QUIET, name="../x")
     with pytest.raises(BadInput, match=r"A pca:5 cannot be fitted on 2 rows"):
-        materialize(root, Shrink(project="pca:5", fit_records=1), QUIET, name="x", arrays=["frames"])
+        materialize(root, Reduction(project="pca:5", fit_records=1), QUIET, name="x", arrays=["frames"])
     assert not (root / "derived" / "x").exists()
-    materialize(root, Shrink(pool="mean"), QUIET, name="x", arrays=["frames"])
+    materialize(root, Reduction(pool="mean"), QUIET, name="x", arrays=["frames"])
     with pytest.raises(RecipeMismatch, match=r"derived/x was made .* parameters\.pool: \"mean\" there, null asked"):
-        materialize(root, Shrink(), QUIET, name="x", arrays=["frames"])
-    materialize(root, Shrink(project="pca:2"), QUIET, name="y", arrays=["frames"])
+        materialize(root, Reduction(), QUIET, name="x", arrays=["frames"])
+    materialize(root, Reduction(project="pca:2"), QUIET, name="y", arrays=["frames"])
     with pytest.raises(BadInput, match=r"projection of 'frames' in .*y is pca:2 of 6 dimensions; pca:3 of 6 was asked"):
-        materialize(root, Shrink(project="pca:3"), QUIET, name="y", arrays=["frames"])
+        materialize(root, Reduction(project="pca:3"), QUIET, name="y", arrays=["frames"])
 
 
 def test_damage_in_the_parent_is_not_passed_on(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_damage_in_the_parent_is_not_passed_on(tmp_path: Path) -> None:
     data[3] ^= 16
     (part / "frames" / "c.0.0.0").write_bytes(data)
     with pytest.raises(Damaged, match=r"'frames' of video 'v1\.mp4'"):
-        materialize(root, Shrink(pool="mean"), QUIET, name="x", arrays=["frames"])
+        materialize(root, Reduction(pool="mean"), QUIET, name="x", arrays=["frames"])
     assert [key.name for key in open_store(root / "derived" / "x").keys("video")] == ["v0.mp4"]
 
 
@@ -307,7 +307,7 @@ def test_ragged_grids(tmp_path: Path) -> None:
         for i, grid in enumerate(((2, 4, 4), (1, 2, 6), (3, 1, 9))):
             rows = np.random.default_rng(i).normal(size=(int(np.prod(grid)), 4)).astype(np.float32)
             writer.add(Record(Key("video", f"{i}"), {"l.visual": rows, "visual.grid": np.array(grid)}))
-    done = materialize(tmp_path / "s", Shrink(pool="2x2"), QUIET, name="x")
+    done = materialize(tmp_path / "s", Reduction(pool="2x2"), QUIET, name="x")
     assert done.added == 2
     assert done.rejected[0][0] == "2"
     assert "1x9 tokens per frame" in done.rejected[0][1]
@@ -321,7 +321,7 @@ def test_made_arrays_are_those_of_the_record(tmp_path: Path) -> None:
     with StoreWriter(tmp_path / "s", RECIPE) as writer:
         writer.declare("video", VIDEO)
         writer.add(record(3))
-    done = materialize(tmp_path / "s", Shrink(dtype="fp32"), QUIET, name="x", arrays=["layer3.text", "single"])
+    done = materialize(tmp_path / "s", Reduction(dtype="fp32"), QUIET, name="x", arrays=["layer3.text", "single"])
     reader = open_store(Path(done.path))
     assert {spec.name for spec in reader.kinds["video"]} == {"layer3.text", "single", "text.ids", "seconds"}
     np.testing.assert_array_equal(
@@ -337,7 +337,7 @@ def test_no_projection_is_left_where_the_records_may_not_go(tmp_path: Path) -> N
     for out, error in ((other, RecipeMismatch), (tmp_path / "photos", NotAStore)):
         before = sorted(out.rglob("*"))
         with pytest.raises(error):
-            materialize(root, Shrink(project="random:2"), QUIET, out=out, arrays=["frames"])
+            materialize(root, Reduction(project="random:2"), QUIET, out=out, arrays=["frames"])
         assert sorted(out.rglob("*")) == before
 
 

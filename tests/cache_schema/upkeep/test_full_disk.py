@@ -10,7 +10,7 @@ from suites.store import RECIPE
 
 from vfc.cache_schema import ArraySpec, Key, ReadOnlyTarget, Record, Refused, StoreWriter, VfcError, open_store
 from vfc.cache_schema.exchange import Format, export
-from vfc.cache_schema.reduction.shrink import Shrink
+from vfc.cache_schema.reduction.reduce import Reduction
 from vfc.cache_schema.upkeep import compact, convert, materialize, merge, repair, verify
 from vfc.cache_schema.values.progress import Silent
 
@@ -55,7 +55,7 @@ def take_up(disk: Path, leave: int) -> None:
 TO_ELSEWHERE: dict[str, Callable[[Path, Path], object]] = {
     "merge": lambda root, out: merge([root], out, QUIET),
     "convert": lambda root, out: convert(root, out, "fp32", QUIET),
-    "materialize": lambda root, out: materialize(root, Shrink(project="pca:40"), QUIET, out=out),
+    "materialize": lambda root, out: materialize(root, Reduction(project="pca:40"), QUIET, out=out),
     "npy": lambda root, out: export(root, out, "npy", QUIET),
     "safetensors": lambda root, out: export(root, out, "safetensors", QUIET),
     "hdf5": lambda root, out: export(root, out, "hdf5", QUIET),
@@ -93,7 +93,7 @@ def test_a_full_store_loses_nothing(small: Path, verb: str) -> None:
     verbs: dict[str, Callable[[], object]] = {
         "compact": lambda: compact(root, QUIET),
         "repair": lambda: repair(root, QUIET),
-        "materialize": lambda: materialize(root, Shrink(dtype="fp32"), QUIET, name="wide"),
+        "materialize": lambda: materialize(root, Reduction(dtype="fp32"), QUIET, name="wide"),
     }
     with pytest.raises(Refused, match="No space left"):
         verbs[verb]()
@@ -113,7 +113,7 @@ def test_a_read_only_store(tmp_path: Path) -> None:
         assert verify(root, QUIET).ok
         for verb in (
             lambda: compact(root, QUIET),
-            lambda: materialize(root, Shrink(pool="mean"), QUIET, name="x"),
+            lambda: materialize(root, Reduction(pool="mean"), QUIET, name="x"),
             lambda: export(root, root / "out", "npy", QUIET),
             lambda: export(root, root / "out.h5", "hdf5", QUIET),
         ):

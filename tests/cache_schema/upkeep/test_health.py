@@ -17,7 +17,7 @@ from vfc.cache_schema import Damaged, Key, NotAStore, Record, Refused, StoreWrit
 from vfc.cache_schema.annotations import Annotation, Annotations, write_annotations
 from vfc.cache_schema.reduction.projection import fit_projection, publish_projection
 from vfc.cache_schema.upkeep import compact, repair, verify
-from vfc.cache_schema.upkeep.stored import alone
+from vfc.cache_schema.upkeep.stored import maintenance_lock
 from vfc.cache_schema.values.progress import Silent
 
 QUIET = Silent()
@@ -318,7 +318,7 @@ def test_small_files_beside_the_parts_are_looked_at(store: Path) -> None:
 
 
 def test_one_at_a_time(store: Path, tmp_path: Path) -> None:
-    with alone(store), pytest.raises(Refused, match="Another compact or repair is at work"):
+    with maintenance_lock(store), pytest.raises(Refused, match="Another compact or repair is at work"):
         repair(store, QUIET)
     with pytest.raises(NotAStore):
         verify(tmp_path, QUIET)

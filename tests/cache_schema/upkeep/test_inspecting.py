@@ -9,7 +9,7 @@ from suites.store import RECIPE, TEXT, VIDEO, record
 
 from vfc.cache_schema import Key, MissingPath, NotAStore, Record, StoreWriter, open_store
 from vfc.cache_schema.annotations import Annotation, Annotations, write_annotations
-from vfc.cache_schema.reduction.shrink import Shrink
+from vfc.cache_schema.reduction.reduce import Reduction
 from vfc.cache_schema.upkeep import inspect, materialize
 from vfc.cache_schema.values.progress import Silent
 
@@ -40,7 +40,7 @@ def test_everything_is_counted(tmp_path: Path) -> None:
         {"kind": "video", "name": "torn.mp4", "reason": "no frames", "size": 4},
     ]
     (root / "failures" / "w0.jsonl").write_text("\n".join(json.dumps(row) for row in failed) + '\n{"kind": "vid')
-    materialize(root, Shrink(pool="mean"), QUIET, name="mean", arrays=["layer3.visual"])
+    materialize(root, Reduction(pool="mean"), QUIET, name="mean", arrays=["layer3.visual"])
 
     found = inspect(root, QUIET)
     counted = {kind.kind: (kind.records, kind.parts) for kind in found.kinds}

@@ -17,7 +17,7 @@ from suites.toy import write_clips
 
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.reduction.frozen_blocks import check_tail, read_header, tail_path
-from vfc.cache_schema.reduction.shrink import Shrink
+from vfc.cache_schema.reduction.reduce import Reduction
 from vfc.cache_schema.upkeep import inspect, materialize, merge, verify
 from vfc.cache_schema.values.errors import AxisMismatch, BadInput, Damaged
 from vfc.cache_schema.values.progress import Silent
@@ -184,7 +184,7 @@ def test_patches_are_pooled_now_as_later(run: Run, tmp_path: Path) -> None:
     run(dtype="fp32", out=tmp_path / "whole")
     run(dtype="fp32", pool="2x2")
     wanted = ("layer2.visual",)
-    materialize(tmp_path / "whole", Shrink(pool="2x2"), Silent(), out=tmp_path / "after", arrays=wanted)
+    materialize(tmp_path / "whole", Reduction(pool="2x2"), Silent(), out=tmp_path / "after", arrays=wanted)
     with open_store(tmp_path / "store") as here, open_store(tmp_path / "after") as there:
         spec = here.spec("video", "layer2.visual")
         assert (spec.shape, spec.layout) == ((1 + 4 * 4, 24), "cls first, patch-major, grid 2x2, frames 4")

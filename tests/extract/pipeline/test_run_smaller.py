@@ -14,7 +14,7 @@ from suites.toy import write_clips
 
 from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.reduction.projection import fit_projection, load_projection
-from vfc.cache_schema.reduction.shrink import Shrink
+from vfc.cache_schema.reduction.reduce import Reduction
 from vfc.cache_schema.upkeep import materialize
 from vfc.cache_schema.values.errors import AxisMismatch, BadInput, Damaged, RecipeMismatch
 from vfc.cache_schema.values.progress import Silent
@@ -85,7 +85,7 @@ def test_pooled_at_extraction_is_pooled_afterwards(
     run(**given, out=tmp_path / "whole")
     run(**given, pool="1x2")
     names = ("layer2.visual", "layer3.visual")
-    materialize(tmp_path / "whole", Shrink(pool="1x2"), Silent(), out=tmp_path / "after", arrays=names)
+    materialize(tmp_path / "whole", Reduction(pool="1x2"), Silent(), out=tmp_path / "after", arrays=names)
     with open_store(tmp_path / "store") as here, open_store(tmp_path / "after") as there:
         assert set(here.kinds["video"]) == set(there.kinds["video"])
         same(here, there, "video")

@@ -27,7 +27,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Shrink:
+class Reduction:
     """What to do, in this order: pool over tokens, project, change the dtype. Nothing is done unless it is named."""
 
     pool: str = field(
@@ -61,24 +61,24 @@ class Shrink:
 
     def to_json(self) -> dict[str, Json]:
         """As kept in a recipe: what is done, with what; what is not done is left out."""
-        told: dict[str, Json] = {"pool": self.pool, "grid": self.grid, "project": self.project, "dtype": self.dtype}
+        fields: dict[str, Json] = {"pool": self.pool, "grid": self.grid, "project": self.project, "dtype": self.dtype}
         if self.project:
-            told |= {"fit_records": self.fit_records, "seed": self.seed}
-        return {name: value for name, value in told.items() if value not in ("", None)}
+            fields |= {"fit_records": self.fit_records, "seed": self.seed}
+        return {name: value for name, value in fields.items() if value not in ("", None)}
 
 
-def shrunk_spec(spec: ArraySpec, shrink: Shrink) -> ArraySpec:
+def reduced_spec(spec: ArraySpec, reduction: Reduction) -> ArraySpec:
     """What a feature array looks like afterwards; its name stays.
 
     Raises:
         BadInput: it cannot be pooled, projected or kept as int8 as asked; the array is named.
     """
-    spec = dataclasses.replace(pooled_spec(spec, shrink.pool, shrink.grid), dtype=shrink.dtype or spec.dtype)
-    if shrink.project:
-        _, width = parse_projection(shrink.project)
+    spec = dataclasses.replace(pooled_spec(spec, reduction.pool, reduction.grid), dtype=reduction.dtype or spec.dtype)
+    if reduction.project:
+        _, width = parse_projection(reduction.project)
         if spec.shape[-1] is None or width > spec.shape[-1]:
             raise BadInput(
-                f"Array {spec.name!r} has {spec.shape[-1]} dimensions; {shrink.project!r} asks for {width}.",
+                f"Array {spec.name!r} has {spec.shape[-1]} dimensions; {reduction.project!r} asks for {width}.",
                 f"Give --project with {spec.shape[-1]} dimensions or fewer, or leave the array out (--array).",
             )
         spec = dataclasses.replace(spec, shape=(*spec.shape[:-1], width))
@@ -93,33 +93,33 @@ def shrunk_spec(spec: ArraySpec, shrink: Shrink) -> ArraySpec:
     return spec
 
 
-def shrink_record(
+def reduce_record(
     arrays: Mapping[str, Array],
     specs: Iterable[ArraySpec],
-    shrink: Shrink,
+    reduction: Reduction,
     projections: Mapping[str, Projection] | None = None,
 ) -> dict[str, Array]:
     """All arrays of one record, made smaller; features float32 in and out, side arrays as they are.
 
-    `specs` are those of the arrays wanted, before shrinking. A token grid is side array `<stream>.grid`, int64 `[3]`:
-    frames, rows, columns; it is rewritten where its array was pooled. The dtype is left to the writer.
+    `specs` are those of the arrays to return, before the reduction. A token grid is a side array `<stream>.grid`,
+    int64 `[3]`: frames, rows, columns; it is rewritten where its array was pooled. The dtype is left to the writer.
 
     Raises:
         BadInput, RecordRejected: see `pool_values`.
     """
-    shrunk: dict[str, Array] = {}
+    reduced: dict[str, Array] = {}
     for spec in specs:
         values = arrays[spec.name]
         if spec.dtype in FEATURE_DTYPES:
-            if shrink.pool:
-                values = pool_values(values, spec, shrink.pool, shrink.grid, _grid_beside(arrays, spec))
+            if reduction.pool:
+                values = pool_values(values, spec, reduction.pool, reduction.grid, _grid_beside(arrays, spec))
             if projections:
                 values = projections[spec.name].apply(values)
-        elif shrink.pool and ArrayName.parse(spec.name).side == "grid":
-            cells = pool_cells(shrink.pool) or (1, 1)
+        elif reduction.pool and ArrayName.parse(spec.name).side == "grid":
+            cells = pool_cells(reduction.pool) or (1, 1)
             values = np.array([values[0], *cells], values.dtype)
-        shrunk[spec.name] = values
-    return shrunk
+        reduced[spec.name] = values
+    return reduced
 
 
 def _grid_beside(arrays: Mapping[str, Array], spec: ArraySpec) -> Sequence[int]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfc.cache_schema.reduction.pooling import pool_values, pooled_spec
-from vfc.cache_schema.reduction.shrink import Shrink, shrink_record, shrunk_spec
+from vfc.cache_schema.reduction.reduce import Reduction, reduce_record, reduced_spec
 from vfc.cache_schema.values.errors import BadInput, RecordRejected
 from vfc.cache_schema.values.record import ArraySpec
 
@@ -172,17 +172,17 @@ def test_records_that_cannot_be_pooled() -> None:
     with pytest.raises(RecordRejected, match=r"'text' of this record has no rows"):
         pool_values(some(0, 2), ArraySpec("text", "fp32", (None, 2)), "mean")
     with pytest.raises(BadInput, match=r"'v' has the layout 'ragged grid' but no 'v\.grid' beside it"):
-        shrink_record({"v": some(6, 2)}, [flat], Shrink(pool="2x2"))
+        reduce_record({"v": some(6, 2)}, [flat], Reduction(pool="2x2"))
 
 
 def test_misspelt_ways() -> None:
     for pool in ("4", "4x", "x4", "0x4", "4x4x4", "max"):
         with pytest.raises(BadInput, match=rf"--pool '{pool}' is no grid\.\nGive rows x columns, .* or `mean`"):
-            Shrink(pool=pool)
+            Reduction(pool=pool)
     with pytest.raises(BadInput, match=r"--grid 'mean' is no grid"):
-        Shrink(grid="mean")
+        Reduction(grid="mean")
     with pytest.raises(BadInput, match=r"--project 'pca' is no projection\.\nGive pca:<dimensions>"):
-        Shrink(project="pca")
+        Reduction(project="pca")
     with pytest.raises(BadInput, match=r"'v' has 9 tokens per frame, which is no grid of 2x4"):
         pooled_spec(ArraySpec("v", "fp32", (1, 9, 2), "frame-major"), "2x2", "2x4")
 
@@ -199,30 +199,30 @@ def test_a_record_keeps_its_side_arrays_and_tells_its_new_grid() -> None:
         "visual.seconds": np.array([0.5, 1.5]),
         "not.wanted": np.zeros(3),
     }
-    got = shrink_record(arrays, specs, Shrink(pool="2x3"))
+    got = reduce_record(arrays, specs, Reduction(pool="2x3"))
     assert got.keys() == {"layer3.visual", "visual.grid", "visual.seconds"}
     np.testing.assert_array_equal(got["visual.grid"], [2, 2, 3])
     assert got["visual.grid"].dtype == np.int64
     assert got["layer3.visual"].shape == (12, 2)
     np.testing.assert_array_equal(got["visual.seconds"], [0.5, 1.5])
-    np.testing.assert_array_equal(shrink_record(arrays, specs, Shrink(pool="mean"))["visual.grid"], [2, 1, 1])
-    np.testing.assert_array_equal(shrink_record(arrays, specs, Shrink(dtype="fp32"))["visual.grid"], [2, 4, 6])
+    np.testing.assert_array_equal(reduce_record(arrays, specs, Reduction(pool="mean"))["visual.grid"], [2, 1, 1])
+    np.testing.assert_array_equal(reduce_record(arrays, specs, Reduction(dtype="fp32"))["visual.grid"], [2, 4, 6])
 
 
 def test_specs_after_all_three_steps() -> None:
     spec = ArraySpec("v", "fp16", (8, 16, 64), "frame-major")
-    assert shrunk_spec(spec, Shrink("2x2", project="pca:10", dtype="int8")) == ArraySpec(
+    assert reduced_spec(spec, Reduction("2x2", project="pca:10", dtype="int8")) == ArraySpec(
         "v", "int8", (8, 4, 10), "frame-major"
     )
-    assert shrunk_spec(spec, Shrink()) == spec
+    assert reduced_spec(spec, Reduction()) == spec
     with pytest.raises(BadInput, match=r"'v' has 64 dimensions; 'pca:65' asks for 65"):
-        shrunk_spec(spec, Shrink(project="pca:65"))
+        reduced_spec(spec, Reduction(project="pca:65"))
     with pytest.raises(
         BadInput, match=r"'v' would have 8 rows per record; int8 keeps a scale per channel and needs 32"
     ):
-        shrunk_spec(spec, Shrink(pool="mean", dtype="int8"))
-    assert Shrink("2x2", dtype="int8").to_json() == {"pool": "2x2", "dtype": "int8"}
-    assert Shrink(project="pca:3").to_json() == {"project": "pca:3", "fit_records": 256, "seed": 0}
+        reduced_spec(spec, Reduction(pool="mean", dtype="int8"))
+    assert Reduction("2x2", dtype="int8").to_json() == {"pool": "2x2", "dtype": "int8"}
+    assert Reduction(project="pca:3").to_json() == {"project": "pca:3", "fit_records": 256, "seed": 0}
 
 
 def test_a_layout_that_states_its_grid_is_read_and_rewritten() -> None:
@@ -239,4 +239,4 @@ def test_a_layout_that_states_its_grid_is_read_and_rewritten() -> None:
 def test_projections_fitted_on_nothing_or_with_no_seed_are_refused() -> None:
     for wrong in ({"fit_records": 0}, {"fit_records": -1}, {"seed": -1}):
         with pytest.raises(BadInput, match=r"on -?\d+ records with the seed -?\d+\.\nGive --fit-records"):
-            Shrink(project="random:2", **wrong)  # type: ignore[arg-type]
+            Reduction(project="random:2", **wrong)  # type: ignore[arg-type]
