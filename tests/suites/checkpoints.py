@@ -113,8 +113,13 @@ def image_checkpoint(folder: Path, name: str, *, dtype: torch.dtype = torch.floa
     return save(randomise(model, seed).to(dtype), folder, image_pixels())
 
 
-def clip_checkpoint(folder: Path, *, legacy_eos: bool = False, seed: int = 0) -> Path:
-    """A tiny CLIP with a tokenizer of bytes and a few words; `legacy_eos` says `eos_token_id` 2, as old files do."""
+def clip_checkpoint(
+    folder: Path, *, legacy_eos: bool = False, seed: int = 0, vision: Mapping[str, Any] | None = None
+) -> Path:
+    """A tiny CLIP with a tokenizer of bytes and a few words; `legacy_eos` says `eos_token_id` 2, as old files do.
+
+    `vision` changes the size of the image tower.
+    """
     tokenizer = clip_tokenizer()
     text = {
         "hidden_size": 24,
@@ -127,7 +132,7 @@ def clip_checkpoint(folder: Path, *, legacy_eos: bool = False, seed: int = 0) ->
         "eos_token_id": 2 if legacy_eos else tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    config = transformers.CLIPConfig(text_config=text, vision_config=dict(TOWER), projection_dim=20)
+    config = transformers.CLIPConfig(text_config=text, vision_config={**TOWER, **(vision or {})}, projection_dim=20)
     save(randomise(transformers.CLIPModel(config), seed), folder, image_pixels())
     tokenizer.save_pretrained(folder)
     return folder
