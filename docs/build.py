@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import commands
-import file_map
 import yaml
+
+from vfc.cli.command import first_sentence, module_file
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -37,9 +38,7 @@ def head_names() -> list[str]:
 
 def head_about(name: str) -> str:
     """The first sentence of a head's docstring."""
-    folder = ROOT / "heads" / "methods"
-    stem = folder / name.replace("-", "_")
-    return file_map.first_line(stem / "__init__.py" if stem.is_dir() else stem.with_suffix(".py"))
+    return first_sentence(module_file(str(ROOT / "heads" / "methods"), name))
 
 
 def write_pages(pages: Path) -> None:
@@ -53,16 +52,17 @@ def write_pages(pages: Path) -> None:
             shutil.copyfile(source, target)
     for name in head_names():
         page = pages / "heads" / f"{name}.md"
-        text = page.read_text("utf-8") if page.is_file() else f"# {name}\n\n{head_about(name)}.\n\n{HEAD_NOTE}\n"
+        text = page.read_text("utf-8") if page.is_file() else f"# {name}\n\n{head_about(name)}\n\n{HEAD_NOTE}\n"
         page.write_text(f"{text.rstrip()}\n\n{commands.head_section(name)}", "utf-8")
-    table = "".join(f"| [{name}]({name}.md) | {file_map.cell(head_about(name))} |\n" for name in head_names())
+    table = "".join(f"| [{name}]({name}.md) | {commands.cell(head_about(name))} |\n" for name in head_names())
     index = pages / "heads" / "index.md"
     index.write_text(f"{index.read_text('utf-8').rstrip()}\n\n| head | what it is |\n| --- | --- |\n{table}", "utf-8")
     folder = pages / "reference" / "commands"
     folder.mkdir(parents=True, exist_ok=True)
     for file, text in commands.pages().items():
         (folder / file).write_text(text, "utf-8")
-    (pages / "reference" / "files.md").write_text(file_map.page(ROOT), "utf-8")
+    file_map = subprocess.run([sys.executable, ROOT / ".ci" / "map"], check=True, capture_output=True, text=True).stdout
+    (pages / "reference" / "files.md").write_text(file_map, "utf-8")
     for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"):
         text = COMMENT.sub("", (ROOT / name).read_text("utf-8"))
         (pages / name.lower()).write_text(text.replace("](docs/", "]("), "utf-8")

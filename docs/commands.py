@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
-from file_map import cell
 from typer.core import TyperGroup
 
 from vfc.cli import app, options
 
-SHARED_PANEL = "Common options"
-"""The panel of the flags that every command has."""
+
+def cell(text: str) -> str:
+    """A plain text as a cell of a Markdown table; what stands in backticks stays code."""
+    parts = text.replace("\n", " ").split("`")
+    parts[::2] = [re.sub(r"([\[\]*<])", r"\\\1", part) for part in parts[::2]]
+    return "`".join(parts).replace("|", "\\|")
 
 
 def leaves(group: TyperGroup, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
