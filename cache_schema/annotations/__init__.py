@@ -4,6 +4,7 @@ They lie in `annotations/<name>.jsonl`, apart from the features, so that a label
 part; the digest is named in every result.
 """
 
+from .groups import Groups, group_of, groups
 from .lists import class_list, class_lists
 from .rows import SPLITS, Annotation, Annotations, as_lines, load, read_annotations, segment, source, write_annotations
 from .splits import with_class_split, with_video_split
@@ -12,9 +13,12 @@ __all__ = [
     "SPLITS",
     "Annotation",
     "Annotations",
+    "Groups",
     "as_lines",
     "class_list",
     "class_lists",
+    "group_of",
+    "groups",
     "load",
     "read_annotations",
     "segment",

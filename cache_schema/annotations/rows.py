@@ -16,6 +16,7 @@ from typing import Final
 from vfc.cache_schema.parts.atomic_files import replace_file
 from vfc.cache_schema.values.errors import BadInput, MissingPath, unknown_name
 from vfc.cache_schema.values.recipe import canonical
+from vfc.cache_schema.values.record import Json
 
 SPLITS: Final = ("train", "val", "test")
 _SEGMENT: Final = re.compile(r"(?P<file>.+)#t=\d+(\.\d+)?-(\d+(\.\d+)?)?")
@@ -42,7 +43,8 @@ class Annotation:
     """What is known about one video, or one segment of a video.
 
     `name` is the name in the key of its records. `start_seconds`, `end_seconds` bound a segment, in seconds from the
-    start of the file. An empty label, split or fold is one that is not known.
+    start of the file. `group` names the source of a video: a random split keeps a group together (see `groups`). An
+    empty label, split, fold or group is one that is not known.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Annotation:
     fold: str = ""
     start_seconds: float | None = None
     end_seconds: float | None = None
+    group: str = ""
 
     def __post_init__(self) -> None:
         problem = _fault(self)
@@ -62,10 +65,10 @@ class Annotation:
 
 
 _FIELDS: Final = tuple(field.name for field in dataclasses.fields(Annotation))
-_TEXTS: Final = ("name", "label", "split", "fold")
+_TEXTS: Final = ("name", "label", "split", "fold", "group")
 _ROW_RULE: Final = (
     'A row is {"name": "path/of/video.mp4", "label": "...", "split": "train", "fold": "...", '
-    '"start_seconds": 0.0, "end_seconds": 1.5}; only the name is required.'
+    '"start_seconds": 0.0, "end_seconds": 1.5, "group": "..."}; only the name is required.'
 )
 
 
@@ -88,6 +91,11 @@ def _fault(row: Annotation) -> str:
     if end is not None and end <= (start or 0.0):
         return f"it ends at {end} s, not after its start at {start or 0.0} s"
     return ""
+
+
+def _digested(row: Annotation) -> dict[str, Json]:
+    """The fields of a row that its digest covers; without a group they are those of version 0.1."""
+    return {field: value for field, value in asdict(row).items() if field != "group" or value}
 
 
 @dataclass(frozen=True)
@@ -113,8 +121,8 @@ class Annotations:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the canonical rows in order, all fields spelled out, in hex."""
-        return hashlib.sha256(b"".join(canonical(asdict(row)) + b"\n" for row in self.rows)).hexdigest()
+        """SHA-256 over the canonical rows in order, in hex; all fields spelled out, but an empty `group` left out."""
+        return hashlib.sha256(b"".join(canonical(_digested(row)) + b"\n" for row in self.rows)).hexdigest()
 
     def splits(self) -> list[str]:
         """The split names in use, `train`, `val`, `test` first."""

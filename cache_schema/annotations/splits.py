@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from zlib import crc32
 
 import numpy as np
 
 from vfc.cache_schema.values.errors import BadInput, unknown_name
 
+from .groups import groups
 from .lists import class_list, class_lists, matching_lists, spelling
-from .rows import SPLITS, Annotations, source
+from .rows import SPLITS, Annotations
 
 
 def with_class_split(
@@ -56,27 +57,34 @@ def with_class_split(
     return split, _checked(split, way, splits, how)
 
 
-def with_video_split(annotations: Annotations, *, seed: int) -> tuple[Annotations, str]:
+def with_video_split(
+    annotations: Annotations, *, seed: int, content: Mapping[str, str] | None = None
+) -> tuple[Annotations, str]:
     """Annotations split 60/20/20 within every class, as classification needs it, and one line that says how.
 
-    Splits that are given are kept. Segments of one file stay together: a file counts for the first of its labels.
+    Splits that are given are kept. Groups of videos stay together (see `groups`): a group counts for the first of its
+    labels. `content`: name -> SHA-256 of its file, where known.
     """
     if annotations.splits():
         return annotations, _said(annotations, "Splits as given")
+    grouping = groups((row for row in annotations.rows if row.label), content)
     label_of: dict[str, str] = {}
     for row in annotations.rows:
         if row.label:
-            name = source(row.name)
-            label_of[name] = min(row.label, label_of.get(name, row.label))
-    files: dict[str, list[str]] = {}
-    for name in sorted(label_of):
-        files.setdefault(label_of[name], []).append(name)
+            group = grouping.of[row.name]
+            label_of[group] = min(row.label, label_of.get(group, row.label))
+    groups_of: dict[str, list[str]] = {}
+    for group in sorted(label_of):
+        groups_of.setdefault(label_of[group], []).append(group)
     parts: dict[str, str] = {}
-    for label, names in files.items():
+    for label, names in groups_of.items():
         parts |= _parts(names, np.random.default_rng([_seed(seed), crc32(label.encode())]))
-    rows = (dataclasses.replace(row, split=parts[source(row.name)] if row.label else "") for row in annotations.rows)
+    rows = (
+        dataclasses.replace(row, split=parts[grouping.of[row.name]] if row.label else "") for row in annotations.rows
+    )
     split = Annotations(tuple(rows))
-    return split, _said(split, f"Videos of every class split 60/20/20 at random (seed {seed})")
+    line = _said(split, f"Videos of every class split 60/20/20 at random (seed {seed})")
+    return split, " ".join(filter(None, (line, grouping.line())))
 
 
 def _seed(seed: int) -> int:

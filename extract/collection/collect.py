@@ -35,7 +35,7 @@ def collect(
 
     Args:
         source: a folder of videos (class = immediate parent folder, none at the root), one video or a pattern of them,
-            a CSV or JSONL (`path,label,split,start_seconds,end_seconds`), a published list file, or a folder or a
+            a CSV or JSONL (`path,label,split,start_seconds,end_seconds,group`), a published list file, or a folder or a
             pattern (`lists/*list01.txt`) of list files, whose names say the split.
         root: folder that names are relative to and listed paths start from (default: that of the videos or of the
             list; of a pattern the folder before its first wildcard).

@@ -116,7 +116,7 @@ def _entry(row: Row, lookup: Lookup) -> _Entry:
     label = row.label or folder_label(name)
     if start is not None or end is not None:
         name = segment(name, start or 0.0, end)
-    return _Entry(row, Video(name, lookup.root / path, label, row.split, start, end), located is not None)
+    return _Entry(row, Video(name, lookup.root / path, label, row.split, start, end, row.group), located is not None)
 
 
 def _refuse_several_splits(files: Sequence[Path]) -> None:

@@ -33,6 +33,7 @@ class Row:
     number: str = ""
     start_seconds: float | None = None
     end_seconds: float | None = None
+    group: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from vfc.cache_schema.values.errors import BadInput, suggestion
 
 from .listing import Listing, Row, forward_slashes
 
-COLUMNS: Final = ("path", "label", "split", "start_seconds", "end_seconds")
+COLUMNS: Final = ("path", "label", "split", "start_seconds", "end_seconds", "group")
 _SPLIT_WORDS: Final = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 _SYNONYMS: Final = {
     "class": "label", "category": "label", "action": "label", "subset": "split",
     "start": "start_seconds", "end": "end_seconds", "time_start": "start_seconds", "time_end": "end_seconds",
 }  # fmt: skip
 _TABLE_RULE: Final = (
-    "Columns: path, label, split, start_seconds, end_seconds; only path is required, quote values with commas."
+    "Columns: path, label, split, start_seconds, end_seconds, group; only path is required, quote values with commas."
 )
 
 
@@ -95,14 +95,15 @@ def _csv_row(columns: Sequence[str], values: Sequence[str], where: str) -> Row:
 
 
 def _row(values: Mapping[str, Any], where: str) -> Row:
-    path, label, split = (_text(values, column, where) for column in COLUMNS[:3])
+    path, label, split, group = (_text(values, column, where) for column in ("path", "label", "split", "group"))
     if not path:
         raise BadInput(f"{where}: the path is empty.", _TABLE_RULE)
-    start, end = (_seconds(values, column, where) for column in COLUMNS[3:])
+    start, end = (_seconds(values, column, where) for column in ("start_seconds", "end_seconds"))
     if end is not None and end <= (start or 0.0):
         raise BadInput(f"{where}: it ends at {end:g} s, not after its start at {start or 0:g} s.", _TABLE_RULE)
     split = _SPLIT_WORDS.get(split.lower(), split)
-    return Row(forward_slashes(path), label, split, where, "nowhere", start_seconds=start, end_seconds=end)
+    path = forward_slashes(path)
+    return Row(path, label, split, where, "nowhere", start_seconds=start, end_seconds=end, group=group)
 
 
 def _text(values: Mapping[str, Any], column: str, where: str) -> str:

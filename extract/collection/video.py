@@ -22,8 +22,9 @@ class Video:
     """One video, or one segment of a video.
 
     `name`: the name in the key of its records, the path below the collection's root with forward slashes in Unicode
-    NFC; of a segment `<path>#t=<start>-<end>`. `path`: the file; it need not exist (a listed file that is
-    missing is extracted as a failure, and listed). An empty label or split means that it is not known.
+    NFC; of a segment `<path>#t=<start>-<end>`. `path`: the file; it need not exist (a listed file that is missing is
+    extracted as a failure, and listed). `group` names the source that it was cut from. An empty label, split or group
+    means that it is not known.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Video:
     split: str = ""
     start_seconds: float | None = None
     end_seconds: float | None = None
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,8 @@ class Collection:
 
     def annotations(self) -> Annotations:
         """Labels, splits and times, one row per video."""
-        return Annotations(
-            tuple(Annotation(v.name, v.label, v.split, "", v.start_seconds, v.end_seconds) for v in self.videos)
-        )
+        rows = (Annotation(v.name, v.label, v.split, "", v.start_seconds, v.end_seconds, v.group) for v in self.videos)
+        return Annotations(tuple(rows))
 
 
 def is_video(name: str) -> bool:

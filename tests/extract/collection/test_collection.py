@@ -224,6 +224,15 @@ def test_jsonl_and_a_root(tmp_path: Path) -> None:
     assert labelled(collection) == {"a.mp4#t=1-2.5": ("3", ""), "b.mp4": ("", "train")}
 
 
+def test_a_group_column_reaches_the_annotations(tmp_path: Path) -> None:
+    make(tmp_path, "a.mp4", "b.mp4")
+    table = collect(listed(tmp_path / "v.csv", "path,label,group", "a.mp4,x,park 3", "b.mp4,x,"))
+    assert [(row.name, row.group) for row in table.annotations().rows] == [("a.mp4", "park 3"), ("b.mp4", "")]
+    assert not any("not read" in note for note in table.notes)
+    lines = collect(listed(tmp_path / "v.jsonl", '{"path": "a.mp4", "group": 7}'))
+    assert lines.annotations().rows[0].group == "7"
+
+
 def test_the_same_lines_as_csv_and_jsonl(tmp_path: Path) -> None:
     make(tmp_path, "walk/a.mp4", "run/b.mp4")
     one = listed(tmp_path / "v.csv", "path,label,split", "walk/a.mp4,w,train", "run/b.mp4,r,test")
