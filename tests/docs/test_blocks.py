@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from docs import pages, places
-from docs.pages import Block
 from vfc.cli import app
 
 PLACES: dict[str, Callable[[Path], None]] = {
@@ -62,7 +61,7 @@ def reader(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run_shell(block: Block, capfd: pytest.CaptureFixture[str]) -> None:
+def run_shell(block: pages.Block, capfd: pytest.CaptureFixture[str]) -> None:
     """The lines of a block, each first as it stands up to its settings, then made small and whole."""
     for line in block.lines():
         program, *words = pages.words_of(line)
