@@ -30,7 +30,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "extract": ("extract:extract", "From videos to a store", "Run a frozen model over videos, keep its hidden states."),
     "plan": ("extract:plan", "From videos to a store", "Say what extract would do: records, bytes, time."),
     "store": ("store:store", "The store", "Inspect, verify, repair, compact, merge, convert, compare ..."),
-    "models": ("models:models", "From videos to a store", "Which models there are, and what they give."),
+    "models": (
+        "models:models",
+        "From videos to a store",
+        "The families of models, what they give, and which heads read it.",
+    ),
     "episodes": ("heads:episodes", "From a store to a score", "Write a frozen, hashed list of few-shot tasks."),
     "eval": ("heads:evaluate", "From a store to a score", "Score a training-free metric on few-shot tasks."),
     "probe-layers": ("heads:probe_layers", "From a store to a score", "Training-free metrics on every layer."),

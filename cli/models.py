@@ -1,4 +1,4 @@
-"""`vfc models list|show`: which frozen families there are, and what one of them gives per clip."""
+"""`vfc models list|show|matrix`: the families of models, and what one of them gives per clip."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from vfc.cache_schema.values.progress import Progress
 
+from . import matrix
 from .app import Lazy, group
 from .command import Command, Outcome, first_sentence, human_bytes, module_file, table
 
@@ -120,18 +121,21 @@ def show(config: ShowConfig, progress: Progress) -> Outcome:
     return Outcome(found, text)
 
 
+_LIST = Command("models list", "Name the families of models.", ListConfig, list_models, "vfc models list")
+_SHOW = Command(
+    "models show",
+    "Show a model's layers, widths, tokens and bytes per clip.",
+    ShowConfig,
+    show,
+    "vfc models show video-llava --layer 31 --num-frames 8",
+    "Reads the configuration of the checkpoint, not its weights.",
+)
+
+
+ALL: tuple[Command[Any], ...] = (_LIST, _SHOW, matrix.COMMAND)
+
+
 def models() -> TyperGroup:
     """`vfc models`."""
-    listing = Command("models list", "Name the families of models.", ListConfig, list_models, "vfc models list")
-    showing = Command(
-        "models show",
-        "Show a model's layers, widths, tokens and bytes per clip.",
-        ShowConfig,
-        show,
-        "vfc models show video-llava --layer 31 --num-frames 8",
-        "Reads the configuration of the checkpoint, not its weights.",
-    )
-    entries = {
-        each.name.split()[-1]: Lazy(each.name.split()[-1], each.help, None, each.build) for each in (listing, showing)
-    }
-    return group("models", "Which models there are, and what they give.", entries)
+    entries = {each.name.split()[-1]: Lazy(each.name.split()[-1], each.help, None, each.build) for each in ALL}
+    return group("models", "The models: layers, sizes, and the heads that read them.", entries)

@@ -43,7 +43,7 @@ EMPTY_WORDS = {"utils", "util", "common", "helpers", "helper", "base", "manager"
 LINES = 330
 DOCSTRING = 120
 # Python files that lie directly in a room; all others lie in its sub-rooms.
-TOP_FILES = {"cache_schema": 6, "extract": 5, "heads": 3, "cli": 13}
+TOP_FILES = {"cache_schema": 6, "extract": 5, "heads": 3, "cli": 11}
 # Words that do not say what a variable holds, and in how many functions of each room they are still variables.
 # A number may only fall: who removes one lowers it here.
 VAGUE_NAMES = {"found", "told", "made", "held", "wanted", "said", "there", "whole", "known"}

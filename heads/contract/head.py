@@ -116,6 +116,7 @@ class TaskFile(Protocol):
     """What a file in `tasks/` defines; it may also define `pictures(result)`, SVG images for the report.
 
     And `over_runs(results)`: tables over several runs' results, where a score is over splits rather than over items.
+    `SEQUENCES = True`: it reads long videos step by step, not clips with a fixed number of rows.
     """
 
     Config: type[Any]

@@ -40,6 +40,7 @@ from .anticipation.segments import Ids
 from .anticipation.sequences import Sequences, stored_stride
 from .anticipation.settings import SequenceSettings
 
+SEQUENCES: Final = True
 GROUPS: Final = 5
 """Parts of the training videos; each is labelled by a classifier that has seen the others."""
 

@@ -29,6 +29,7 @@ from .tables import pictures as pictures
 from .tables import tables as tables
 from .task import Anticipation
 
+SEQUENCES = True
 TRAIN = TrainConfig(epochs=60, batch=8, validate_every=0, select="last")
 
 
