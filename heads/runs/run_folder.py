@@ -83,10 +83,10 @@ def load_weights(head: nn.Module, path: Path) -> None:
         Damaged: names or shapes are not those of this head.
     """
     with safe_open(path, framework="pt") as file:
-        pour(head, {name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118
+        set_weights(head, {name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118
 
 
-def pour(head: nn.Module, stored: Mapping[str, Tensor], path: Path) -> None:
+def set_weights(head: nn.Module, stored: Mapping[str, Tensor], path: Path) -> None:
     """Put what `weights` gave, read from `path`, into a head; raises as `load_weights`."""
     own = weights(head)
     wrong = [name for name in own.keys() | stored.keys() if name not in own or name not in stored]

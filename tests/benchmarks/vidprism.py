@@ -46,7 +46,8 @@ from vfc.heads.methods.vidprism.aggregation import RgSTA
 from vfc.heads.methods.vidprism.losses import balance, diversity
 from vfc.heads.tasks import classification
 from vfc.heads.tasks.classification import Batch
-from vfc.heads.training.fit import optimizer, train
+from vfc.heads.training.fit import train
+from vfc.heads.training.schedule import optimizer
 
 
 @dataclass(frozen=True)
