@@ -1,4 +1,4 @@
-"""How a method and its task are found by their names, with the default settings of both."""
+"""Methods and their tasks by name, and their default settings."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ names = methods.names
 
 
 def find(name: str) -> Method:
-    """The method called `name` (`prototype`); UnknownName with a suggestion where there is none."""
+    """The method called `name` (`prototype`); UnknownName with a suggestion if there is none."""
     return cast("Method", methods.find(name))
 
 
 def task_of(method: Method) -> TaskFile:
-    """The task a method plugs into."""
+    """The task file of a method."""
     return cast("TaskFile", tasks.find(method.TASK))
 
 
 def configs(name: str) -> dict[str, Any]:
-    """Default settings of a method and all it needs: `task`, `head`, `train`; the command line makes flags of these.
+    """Default settings of a method: `task`, `head`, `train`. The command line makes flags of them.
 
-    A method may bring its own defaults of the training, as `TRAIN`; else its task may.
+    Training defaults are the method's `TRAIN`, else the task's, else `TrainConfig()`.
     """
     method = find(name)
     task = task_of(method)

@@ -9,10 +9,11 @@ from typing import Any, Literal
 from vfc.cache_schema.values.errors import BadInput
 
 from .ranges import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, POSITIVE, check_range
+from .settings import setting
 
 
-def _setting(default: Any, text: str, **more: object) -> Any:
-    return field(default=default, metadata={"help": text, "panel": "Training", **more})
+def _setting(default: Any, text: str, **more: Any) -> Any:
+    return setting(default, text, "Training", **more)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The few transformer layers that methods share."""
+"""The transformer layer that several methods use."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Layer(nn.Module):
     """One pre-norm transformer layer: `h = q + A(LN q, LN kv)`, then `h + FFN(h)`.
 
     One LayerNorm serves queries and keys, the feed-forward part has none of its own; queries, keys and values have no
-    bias. This is the layer of CLIP-FSAR's public code, and the one whose size explains every parameter count that the
-    FSAR-LLaVA paper prints (Table 9): `4 D^2 + 2 D ffn + 4 D + ffn` numbers.
+    bias. This is the layer of CLIP-FSAR's public code. Its size, `4 D^2 + 2 D ffn + 4 D + ffn` parameters, explains
+    every parameter count in the FSAR-LLaVA paper (Table 9).
     """
 
     def __init__(self, width: int, heads: int = 8, ffn: int = 2048, dropout: float = 0.2, ffn_dropout: float = 0.05):
@@ -34,19 +34,19 @@ class Layer(nn.Module):
         )
 
     def forward(self, query: Tensor, context: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
-        """`[M, L, D]` attends to `context [M, S, D]` (itself where None); `valid [M, S]` marks rows that count."""
+        """`[M, L, D]` attends to `context [M, S, D]` (to itself if None); `valid [M, S]` is False at padding."""
         normed = self.norm(query)
-        seen = normed if context is None else self.norm(context)
+        keys = normed if context is None else self.norm(context)
         mask = None if valid is None else valid[:, None, None, :]
-        read = functional.scaled_dot_product_attention(
+        attended = functional.scaled_dot_product_attention(
             self._split(self.query(normed)),
-            self._split(self.key(seen)),
-            self._split(self.value(seen)),
+            self._split(self.key(keys)),
+            self._split(self.value(keys)),
             attn_mask=mask,
         )
-        hidden: Tensor = query + self.out(read.transpose(1, 2).flatten(2))
-        wide: Tensor = self.ffn(hidden)
-        return hidden + wide
+        hidden: Tensor = query + self.out(attended.transpose(1, 2).flatten(2))
+        added: Tensor = self.ffn(hidden)
+        return hidden + added
 
     def _split(self, tokens: Tensor) -> Tensor:
         count, length, width = tokens.shape

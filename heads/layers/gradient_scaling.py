@@ -1,4 +1,4 @@
-"""Gradients that are scaled on their way back, while values go through as they are."""
+"""Scaling of gradients in the backward pass; the forward pass is the identity."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class _Times(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by a number."""
+    """The identity; its gradient is multiplied by a number."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
@@ -22,7 +22,7 @@ class _Times(torch.autograd.Function):
 
 
 def gradient_times(x: Tensor, factor: float) -> Tensor:
-    """`x` itself; its gradient is multiplied by `factor` on the way back."""
+    """`x` itself; its gradient is multiplied by `factor`."""
     if factor == 1.0:
         return x
     scaled: Tensor = _Times.apply(x, factor)  # type: ignore[no-untyped-call]

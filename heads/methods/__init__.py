@@ -1,4 +1,4 @@
-"""One published method per file; the file name, hyphenated, is the public name. Nothing here imports torch."""
+"""One published method per file; the file name, hyphenated, is the public name. This file does not import torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vfc.cache_schema.values.errors import unknown_name
 
 
 def names() -> list[str]:
-    """Public names of the methods, from the file names alone."""
+    """Public names of the methods, from the names of files and packages alone."""
     return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 

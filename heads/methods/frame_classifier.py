@@ -1,13 +1,13 @@
-"""A classifier of single frames: linear, or with one hidden layer; it tells anticipation heads the past classes.
+"""Classifies single frames (linear, or one hidden layer); gives anticipation heads the classes of the past.
 
-ActionLLM's text comes from such a classifier, trained per split. That paper's own script divides frames, not videos,
-and so lets neighbouring frames of one video be on both sides; here a video is on one side only.
+ActionLLM's text comes from such a classifier, trained per split. That paper's script splits frames, not videos, so
+neighbouring frames of one video are in both parts; here each video is in one part only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn import functional
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import BELOW_ONE, NOT_NEGATIVE, check_range
+from vfc.heads.contract.settings import setting
 from vfc.heads.tasks.frame_labels import GROUPS, Batch, FrameHead
 
 TASK = "frame-labels"
@@ -25,8 +26,8 @@ TASK = "frame-labels"
 class Config:
     """The classifier."""
 
-    hidden: int = field(default=0, metadata={"help": "Width of a hidden layer; 0: linear.", "panel": "Model"})
-    dropout: float = field(default=0.0, metadata={"help": "Dropout of the features.", "panel": "Model"})
+    hidden: int = setting(0, "Width of the hidden layer; 0: linear classifier.")
+    dropout: float = setting(0.0, "Dropout of the features.")
 
     def __post_init__(self) -> None:
         check_range(self, NOT_NEGATIVE, "hidden")
@@ -34,7 +35,7 @@ class Config:
 
 
 class Head(FrameHead):
-    """Frames `[B, D]` to logits `[B, K]`, by one classifier for all videos and one per part of the training videos."""
+    """Frames `[B, D]` to logits `[B, K]`, from one classifier for all videos and one per training part."""
 
     def __init__(self, config: Config, specs: Mapping[str, ArraySpec]) -> None:
         super().__init__(config, specs)
@@ -43,18 +44,18 @@ class Head(FrameHead):
         self.classifiers = nn.ModuleList(_classifier(width, classes, config) for _ in range(1 + GROUPS))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Cross-entropy of each classifier over the frames it may see; the sum trains each as if it were alone."""
+        """Cross-entropy of each classifier over its own training frames; the sum trains each independently."""
         terms = {}
         for i, classifier in enumerate(self.classifiers):
-            seen = (batch.group != i - 1).float()
+            in_training = (batch.group != i - 1).float()
             each = functional.cross_entropy(classifier(batch.frames).float(), batch.labels, reduction="none")
-            terms["all" if not i else f"without part {i}"] = (each * seen).sum() / seen.sum().clamp(min=1)
+            terms["all" if not i else f"without part {i}"] = (each * in_training).sum() / in_training.sum().clamp(min=1)
         return terms
 
     def scores(self, batch: Batch) -> Tensor:
-        """Logits of the classifier that has not seen the frame's video."""
-        found = torch.stack([classifier(batch.frames) for classifier in self.classifiers], dim=1)
-        return found[torch.arange(len(found), device=found.device), batch.group + 1]
+        """Logits of the classifier that was not trained on the frame's video."""
+        logits = torch.stack([classifier(batch.frames) for classifier in self.classifiers], dim=1)
+        return logits[torch.arange(len(logits), device=logits.device), batch.group + 1]
 
 
 def _classifier(width: int, classes: int, config: Config) -> nn.Module:

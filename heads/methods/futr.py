@@ -1,15 +1,15 @@
-"""FUTR: a transformer encodes the observed steps, and N queries answer at once with the segments that follow.
+"""FUTR: a transformer encodes the observed steps; N queries decode the following segments in parallel.
 
 Gong, Lee, Kim, Ha and Cho, "Future Transformer for Long-term Action Anticipation" (CVPR 2022), checked against its
-public code: post-norm layers, the learned positions added to queries, keys and values of every encoder layer, no norm
-after the encoder. The rate changes with every update, not with every pass. What that code gets wrong when it turns
-queries into frames is put right; `--decoding futr` does it as released.
+public code: post-norm layers, learned positions added to queries, keys and values of every encoder layer, no norm
+after the encoder. The learning rate changes every update, not every epoch. An error in that code's conversion of
+queries to frames is corrected; `--decoding futr` keeps it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import torch
@@ -20,6 +20,7 @@ from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, check_range
+from vfc.heads.contract.settings import setting
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.tasks.anticipation import AnticipationHead, Batch, Prediction, Sampling, future_losses, past_loss
 
@@ -35,7 +36,7 @@ TRAIN = TrainConfig(
     validate_every=0,
     select="last",
 )
-"""Of the preset 50salads; for breakfast add --epochs 60 --batch 16."""
+"""For the preset 50salads; for breakfast add --epochs 60 --batch 16."""
 
 _SIZES: Final = {
     "50salads": {"width": 512, "encoder_layers": 2, "decoder_layers": 2, "queries": 20, "positions": 3100},
@@ -44,26 +45,18 @@ _SIZES: Final = {
 _STRIDES: Final = {"50salads": 6, "breakfast": 3}
 
 
-def _model(text: str) -> dict[str, str]:
-    return {"help": text, "panel": "Model"}
-
-
 @dataclass(frozen=True)
 class Config:
-    """The model; None stands for the value of the preset."""
+    """The model. Settings that are None take the preset's value."""
 
-    preset: Literal["50salads", "breakfast"] = field(
-        default="50salads", metadata=_model("Published sizes, and the stride that goes with them.")
-    )
-    width: int | None = field(default=None, metadata=_model("Width of all layers; default 512 or 128."))
-    encoder_layers: int | None = field(default=None, metadata=_model("Layers over the observed steps; default 2."))
-    decoder_layers: int | None = field(default=None, metadata=_model("Layers over the queries; default 2 or 1."))
-    queries: int | None = field(default=None, metadata=_model("Segments answered with, N; default 20 or 8."))
-    positions: int | None = field(
-        default=None, metadata=_model("Most steps that can be observed; default 3100 or 2000.")
-    )
-    attention_heads: int = field(default=8, metadata=_model("Heads of every attention."))
-    dropout: float = field(default=0.1, metadata=_model("Dropout in every layer."))
+    preset: Literal["50salads", "breakfast"] = setting("50salads", "Published sizes and stride for this data set.")
+    width: int | None = setting(None, "Width of all layers; default 512 or 128.")
+    encoder_layers: int | None = setting(None, "Encoder layers; default 2.")
+    decoder_layers: int | None = setting(None, "Decoder layers; default 2 or 1.")
+    queries: int | None = setting(None, "Number of predicted segments N; default 20 or 8.")
+    positions: int | None = setting(None, "Largest number of observed steps; default 3100 or 2000.")
+    attention_heads: int = setting(8, "Attention heads of every layer.")
+    dropout: float = setting(0.1, "Dropout in every layer.")
 
     def __post_init__(self) -> None:
         check_range(self, AT_LEAST_ONE, "width", "decoder_layers", "queries", "positions", "attention_heads")
@@ -71,7 +64,7 @@ class Config:
         check_range(self, BELOW_ONE, "dropout")
 
     def resolved(self) -> Config:
-        """With the preset's values in place of None."""
+        """These settings with the preset's values instead of None."""
         own: dict[str, Any] = {name: n for name, n in _SIZES[self.preset].items() if getattr(self, name) is None}
         return replace(self, **own)
 
@@ -106,11 +99,11 @@ class Head(AnticipationHead):
 
     @classmethod
     def sampling(cls, settings: Any) -> Sampling:
-        """The published stride of the preset; half, a third and a fifth of every video, from its start."""
+        """The published stride; the first 20, 30 and 50 % of every video."""
         return Sampling(_STRIDES[settings.preset], (0.2, 0.3, 0.5), 1)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Classes of the observed steps, and of the segments to come with their shares."""
+        """Loss of the observed steps' classes, and of the classes and durations of the following segments."""
         memory = self._encode(batch)
         prediction = self._decode(memory, batch)
         return {"past": past_loss(self.segment(memory), batch), **future_losses(prediction, batch)}
@@ -141,7 +134,7 @@ class Head(AnticipationHead):
 
 
 class _Layer(nn.Module):
-    """What the two kinds of layers share: attention, and the feed-forward part of four times the width."""
+    """Shared by encoder and decoder layers: attention and a feed-forward network of four times the width."""
 
     def __init__(self, width: int, sizes: Config, norms: int) -> None:
         super().__init__()
@@ -162,8 +155,8 @@ class _EncoderLayer(_Layer):
 
     def forward(self, x: Tensor, positions: Tensor, padding: Tensor) -> Tensor:
         placed = x + positions
-        seen = self.attention(placed, placed, placed, key_padding_mask=padding, need_weights=False)[0]
-        return self.feed_forward(self.norms[0](x + self.dropout(seen)))
+        attended = self.attention(placed, placed, placed, key_padding_mask=padding, need_weights=False)[0]
+        return self.feed_forward(self.norms[0](x + self.dropout(attended)))
 
 
 class _DecoderLayer(_Layer):
@@ -174,5 +167,5 @@ class _DecoderLayer(_Layer):
     def forward(self, x: Tensor, query: Tensor, memory: Tensor, padding: Tensor) -> Tensor:
         placed = x + query
         x = self.norms[0](x + self.dropout(self.attention(placed, placed, placed, need_weights=False)[0]))
-        seen = self.across(x + query, memory, memory, key_padding_mask=padding, need_weights=False)[0]
-        return self.feed_forward(self.norms[1](x + self.dropout(seen)))
+        attended = self.across(x + query, memory, memory, key_padding_mask=padding, need_weights=False)[0]
+        return self.feed_forward(self.norms[1](x + self.dropout(attended)))

@@ -1,7 +1,7 @@
-"""One linear layer on the mean of the frames: what the features know without any order.
+"""Linear classifier on the mean of the frames (independent of the order of the frames).
 
-The mean is standardised over its channels (layer norm without weights), so that one learning rate suits features of
-any scale.
+The mean is normalised over its channels first (LayerNorm without weights), so that one learning rate works for
+features of any scale.
 """
 
 from __future__ import annotations

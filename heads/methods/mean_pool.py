@@ -1,9 +1,9 @@
-"""A two-layer perceptron on the mean of the frames: as many weights as one likes, and still no order."""
+"""Two-layer perceptron on the mean of the frames: more weights than linear-probe, also independent of frame order."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,6 +11,7 @@ from torch.nn import functional
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import BELOW_ONE, NOT_NEGATIVE, check_range
+from vfc.heads.contract.settings import setting
 from vfc.heads.tasks.classification import Batch, ClassifierHead
 
 TASK = "classification"
@@ -20,10 +21,8 @@ TASK = "classification"
 class Config:
     """The perceptron."""
 
-    hidden: int = field(
-        default=0, metadata={"help": "Width of the hidden layer; 0: that of the features.", "panel": "Model"}
-    )
-    dropout: float = field(default=0.1, metadata={"help": "Dropout before the last layer.", "panel": "Model"})
+    hidden: int = setting(0, "Width of the hidden layer; 0: the width of the features.")
+    dropout: float = setting(0.1, "Dropout before the last layer.")
 
     def __post_init__(self) -> None:
         check_range(self, NOT_NEGATIVE, "hidden")
@@ -31,7 +30,7 @@ class Config:
 
 
 class Head(ClassifierHead):
-    """Frames `[B, T, D]` to their standardised mean to logits `[B, C]`."""
+    """Frames `[B, T, D]` to their normalised mean to logits `[B, C]`."""
 
     def __init__(self, config: Config, specs: Mapping[str, ArraySpec]) -> None:
         super().__init__(config, specs)

@@ -1,16 +1,16 @@
 """MoTE, "Reconciling Generalization with Specialization in Visual-Language to Video Knowledge Transferring" (2024).
 
-Transformer layers over frames whose feed-forward part is kept in several copies, the temporal experts: in training
-each layer draws one of them for the whole batch, later ones more often, and a second pass goes through their weighted
-mean with a temperature drawn anew; at test their plain mean counts. A clip is scored by its cosine to the class texts.
-On stored features the encoder stays as it is; the published head fine-tunes it along.
+Transformer layers over frames whose feed-forward networks exist in several copies, the temporal experts. In training,
+each layer draws one expert for the whole batch (later ones more often), and a second pass uses their weighted mean with
+a random temperature; at test their plain mean is used. A clip's score is its cosine to the class texts. On stored
+features the encoder is frozen; the published method fine-tunes it too.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
 import torch
@@ -20,6 +20,7 @@ from torch.nn import functional
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.contract.ranges import AT_LEAST_ONE, NOT_NEGATIVE, check_range
+from vfc.heads.contract.settings import setting
 from vfc.heads.similarity.text_similarity import cosine_logits, shared_width
 from vfc.heads.tasks.classification import TRAIN as TASK_TRAIN
 from vfc.heads.tasks.classification import Batch, ClassifierHead, Wants
@@ -35,22 +36,13 @@ SHARPNESS: Final = 0.05
 
 @dataclass(frozen=True)
 class Config:
-    """The layers over time. No defaults for the width: it is that of the store."""
+    """The layers over time; their width is that of the stored features."""
 
-    experts: int = field(default=4, metadata={"help": "Copies of each feed-forward part.", "panel": "Model"})
-    layers: int = field(
-        default=0, metadata={"help": "Layers over time; 0: 4, or 6 for features wider than 512.", "panel": "Model"}
-    )
-    merged_weight: float = field(
-        default=0.5, metadata={"help": "Weight of the loss of the merged experts.", "panel": "Model"}
-    )
-    stay_weight: float = field(
-        default=0.1, metadata={"help": "Weight of the distance of merged outputs to the input.", "panel": "Model"}
-    )
-    modulate: bool = field(
-        default=True,
-        metadata={"help": "At test, less of the layers for classes unlike those of training.", "panel": "Model"},
-    )
+    experts: int = setting(4, "Experts: copies of each feed-forward network.")
+    layers: int = setting(0, "Transformer layers over time; 0: 4, or 6 for features wider than 512.")
+    merged_weight: float = setting(0.5, "Weight of the loss of the merged experts.")
+    stay_weight: float = setting(0.1, "Weight of the squared distance between merged outputs and inputs.")
+    modulate: bool = setting(True, "At test, reduce the layers' contribution for classes unlike the training classes.")
 
     def __post_init__(self) -> None:
         check_range(self, AT_LEAST_ONE, "experts")
@@ -58,7 +50,7 @@ class Config:
 
 
 class _Expert(nn.Module):
-    """A feed-forward part with QuickGELU: D to 4 D to D."""
+    """Feed-forward network with QuickGELU: D to 4 D to D."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -67,7 +59,7 @@ class _Expert(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Attention over frames, then a mixture of the experts' weights; both with the norm in front."""
+    """Pre-norm attention over frames, then a feed-forward network with mixed expert weights."""
 
     def __init__(self, width: int, heads: int, experts: int, depth: int) -> None:
         super().__init__()
@@ -81,11 +73,10 @@ class _Layer(nn.Module):
         return [expert for expert in self.experts if isinstance(expert, _Expert)]
 
     def forward(self, x: Tensor, mixture: Sequence[float]) -> Tensor:
-        """Frames `[B, T, D]` under a mixture of the experts, one share each."""
-        told = self.before_attention(x)
-        x = x + self.attention(told, told, told, need_weights=False)[0]
-        told = self.before_experts(x)
-        hidden = functional.linear(told, *_mixed([e.up for e in self._all()], mixture))
+        """Frames `[B, T, D]` to the same; `mixture` is the weight of each expert."""
+        normed = self.before_attention(x)
+        x = x + self.attention(normed, normed, normed, need_weights=False)[0]
+        hidden = functional.linear(self.before_experts(x), *_mixed([e.up for e in self._all()], mixture))
         hidden = hidden * torch.sigmoid(1.702 * hidden)
         return x + functional.linear(hidden, *_mixed([e.down for e in self._all()], mixture))
 
@@ -128,7 +119,7 @@ class Head(ClassifierHead):
         return Wants(classes={"text": "embedding"}, prefer=("frames", "embedding"))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Cross-entropy through drawn experts and through merged ones, and the way of these from the input."""
+        """Cross-entropy with drawn experts and with merged experts, and the merged outputs' distance to the input."""
         self.seen.copy_(batch.classes["text"])
         count, frames = self._config.experts, batch.clips["visual"]
         chances = torch.arange(1.0, count + 1).softmax(dim=0)
@@ -146,7 +137,7 @@ class Head(ClassifierHead):
         }
 
     def scores(self, batch: Batch) -> Tensor:
-        """Logits `[B, C]` through the plain mean of the experts."""
+        """Logits `[B, C]` with the plain mean of the experts."""
         frames, texts = batch.clips["visual"], batch.classes["text"]
         even = [1 / self._config.experts] * self._config.experts
         changed = self._over_time(frames, [even] * len(self.layers))
@@ -155,16 +146,16 @@ class Head(ClassifierHead):
         return cosine_logits((frames + changed).mean(dim=1), texts)
 
     def share(self, clips: Tensor, texts: Tensor) -> Tensor:
-        """How much of the layers each clip `[B, D]` gets: 1 where the classes it is near to were trained on.
+        """Factor of the layers' contribution per clip `[B, D]`: 1 if the clip's nearest classes were trained on.
 
-        exp(-(1 - s) / 0.05), where s is the mean over the 5 class texts nearest to the clip of their best cosine to the
-        5 texts of training classes nearest to it.
+        exp(-(1 - s) / 0.05). s: of the 5 class texts nearest to the clip, the mean of each one's largest cosine to the
+        5 training class texts nearest to the clip.
         """
-        clips, texts, seen = (functional.normalize(x.float(), dim=-1) for x in (clips, texts, self.seen))
-        asked = texts[(clips @ texts.mT).topk(min(NEAREST, len(texts)), dim=-1).indices]
-        known = seen[(clips @ seen.mT).topk(min(NEAREST, len(seen)), dim=-1).indices]
-        alike = (asked @ known.mT).amax(dim=-1).mean(dim=-1)
-        return torch.exp(-(1 - alike) / SHARPNESS)
+        clips, texts, trained = (functional.normalize(x.float(), dim=-1) for x in (clips, texts, self.seen))
+        nearest = texts[(clips @ texts.mT).topk(min(NEAREST, len(texts)), dim=-1).indices]
+        nearest_trained = trained[(clips @ trained.mT).topk(min(NEAREST, len(trained)), dim=-1).indices]
+        similarity = (nearest @ nearest_trained.mT).amax(dim=-1).mean(dim=-1)
+        return torch.exp(-(1 - similarity) / SHARPNESS)
 
     def _over_time(self, frames: Tensor, mixtures: Sequence[Sequence[float]]) -> Tensor:
         x = frames + self.places[: frames.shape[1]]
@@ -174,5 +165,5 @@ class Head(ClassifierHead):
 
 
 def _one(count: int, at: int) -> list[float]:
-    """The mixture that is one expert."""
+    """A mixture of one expert alone."""
     return [float(i == at) for i in range(count)]

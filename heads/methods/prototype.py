@@ -1,19 +1,19 @@
-"""A prototypical head with one trained layer, and for metrics of sequences attention over time.
+"""Prototypical network with one trained layer; with sequence metrics also one attention layer over time.
 
 Snell, Swersky and Zemel, "Prototypical Networks for Few-shot Learning" (NeurIPS 2017): a class is the mean of its
-embedded shots. The embedding is one linear layer that every frame goes through, then a clip representation of the
-frames. A query is scored by its cosine to each class times a learned temperature; the squared Euclidean distance of
-that paper was 8 to 17 points worse on the demo's clips.
+embedded shots. The embedding is one linear layer on every frame, then a clip representation of the frames. A query's
+score is its cosine to each class times a learned scale; the squared Euclidean distance of that paper was 8 to 17
+points worse on the demo's clips.
 
-With a metric of sequences (otam, bi-mhm, mpmm, hausdorff) the embedded frames go through one transformer layer over
-time before they are matched, as in CLIP-FSAR (arXiv 2303.02982) without its texts.
+With a sequence metric (otam, bi-mhm, mpmm, hausdorff) the embedded frames go through one transformer layer over time
+before they are compared, as in CLIP-FSAR (arXiv 2303.02982) without its texts.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -23,6 +23,7 @@ from torch.nn import functional
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, check_range
+from vfc.heads.contract.settings import setting
 from vfc.heads.layers.attention import Layer
 from vfc.heads.similarity.matching import METRICS, REPRESENTATIONS, comparable
 from vfc.heads.tasks.fewshot import Batch, EpisodicHead
@@ -32,23 +33,20 @@ TASK = "fewshot"
 
 @dataclass(frozen=True)
 class Config:
-    """The embedding."""
+    """The embedding and the metric."""
 
-    metric: Literal["mean-cosine", "hausdorff", "bi-mhm", "otam", "mpmm"] = field(
-        default="mean-cosine", metadata={"help": "How embedded clips are compared.", "panel": "Model"}
+    metric: Literal["mean-cosine", "hausdorff", "bi-mhm", "otam", "mpmm"] = setting(
+        "mean-cosine", "Metric between embedded clips."
     )
-    representation: Literal["mean", "ordered", "difference"] | None = field(
-        default=None,
-        metadata={
-            "help": "What is made of a clip's frames; default: difference for mean-cosine, ordered for the others.",
-            "panel": "Model",
-            "choices": tuple(REPRESENTATIONS),
-        },
+    representation: Literal["mean", "ordered", "difference"] | None = setting(
+        None,
+        "Clip representation; default: difference for mean-cosine, ordered for the other metrics.",
+        choices=tuple(REPRESENTATIONS),
     )
-    width: int = field(default=128, metadata={"help": "Width of a frame's embedding.", "panel": "Model"})
-    attention_heads: int = field(default=8, metadata={"help": "Heads of the attention over time.", "panel": "Model"})
-    ffn_dim: int = field(default=2048, metadata={"help": "Width of its feed-forward part.", "panel": "Model"})
-    dropout: float = field(default=0.2, metadata={"help": "Dropout behind attention over time.", "panel": "Model"})
+    width: int = setting(128, "Width of a frame's embedding.")
+    attention_heads: int = setting(8, "Attention heads of the layer over time (sequence metrics).")
+    ffn_dim: int = setting(2048, "Hidden width of its feed-forward network.")
+    dropout: float = setting(0.2, "Dropout after its attention.")
 
     def __post_init__(self) -> None:
         check_range(self, AT_LEAST_ONE, "width", "attention_heads", "ffn_dim")
@@ -63,20 +61,20 @@ class Head(EpisodicHead):
         frames, width = (int(size or 0) for size in require(specs, "visual", "prototype").shape)
         self._config, sequence = config, config.metric != "mean-cosine"
         self._representation = config.representation or ("ordered" if sequence else "difference")
-        comparable(torch.zeros(1, frames, 1), config.metric, self._representation)  # refuses what cannot be compared
+        comparable(torch.zeros(1, frames, 1), config.metric, self._representation)  # raises BadInput
         self.project = nn.Linear(width, config.width, bias=False)
-        # An orthogonal start keeps angles (all of them where width >= D): training begins at the training-free metric.
+        # Orthogonal weights keep angles (exactly if width >= D): training starts at the training-free metric.
         nn.init.orthogonal_(self.project.weight)
         self.over_time = (
             Layer(config.width, config.attention_heads, config.ffn_dim, config.dropout) if sequence else None
         )
-        # Distances of sequences are sums over frames, of the size of logits; a cosine is not.
+        # Sequence distances are sums over frames and large enough as logits; a cosine is not.
         self.log_scale = nn.Parameter(torch.tensor(0.0 if sequence else math.log(10.0)))
 
     def encode(self, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Clips `[M, R]`; the layer comes first, which is the same (all is linear) and has fewer weights to learn.
+        """Clips `[M, R]`, or embedded frames `[M, T, width]` for a sequence metric.
 
-        For a metric of sequences, embedded frames `[M, T, width]`.
+        The layer is applied before the clip representation: the same function (both are linear) with fewer weights.
         """
         frames = self.project(videos["visual"])
         if self.over_time is None:
@@ -84,12 +82,12 @@ class Head(EpisodicHead):
         return {"clip": comparable(self.over_time(frames), self._config.metric, self._representation)}
 
     def match(self, batch: Batch) -> Tensor:
-        """Cosine to the class means, or minus the distance of sequences, times the learned scale; in float32."""
+        """Cosine to the class means, or minus the sequence distance, times the learned scale; in float32."""
         clips = batch.videos["clip"].float()
         with torch.autocast(clips.device.type, enabled=False):
             if self.over_time is not None:
-                near: Tensor = METRICS[self._config.metric](clips[batch.query], clips[batch.support])
+                similarity: Tensor = METRICS[self._config.metric](clips[batch.query], clips[batch.support])
             else:
                 prototypes = functional.normalize(clips[batch.support].mean(dim=2), dim=-1)
-                near = functional.normalize(clips[batch.query], dim=-1) @ prototypes.mT
-            return self.log_scale.exp() * near
+                similarity = functional.normalize(clips[batch.query], dim=-1) @ prototypes.mT
+            return self.log_scale.exp() * similarity

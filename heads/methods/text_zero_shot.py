@@ -1,4 +1,4 @@
-"""Nothing trained: the mean of the frames beside the class texts, by cosine, as CLIP does with an image."""
+"""Zero-shot classification, no training: cosine of the mean frame and the class texts, as in CLIP."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TASK = "classification"
 
 @dataclass(frozen=True)
 class Config:
-    """There is nothing to set."""
+    """No settings."""
 
 
 class Head(ClassifierHead):

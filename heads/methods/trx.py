@@ -1,7 +1,7 @@
-"""TRX: a query's tuples of frames attend to the support's tuples, class by class, and are compared with what they read.
+"""TRX: attention from the frame tuples of a query to those of the support, then distances per class.
 
-Perrett et al., "Temporal-Relational CrossTransformers for Few-Shot Action Recognition" (CVPR 2021), as its public code
-runs it: sinusoidal positions scaled by 0.1, all ordered tuples of 2 and of 3 frames, keys normed and values not, and
+Perrett et al., "Temporal-Relational CrossTransformers for Few-Shot Action Recognition" (CVPR 2021), as in its public
+code: sinusoidal positions scaled by 0.1, all ordered tuples of 2 and of 3 frames, keys normed and values not, and
 minus the squared distance divided by the number of tuples, averaged over the two sizes.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, check_range
+from vfc.heads.contract.settings import setting
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.tasks.fewshot import Batch, EpisodicHead
 
@@ -26,19 +27,17 @@ TASK = "fewshot"
 TRAIN = TrainConfig(
     steps=2500, batch=4, lr=1e-4, optimizer="adam", weight_decay=5e-5, schedule="multistep", validate_every=250
 )
-"""As for fsar, so that a table of methods compares heads; the authors trained a whole network with SGD."""
+"""The same as for fsar, so that tables compare heads. The authors trained a whole network with SGD."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Sizes of the tuples and of the space they are compared in."""
+    """Tuples and widths."""
 
-    cardinalities: tuple[int, ...] = field(
-        default=(2, 3), metadata={"help": "Frames per tuple.", "panel": "Model", "metavar": "INT,..."}
-    )
-    width: int = field(default=1152, metadata={"help": "Width of keys and values.", "panel": "Model"})
-    dropout: float = field(default=0.1, metadata={"help": "Dropout behind the positions.", "panel": "Model"})
-    position_scale: float = field(default=0.1, metadata={"help": "Scale of the positions.", "panel": "Model"})
+    cardinalities: tuple[int, ...] = setting((2, 3), "Frames per tuple; several sizes are averaged.", metavar="INT,...")
+    width: int = setting(1152, "Width of keys and values.")
+    dropout: float = setting(0.1, "Dropout after the positions are added.")
+    position_scale: float = setting(0.1, "Scale of the sinusoidal positions.")
 
     def __post_init__(self) -> None:
         check_range(self, AT_LEAST_ONE, "width")
@@ -65,13 +64,13 @@ class Head(EpisodicHead):
     def encode(self, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Keys and values of every tuple of a clip."""
         frames = self.dropout(videos["visual"] + self.positions)
-        found = {}
+        encoded = {}
         for i, part in enumerate(self.parts):
-            found[f"key{i}"], found[f"value{i}"] = part(frames)
-        return found
+            encoded[f"key{i}"], encoded[f"value{i}"] = part(frames)
+        return encoded
 
     def match(self, batch: Batch) -> Tensor:
-        """Minus the squared distance of a query's values to what its keys read of each class, per tuple."""
+        """Minus the squared distance between a query's values and the attended values of each class, per tuple."""
         logits = []
         with torch.autocast(batch.query.device.type, enabled=False):
             for i in range(len(self.parts)):
@@ -83,8 +82,8 @@ class Head(EpisodicHead):
 class Tuples(nn.Module):
     """Keys and values of all ordered tuples of `size` out of T frames: `[M, T, D]` to two of `[M, P, width]`.
 
-    A linear map of joined frames is the sum of one map per place in the tuple, so that every frame is mapped `size`
-    times and not once per tuple.
+    A linear layer on concatenated frames is the sum of one linear layer per place in the tuple; so each frame is
+    multiplied `size` times instead of once per tuple.
     """
 
     order: Tensor
@@ -97,10 +96,10 @@ class Tuples(nn.Module):
         self.register_buffer("order", torch.tensor(list(itertools.combinations(range(frames), size))), persistent=False)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Normed keys and plain values."""
-        return self.norm(self._joined(frames, self.key)), self._joined(frames, self.value)
+        """Keys (normalised) and values."""
+        return self.norm(self._linear_of_tuples(frames, self.key)), self._linear_of_tuples(frames, self.value)
 
-    def _joined(self, frames: Tensor, linear: nn.Linear) -> Tensor:
+    def _linear_of_tuples(self, frames: Tensor, linear: nn.Linear) -> Tensor:
         count, size = self.order.shape
         per_place = linear.weight.view(len(linear.weight), size, -1)
         total = linear.bias.expand(len(frames), count, -1)
@@ -111,10 +110,10 @@ class Tuples(nn.Module):
 
 def _compare(keys: Tensor, values: Tensor, support: Tensor, query: Tensor) -> Tensor:
     """`[B, Q, W]`; the attention runs over all tuples of all shots of a class."""
-    asked, shots = keys[query], keys[support].flatten(2, 3)
-    near = torch.einsum("bqpd,bwsd->bqwps", asked, shots) / math.sqrt(keys.shape[-1])
-    read = torch.einsum("bqwps,bwsd->bqwpd", near.softmax(dim=-1), values[support].flatten(2, 3))
-    return -(values[query][:, :, None] - read).square().sum(dim=(-1, -2)) / keys.shape[1]
+    queries, shots = keys[query], keys[support].flatten(2, 3)
+    similarity = torch.einsum("bqpd,bwsd->bqwps", queries, shots) / math.sqrt(keys.shape[-1])
+    attended = torch.einsum("bqwps,bwsd->bqwpd", similarity.softmax(dim=-1), values[support].flatten(2, 3))
+    return -(values[query][:, :, None] - attended).square().sum(dim=(-1, -2)) / keys.shape[1]
 
 
 def _sinusoids(frames: int, width: int) -> Tensor:

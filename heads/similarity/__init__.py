@@ -1,1 +1,1 @@
-"""Distances and similarities of clips, tokens and texts, and prototypes made of them."""
+"""Distances and similarities between clips, tokens and texts, and class prototypes."""

@@ -1,8 +1,8 @@
-"""How near are two clips? Clip representations, and distances between token sequences as few-shot classifiers.
+"""Clip representations and few-shot metrics between clips.
 
 Every metric has one signature: queries `[B, Q, T, D]` and supports `[B, W, K, T, D]` in, logits `[B, Q, W]` out
-(larger is nearer), differentiable, computed in float32 also under autocast, with no loop over tasks, classes, shots
-or queries.
+(larger is closer). They are differentiable, computed in float32 also under autocast, and have no loop over tasks,
+classes, shots or queries.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ Metric = Callable[..., Tensor]
 
 
 def mean(frames: Tensor) -> Tensor:
-    """`[..., T, D]` to `[..., D]`: the average over time, which forgets the order of the frames."""
+    """`[..., T, D]` to `[..., D]`: the mean over time; independent of the order of the frames."""
     return frames.mean(dim=-2)
 
 
 def ordered(frames: Tensor) -> Tensor:
-    """`[..., T, D]` to `[..., T*D]`: the frames one after the other."""
+    """`[..., T, D]` to `[..., T*D]`: the frames concatenated."""
     return frames.flatten(-2)
 
 
 def difference(frames: Tensor) -> Tensor:
-    """`[..., T, D]` to `[..., (T-1)*D]`: what changes from each frame to the next."""
+    """`[..., T, D]` to `[..., (T-1)*D]`: differences between neighbouring frames."""
     return frames.diff(dim=-2).flatten(-2)
 
 
@@ -43,14 +43,15 @@ REPRESENTATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "ordered": ordered,
     "difference": difference,
 }
-"""Ways to make one vector of a clip's frames; all linear."""
+"""Clip representations: one vector from the frames of a clip; all are linear."""
 
 
 def cosine(query: Tensor, support: Tensor, epsilon: float = 0.0) -> Tensor:
     """Cosine of every query row with every support row: `[B, Q, T, D]`, `[B, W, K, S, D]` to `[B, Q, W, K, T, S]`.
 
     `epsilon` is added to the product of the two norms: 0.01 in the OTAM code of the field (TRX's evaluation code,
-    HyRSM), which pulls vectors of small norm towards 0. With 0 the rows are normalised instead, zero rows stay zero.
+    HyRSM), which shrinks the cosine of vectors with a small norm. With 0 the rows are normalised;
+    zero rows stay zero.
     """
     b, q, t, d = query.shape
     _, w, k, s, _ = support.shape
@@ -68,8 +69,8 @@ def cosine(query: Tensor, support: Tensor, epsilon: float = 0.0) -> Tensor:
 def mean_cosine(query: Tensor, support: Tensor) -> Tensor:
     """Mean over time, class prototype = mean over the shots, then one cosine per class.
 
-    This is the "Avg" row of the FSAR-LLaVA paper (prototype first); plain cosine, so that the scale of the features
-    does not matter. With T = 1 it serves every clip representation.
+    This is the "Avg" row of the FSAR-LLaVA paper (prototype first). Plain cosine, so the scale of the features does not
+    matter. With T = 1 it works for every clip representation.
     """
     prototypes = support.float().mean(dim=(2, 3))
     return cosine(query.float().mean(dim=2)[:, :, None], prototypes[:, :, None, None])[:, :, :, 0, 0, 0]
@@ -83,8 +84,8 @@ def _prototype_distance(query: Tensor, support: Tensor) -> Tensor:
 def hausdorff(query: Tensor, support: Tensor) -> Tensor:
     """Minus the Hausdorff distance, max over min in both directions, summed; prototype = mean of the shots.
 
-    The form is this project's reading of a row of the FSAR-LLaVA paper's Table 7 that gives no formula. Frame
-    distance 1 - cosine, hence 0 on identical clips.
+    The FSAR-LLaVA paper's Table 7 has this row without a formula; this form is our reading. The frame distance is
+    1 - cosine, so identical clips have distance 0.
     """
     distance = _prototype_distance(query, support)
     return -(distance.amin(dim=-1).amax(dim=-1) + distance.amin(dim=-2).amax(dim=-1))
@@ -93,8 +94,8 @@ def hausdorff(query: Tensor, support: Tensor) -> Tensor:
 def bi_mhm(query: Tensor, support: Tensor) -> Tensor:
     """Minus the bidirectional mean Hausdorff distance of HyRSM (CVPR 2022), in the scale of its code.
 
-    Each frame is charged the distance (1 - cosine, normalised rows) to its nearest frame of the other clip; the
-    charges are summed over the frames of both clips. K shots: frame-wise mean of the shots first.
+    Sums, over the frames of both clips, the distance (1 - cosine) of a frame to its nearest frame of the other clip.
+    K shots: frame-wise mean of the shots first.
     """
     distance = _prototype_distance(query, support)
     return -(distance.amin(dim=-1).sum(dim=-1) + distance.amin(dim=-2).sum(dim=-1))
@@ -104,8 +105,8 @@ def otam(query: Tensor, support: Tensor, smoothing: float = 0.1) -> Tensor:
     """Minus the ordered temporal alignment distance of OTAM, query to support plus support to query.
 
     Frame distance 1 - cosine with 0.01 added to the norms; the distance is averaged over the K shots. `smoothing` is
-    lambda of the soft minimum: 0.1 in the public OTAM code, 0.5 in CLIP-FSAR's. Values may be negative (a soft
-    minimum lies below the minimum), so identical clips are not at 0.
+    lambda of the soft minimum: 0.1 in the public OTAM code, 0.5 in CLIP-FSAR's. A soft minimum is below the
+    minimum, so values may be negative and identical clips are not at 0.
     """
     distance = 1 - cosine(query, support, epsilon=0.01)
     both = alignment(distance, smoothing) + alignment(distance.mT, smoothing)
@@ -113,7 +114,10 @@ def otam(query: Tensor, support: Tensor, smoothing: float = 0.1) -> Tensor:
 
 
 def mpmm(query: Tensor, support: Tensor, u: int = 10, distance: Distance = "euclidean") -> Tensor:
-    """Minus FSAR-LLaVA's distance of the `u` worst matched frames of each direction; prototype = mean of the shots."""
+    """Minus FSAR-LLaVA's distance: the mean of the `u` largest nearest-neighbour distances, per direction.
+
+    Prototype = mean of the shots.
+    """
     prototype = support.float().mean(dim=2)
     return -token_distances.mpmm([TokenDistances(pairwise(query.float(), prototype[:, None], distance))], u)
 
@@ -125,11 +129,11 @@ METRICS: Final[dict[str, Metric]] = {
     "otam": otam,
     "mpmm": mpmm,
 }
-"""Name to metric; all share one signature."""
+"""Name to metric; all have the same signature."""
 
 
 def comparable(frames: Tensor, metric: str, representation: str | None = None) -> Tensor:
-    """What a metric compares: `[n, T, D]` to `[n, 1, R]` for mean-cosine, to a sequence for the others.
+    """The input of a metric from frames: `[n, T, D]` to `[n, 1, R]` for mean-cosine, to a sequence for the others.
 
     mean-cosine takes one vector per clip: `mean` (its default), `ordered` or `difference`. The sequence metrics take
     the frames themselves (`ordered`, their default) or the T-1 `difference`s of neighbours.
@@ -144,14 +148,14 @@ def comparable(frames: Tensor, metric: str, representation: str | None = None) -
         raise unknown_name("representation", representation, REPRESENTATIONS)
     if representation == "difference" and frames.shape[1] < 2:
         raise BadInput(
-            "Differences of neighbouring frames were asked; the array holds one vector per clip.",
-            "Take --representation mean, or an array with several frames.",
+            "--representation difference needs several frames; the array holds one vector per clip.",
+            "Use --representation mean, or an array with several frames.",
         )
     if metric == "mean-cosine":
         return REPRESENTATIONS[representation or "mean"](frames)[:, None]
     if representation == "mean":
         raise BadInput(
-            f"The metric {metric!r} compares sequences of frames; their mean has no order left to compare.",
-            "Take --representation ordered or difference with it, or --metric mean-cosine.",
+            f"The metric {metric!r} compares sequences of frames; a mean is not a sequence.",
+            "Use --representation ordered or difference, or --metric mean-cosine.",
         )
     return frames.diff(dim=1) if representation == "difference" else frames

@@ -1,4 +1,4 @@
-"""Prototypes of classes, and their correction by the queries of an episode (CTPCM of FSAR-LLaVA, Eq. 5-7, 11-12)."""
+"""Class prototypes and their correction by the queries of an episode (CTPCM of FSAR-LLaVA, Eq. 5-7, 11-12)."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ PadPolicy = Literal["mask", "literal"]
 
 
 def prototypes(shots: Tensor, valid: Tensor | None, policy: PadPolicy = "mask") -> tuple[Tensor, Tensor | None]:
-    """Mean over the shots, position by position: `[B, W, K, L, D]` to `[B, W, L, D]` and its valid positions.
+    """Mean over the shots, position by position: `[B, W, K, L, D]` to `[B, W, L, D]` and its mask `[B, W, L]`.
 
-    Shots of different length are padded with zeros (`valid [B, W, K, L]` marks what is not padding). `mask`: a
-    position is the mean over the shots that reach it; `literal`: zeros count.
+    Shots of different length are padded with zeros (`valid [B, W, K, L]` is False there). `mask`: a position is the
+    mean over the shots that have it; `literal`: padding counts as zeros.
     """
     if valid is None:
         return shots.mean(dim=2), None
-    reached = valid.any(dim=2)
+    prototype_valid = valid.any(dim=2)
     total = torch.where(valid[..., None], shots, 0).sum(dim=2)
-    count = torch.full_like(reached, shots.shape[2], dtype=torch.int64) if policy == "literal" else valid.sum(dim=2)
-    return total / count.clamp(min=1)[..., None], reached
+    count = (
+        torch.full_like(prototype_valid, shots.shape[2], dtype=torch.int64) if policy == "literal" else valid.sum(dim=2)
+    )
+    return total / count.clamp(min=1)[..., None], prototype_valid
 
 
 def gather_peers(queries: Tensor, peers: Tensor | None) -> Tensor:
-    """`[B, Q, ...]` to `[B, G, S, ...]`: the queries looked at together, `peers [B, G, S]`; None: all, G = 1."""
+    """`[B, Q, ...]` to `[B, G, S, ...]`: groups of queries by their positions `peers [B, G, S]`; None: all, G = 1."""
     if peers is None:
         return queries[:, None]
     tasks = torch.arange(len(queries), device=queries.device)[:, None, None]
@@ -40,45 +42,45 @@ def correct_prototypes(
     queries: Tensor,
     alpha: Tensor | float,
     *,
-    local: bool = True,
-    whole: bool = True,
+    locally: bool = True,
+    globally: bool = True,
     tau: float = 1.0,
     query_valid: Tensor | None = None,
 ) -> Tensor:
-    """`(P + alpha P_loc + (1 - alpha) P_glb) / 2`: prototypes drawn towards the queries, per group of queries.
+    """`(P + alpha P_loc + (1 - alpha) P_glb) / 2`: prototypes moved towards the queries, per group of queries.
 
-    `P_loc` mixes the queries position by position, `P_glb` as wholes; the weights are a softmax over the queries of
-    the cosine to the prototype, divided by `tau`. Rows of zeros (padding) have cosine 0. Where one of the two is
-    switched off, the other takes its share; without both the prototypes stay.
+    `P_loc` averages the queries position by position, `P_glb` as whole videos; the weights are a softmax over the
+    queries of the cosine to the prototype, divided by `tau`. Rows of zeros (padding) have cosine 0. If one of the two
+    is off, the other gets its weight; without both the prototypes are unchanged.
 
     Args:
-        prototype: `[B, W, L, D]`, zeros where padded.
-        queries: `[B, G, S, L, D]`, zeros where padded.
+        prototype: `[B, W, L, D]`, zeros at padding.
+        queries: `[B, G, S, L, D]`, zeros at padding.
         alpha: A number, or `[B, G]`.
-        local: Whether `P_loc` takes part (LPC).
-        whole: Whether `P_glb` takes part (GPC).
+        locally: Use `P_loc` (LPC).
+        globally: Use `P_glb` (GPC).
         tau: Temperature of the softmax; the paper has none, which is 1.
-        query_valid: `[B, G, S, L]`; a mean over tokens is over these (its direction is the same with zeros counted).
+        query_valid: `[B, G, S, L]`; the tokens that a mean over tokens counts (zeros would not change its direction).
 
     Returns:
         `[B, G, W, L, D]`.
     """
-    if not local and not whole:
+    if not locally and not globally:
         return prototype[:, None]
-    share = 1.0 if not whole else 0.0 if not local else alpha
+    share = 1.0 if not globally else 0.0 if not locally else alpha
     if isinstance(share, Tensor):
         share = share[..., None, None, None]
     mixed = torch.zeros_like(prototype[:, None])
-    if local:
-        near = torch.einsum("bwld,bgsld->bgwsl", _unit(prototype), _unit(queries))
-        mixed = mixed + share * torch.einsum("bgwsl,bgsld->bgwld", (near / tau).softmax(dim=3), queries)
-    if whole:
+    if locally:
+        similarity = torch.einsum("bwld,bgsld->bgwsl", _unit(prototype), _unit(queries))
+        mixed = mixed + share * torch.einsum("bgwsl,bgsld->bgwld", (similarity / tau).softmax(dim=3), queries)
+    if globally:
         if query_valid is None:
             means = queries.mean(dim=3)
         else:
             means = queries.sum(dim=3) / query_valid.sum(dim=3).clamp(min=1)[..., None]
-        near = torch.einsum("bwd,bgsd->bgws", _unit(prototype.mean(dim=2)), _unit(means))
-        mixed = mixed + (1 - share) * torch.einsum("bgws,bgsld->bgwld", (near / tau).softmax(dim=3), queries)
+        similarity = torch.einsum("bwd,bgsd->bgws", _unit(prototype.mean(dim=2)), _unit(means))
+        mixed = mixed + (1 - share) * torch.einsum("bgws,bgsld->bgwld", (similarity / tau).softmax(dim=3), queries)
     return (prototype[:, None] + mixed) / 2
 
 
@@ -87,11 +89,11 @@ def _unit(rows: Tensor) -> Tensor:
 
 
 def adaptive_alpha(visual: TokenDistances, text: TokenDistances, peers: Tensor | None) -> Tensor:
-    """Alpha `[B, G]` of Eq. 12: 0.1 where the visual branch matches better than the text, else 0.9.
+    """Alpha `[B, G]` of Eq. 12: 0.1 if the visual branch matches better than the text branch, else 0.9.
 
-    A branch's disagreement is the mean of the largest charges of both directions, averaged over the pairs (class,
-    query) of a group of queries; of the text as many charges count as the visual branch has tokens. The paper's
-    sentence after Eq. 12 says the opposite of the equation; its motivation agrees with the equation, followed here.
+    The distance of a branch is MPMM averaged over the pairs (class, query) of a group of queries, with `u` = number of
+    visual tokens in both branches. The paper's sentence after Eq. 12 says the opposite of the equation; its motivation
+    agrees with the equation, which is followed here.
     """
     count = visual.distance.shape[-1]
     means = [gather_peers(mpmm([branch], u=count).mean(dim=-1), peers).mean(dim=-1) for branch in (visual, text)]
@@ -109,18 +111,18 @@ def prototype_distances(
     policy: PadPolicy = "mask",
     alone: bool = False,
 ) -> TokenDistances:
-    """The branch of queries `[B, Q, L, D]` and prototypes `[B, G, W, L, D]`.
+    """Token distances of queries `[B, Q, L, D]` and prototypes `[B, G, W, L, D]`.
 
-    `literal` counts zeros up to the longest of the prototype and the queries that are looked at together (`alone`:
-    each query for itself); `mask` counts none.
+    `literal` counts padding as zeros up to the longest of the prototype and the queries of a group (`alone`: each
+    query is its own group); `mask` counts no padding.
     """
-    found = pairwise(query, prototype, distance)
+    distances = pairwise(query, prototype, distance)
     if query_valid is None or prototype_valid is None:
-        return TokenDistances(found)
-    shape = found.shape
+        return TokenDistances(distances)
+    shape = distances.shape
     if policy == "mask":
         return TokenDistances(
-            found,
+            distances,
             query_valid[:, :, None].expand(shape[:4]),
             prototype_valid[:, None].expand(*shape[:3], shape[4]),
         )
@@ -128,5 +130,5 @@ def prototype_distances(
     if not alone:
         lengths = gather_peers(lengths, peers).amax(dim=-1).expand(shape[:2])
     common = torch.maximum(lengths[:, :, None], prototype_valid.sum(dim=-1)[:, None])
-    counted = torch.arange(shape[-1], device=found.device) < common[..., None]
-    return TokenDistances(found, counted, counted)
+    valid = torch.arange(shape[-1], device=distances.device) < common[..., None]
+    return TokenDistances(distances, valid, valid)

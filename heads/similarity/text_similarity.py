@@ -1,4 +1,4 @@
-"""Clips beside class texts in the space that both towers of a model project into."""
+"""Cosine similarity of clips and class texts in the joint space of a two-tower model."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.contract.head import require
 
 CLIP_SCALE: Final = 100.0
-"""What CLIP multiplies cosines by: the largest value its learned temperature may take, and the one it has."""
+"""CLIP's logit scale (inverse temperature): the largest value allowed in training, and the learned one."""
 
 
 def shared_width(specs: Mapping[str, ArraySpec], head: str) -> tuple[int, int]:
-    """Frames and width of the stream `visual`, which must have the width of `class.text`.
+    """Number of frames and width of the stream `visual`, whose width must be that of `class.text`.
 
     Raises:
-        UnknownName: one of the two is not there.
-        BadInput: other widths: features from before the projection.
+        UnknownName: one of the two streams is missing.
+        BadInput: the widths differ (features from before the projection).
     """
     visual, text = require(specs, "visual", head), require(specs, "class.text", head)
     frames, width = int(visual.shape[0] or 0), int(visual.shape[-1] or 0)
     if width != text.shape[-1]:
         raise BadInput(
-            f"{visual.name} is {width} wide and the class texts are {text.shape[-1]}: they lie in different spaces.",
+            f"{visual.name} is {width} wide and the class texts are {text.shape[-1]}: they are in different spaces.",
             "Choose projected features with --array (of clip: frames; of viclip: embedding).",
         )
     return frames, width
@@ -36,6 +36,6 @@ def shared_width(specs: Mapping[str, ArraySpec], head: str) -> tuple[int, int]:
 
 def cosine_logits(clips: Tensor, texts: Tensor) -> Tensor:
     """Cosines of clips `[B, D]` and texts `[C, D]` at CLIP's scale: logits `[B, C]`, in float32 under autocast too."""
-    with torch.autocast(clips.device.type, enabled=False):  # bf16 goes in steps of a half at the top of this scale
+    with torch.autocast(clips.device.type, enabled=False):  # bf16 has steps of 0.5 near 100
         clips, texts = (functional.normalize(rows.float(), dim=-1) for rows in (clips, texts))
         return CLIP_SCALE * clips @ texts.mT

@@ -1,8 +1,8 @@
-"""Distances between videos that consist of several token sequences (visual, textual), with padding.
+"""Distances between videos that consist of several token sequences (visual, text), with padding.
 
-A branch holds the distances of every query token to every token of every class prototype. A metric takes all branches
-of a video and gives one distance per (query, class); there is no loop over tasks, classes or queries. Everything is
-computed in float32, also under autocast.
+`TokenDistances` holds the distances of every query token to every token of every class prototype, for one sequence (a
+"branch"). A metric takes all branches of a video and gives one distance per (query, class), without a loop over tasks,
+classes or queries. Everything is computed in float32, also under autocast.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Distance = Literal["euclidean", "cosine"]
 def pairwise(query: Tensor, support: Tensor, distance: Distance = "euclidean") -> Tensor:
     """Queries `[B, Q, L, D]` against prototypes `[B, G, W, S, D]`, G = 1 or Q: distances `[B, Q, W, L, S]`.
 
-    Never in the form `a^2 + b^2 - 2ab`, which torch.cdist takes above 25 rows: it is up to 0.06 off for identical rows,
-    and tokens that stand before the video are identical in every video. Value and gradient at distance 0 are 0, for
-    `cosine` too (half the squared distance of unit vectors is 1 - cosine).
+    Not computed as `a^2 + b^2 - 2ab`, torch.cdist's default above 25 rows: for identical rows it is off by up to 0.06,
+    and tokens before the video are identical in every video. Value and gradient at distance 0 are 0, also for `cosine`
+    (half the squared distance of unit vectors is 1 - cosine).
     """
     b, q, length, width = query.shape
     _, g, w, s, _ = support.shape
@@ -32,22 +32,22 @@ def pairwise(query: Tensor, support: Tensor, distance: Distance = "euclidean") -
         columns = support.float().reshape(b * g, w * s, width)
         if distance == "cosine":
             rows, columns = functional.normalize(rows, dim=-1), functional.normalize(columns, dim=-1)
-        found = torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist")
+        distances = torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist")
         if distance == "cosine":
-            found = found.square() / 2
-    return found.view(b, q, length, w, s).transpose(2, 3)
+            distances = distances.square() / 2
+    return distances.view(b, q, length, w, s).transpose(2, 3)
 
 
 @dataclass(frozen=True)
 class TokenDistances:
-    """Distances `[B, Q, W, L, S]`; `query_valid [B, Q, W, L]` and `support_valid [B, Q, W, S]`, None: all count."""
+    """Distances `[B, Q, W, L, S]`; `query_valid [B, Q, W, L]` and `support_valid [B, Q, W, S]`, None: no padding."""
 
     distance: Tensor
     query_valid: Tensor | None = None
     support_valid: Tensor | None = None
 
     def nearest(self) -> tuple[Tensor, Tensor]:
-        """Of every support token its distance to the nearest query token `[B, Q, W, S]`, and the other way round."""
+        """Nearest-neighbour distances: of every support token `[B, Q, W, S]`, of every query token `[B, Q, W, L]`."""
         to_query, to_support = self.distance, self.distance
         if self.query_valid is not None:
             to_query = to_query.masked_fill(~self.query_valid[..., :, None], torch.inf)
@@ -56,8 +56,8 @@ class TokenDistances:
         return to_query.amin(dim=-2), to_support.amin(dim=-1)
 
 
-def _worst(values: Tensor, valid: Tensor | None, u: int) -> Tensor:
-    """Mean of the `u` largest of the values that count, of all where they are fewer."""
+def _mean_of_largest(values: Tensor, valid: Tensor | None, u: int) -> Tensor:
+    """Mean of the `u` largest valid values, of all valid values if there are fewer."""
     count = min(u, values.shape[-1])
     if valid is None:
         return values.topk(count, sorted=False).values.mean(dim=-1)
@@ -65,36 +65,38 @@ def _worst(values: Tensor, valid: Tensor | None, u: int) -> Tensor:
     return torch.where(top == -torch.inf, 0, top).sum(dim=-1) / valid.sum(dim=-1).clamp(max=u)
 
 
-def _joined(masks: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor | None:
+def _concatenated(masks: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor | None:
     if all(mask is None for mask in masks):
         return None
-    whole = [
+    masks_or_ones = [
         torch.ones_like(values, dtype=torch.bool) if mask is None else mask.expand_as(values)
         for mask, values in zip(masks, like, strict=True)
     ]
-    return torch.cat(whole, dim=-1)
+    return torch.cat(masks_or_ones, dim=-1)
 
 
 def mpmm(branches: Sequence[TokenDistances], u: int = 10) -> Tensor:
     """FSAR-LLaVA's metric (Eq. 8-10): `[B, Q, W]`.
 
-    Every token is charged the distance to its nearest token of the same branch in the other video; of the charges of
-    all branches together the `u` largest of each direction count, divided by how many they are.
+    Each token has a distance to its nearest neighbour in the same branch of the other video. Per direction, the `u`
+    largest of these distances over all branches are averaged; the two directions are summed.
     """
     to_query, to_support = zip(*(branch.nearest() for branch in branches), strict=True)
-    support_valid = _joined([branch.support_valid for branch in branches], to_query)
-    query_valid = _joined([branch.query_valid for branch in branches], to_support)
-    return _worst(torch.cat(to_query, -1), support_valid, u) + _worst(torch.cat(to_support, -1), query_valid, u)
+    support_valid = _concatenated([branch.support_valid for branch in branches], to_query)
+    query_valid = _concatenated([branch.query_valid for branch in branches], to_support)
+    return _mean_of_largest(torch.cat(to_query, -1), support_valid, u) + _mean_of_largest(
+        torch.cat(to_support, -1), query_valid, u
+    )
 
 
 def hausdorff(branches: Sequence[TokenDistances]) -> Tensor:
-    """The largest of all charges, both directions and all branches summed: `[B, Q, W]`."""
+    """The largest nearest-neighbour distance, summed over directions and branches: `[B, Q, W]`."""
     total = [mpmm([branch], u=1) for branch in branches]
     return torch.stack(total).sum(dim=0)
 
 
 def bi_mhm(branches: Sequence[TokenDistances]) -> Tensor:
-    """The mean of the charges, both directions and all branches summed: `[B, Q, W]`.
+    """The mean nearest-neighbour distance, summed over directions and branches: `[B, Q, W]`.
 
     HyRSM's formula divides by the number of tokens, its code does not; here it does, so that a long text does not
     outweigh eight frames.
@@ -116,13 +118,13 @@ def otam(branches: Sequence[TokenDistances], smoothing: float = 0.1) -> Tensor:
 def alignment(
     distance: Tensor, smoothing: float, row_valid: Tensor | None = None, column_valid: Tensor | None = None
 ) -> Tensor:
-    """Soft cost of the best monotonous path through `distance [..., T, S]`, with free ends along S; `[...]`.
+    """Soft cost of the best monotonic path through `distance [..., T, S]`, with free ends along S; `[...]`.
 
-    The recursion of OTAM (Cao et al., CVPR 2020) as its public implementations run it. A zero column is put before and
-    behind the S axis. The first row is a running sum; in the first real column and in the closing one a path may
-    also come from the row above in the same column; in between a cell follows its left or upper-left neighbour.
-    Cells of one inner column depend on the column before alone, so the loops run over T and over S, never over pairs.
-    The closing column only collects: its last cell is the soft minimum over every way into it, in one logsumexp.
+    The recursion of OTAM (Cao et al., CVPR 2020) as in its public implementations. A zero column is added before and
+    after the S axis. The first row is a running sum; in the first real column and in the closing one a path may
+    also come from the row above in the same column; elsewhere a cell follows its left or upper-left neighbour.
+    Cells of an inner column depend only on the previous column, so the loops run over T and over S, not over pairs. The
+    last cell of the closing column is the soft minimum over all its predecessors, one logsumexp.
 
     `row_valid [..., T]` and `column_valid [..., S]` are True up to a length: the path then ends there.
     """
@@ -156,4 +158,4 @@ def _softmin(a: Tensor, b: Tensor, smoothing: float) -> Tensor:
 
 BranchMetric = Callable[..., Tensor]
 METRICS: Final[dict[str, BranchMetric]] = {"mpmm": mpmm, "hausdorff": hausdorff, "bi-mhm": bi_mhm, "otam": otam}
-"""Name to metric; all take the branches first and give distances `[B, Q, W]`, smaller is nearer."""
+"""Name to metric; all take the branches first and give distances `[B, Q, W]`, smaller is closer."""

@@ -10,7 +10,7 @@ reading the features is cheap here, not computing. FUTR is the head of this task
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Literal
 
 import torch
@@ -21,6 +21,7 @@ from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, check_range
+from vfc.heads.contract.settings import setting
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.tasks.anticipation import AnticipationHead, Batch, Prediction, Sampling, future_losses, past_loss
 
@@ -52,69 +53,55 @@ _SAMPLING: Final = {
 }
 
 
-def _model(text: str) -> dict[str, str]:
-    return {"help": text, "panel": "Model"}
-
-
-def _ablation(text: str) -> dict[str, str]:
-    return {"help": text, "panel": "Ablations"}
-
-
 @dataclass(frozen=True)
 class Config:
     """The model; None stands for the value of the preset, which `--parity` changes."""
 
-    llm: str = field(default="", metadata=_model("The LLaMA: a folder of transformers, or a hub id (owner/name)."))
-    llm_dtype: Literal["fp32", "fp16", "bf16"] | None = field(
-        default=None, metadata=_model("Of the frozen weights; default the checkpoint's (fp16 without a GPU: fp32).")
+    llm: str = setting("", "The LLaMA: a folder of transformers, or a hub id (owner/name).")
+    llm_dtype: Literal["fp32", "fp16", "bf16"] | None = setting(
+        None, "Of the frozen weights; default the checkpoint's (fp16 without a GPU: fp32)."
     )
-    quantize: Literal["8bit", "4bit"] | None = field(
-        default=None, metadata=_model("Frozen weights through bitsandbytes; needs a CUDA device and vfc[quant].")
+    quantize: Literal["8bit", "4bit"] | None = setting(
+        None, "Frozen weights through bitsandbytes; needs a CUDA device and vfc[quant]."
     )
-    checkpointing: bool = field(
-        default=False, metadata=_model("Compute each layer twice and keep less: gradient checkpointing.")
+    checkpointing: bool = setting(False, "Compute each layer twice and keep less: gradient checkpointing.")
+    beyond: bool | None = setting(
+        None, "Allow sequences longer than the LLM's max_position_embeddings; default only in parity."
     )
-    beyond: bool | None = field(
-        default=None,
-        metadata=_model("Allow sequences longer than the LLM's max_position_embeddings; default only in parity."),
+    preset: Literal["50salads", "breakfast"] = setting(
+        "50salads", "Published number of queries, stride and training windows."
     )
-    preset: Literal["50salads", "breakfast"] = field(
-        default="50salads", metadata=_model("Published number of queries, stride and training windows.")
+    queries: int | None = setting(None, "Segments answered with, N; default 20 or 8.")
+    adapter_width: int = setting(128, "Narrow width of the feature adapter.")
+    cmib_width: int = setting(128, "Narrow width D of CMIB.")
+    tuning_width: int = setting(4, "Channels H of action tuning; even.")
+    dropout: float = setting(0.1, "Dropout of CMIB's attention and of action tuning.")
+    class_names: Literal["raw", "spoken"] = setting(
+        "raw", "Class names as the data set spells them, or as words (cut tomato)."
     )
-    queries: int | None = field(default=None, metadata=_model("Segments answered with, N; default 20 or 8."))
-    adapter_width: int = field(default=128, metadata=_model("Narrow width of the feature adapter."))
-    cmib_width: int = field(default=128, metadata=_model("Narrow width D of CMIB."))
-    tuning_width: int = field(default=4, metadata=_model("Channels H of action tuning; even."))
-    dropout: float = field(default=0.1, metadata=_model("Dropout of CMIB's attention and of action tuning."))
-    class_names: Literal["raw", "spoken"] = field(
-        default="raw", metadata=_model("Class names as the data set spells them, or as words (cut tomato).")
+    parity: bool = setting(
+        False, "The released configuration: frozen class heads, idle expert and router, no CMIB positions."
     )
-    parity: bool = field(
-        default=False,
-        metadata=_model("The released configuration: frozen class heads, idle expert and router, no CMIB positions."),
+    class_heads: Literal["trained", "frozen"] | None = setting(
+        None, "Class heads trained, or kept as they were drawn; both are saved."
     )
-    class_heads: Literal["trained", "frozen"] | None = field(
-        default=None, metadata=_model("Class heads trained, or kept as they were drawn; both are saved.")
+    spare_expert: bool | None = setting(None, "The adapters' second expert and router, which nothing uses.")
+    cmib_time: bool | None = setting(
+        None, "Positional encoding along time in CMIB; without: that of step 0 everywhere."
     )
-    spare_expert: bool | None = field(
-        default=None, metadata=_model("The adapters' second expert and router, which nothing uses.")
+    cmib: Literal["both", "self", "cross", "none"] = setting(
+        "both", "What CMIB's streams read: themselves and the others, or less.", panel="Ablations"
     )
-    cmib_time: bool | None = field(
-        default=None, metadata=_model("Positional encoding along time in CMIB; without: that of step 0 everywhere.")
+    modalities: Literal["both", "text", "visual"] = setting("both", "What the LLM is shown.", panel="Ablations")
+    loss_text: bool = setting(True, "L_T: name the past at the text rows.", panel="Ablations")
+    loss_visual: bool = setting(True, "L_V: name the past at the visual rows.", panel="Ablations")
+    duration_loss: Literal["sum", "mean"] = setting(
+        "sum", "L_D over the segments of a window: sum (ActionLLM), or mean (FUTR).", panel="Ablations"
     )
-    cmib: Literal["both", "self", "cross", "none"] = field(
-        default="both", metadata=_ablation("What CMIB's streams read: themselves and the others, or less.")
+    query_init: Literal["ones", "zeros", "randn", "learned"] = setting(
+        "ones", "The queries: constants, or learned from ones.", panel="Ablations"
     )
-    modalities: Literal["both", "text", "visual"] = field(default="both", metadata=_ablation("What the LLM is shown."))
-    loss_text: bool = field(default=True, metadata=_ablation("L_T: name the past at the text rows."))
-    loss_visual: bool = field(default=True, metadata=_ablation("L_V: name the past at the visual rows."))
-    duration_loss: Literal["sum", "mean"] = field(
-        default="sum", metadata=_ablation("L_D over the segments of a window: sum (ActionLLM), or mean (FUTR).")
-    )
-    query_init: Literal["ones", "zeros", "randn", "learned"] = field(
-        default="ones", metadata=_ablation("The queries: constants, or learned from ones.")
-    )
-    causal: bool = field(default=False, metadata=_ablation("The LLM's own causal mask, instead of none."))
+    causal: bool = setting(False, "The LLM's own causal mask, instead of none.", panel="Ablations")
 
     def __post_init__(self) -> None:
         check_range(self, AT_LEAST_ONE, "queries", "adapter_width", "cmib_width")

@@ -1,4 +1,4 @@
-"""Multimodal feature fusion: tokens of frames and of a text, made narrow and mixed (MFM of FSAR-LLaVA, Eq. 1-4)."""
+"""Multimodal feature fusion (MFM of FSAR-LLaVA, Eq. 1-4): down-projection and attention of frame and text tokens."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from vfc.heads.layers.attention import Layer
 
 
 class Downsample(nn.Sequential):
-    """`D` to `D'` in two linear maps without bias and a ReLU between; frames and text share it.
+    """`D` to `D'`: two linear layers without bias and a ReLU in between, shared by frames and text.
 
-    The paper shows one box; two maps with 1024 in between are what its parameter counts say.
+    The paper shows one box; its parameter counts imply two layers with a hidden width of 1024.
     """
 
     def __init__(self, width: int, hidden: int, narrow: int) -> None:
@@ -21,7 +21,7 @@ class Downsample(nn.Sequential):
 class Fusion(nn.Module):
     """Attention within frames, over frames, and between frames and text; any of the four layers may be None.
 
-    A layer that is None is skipped: its input is its output. The mean over the tokens of a frame is always taken.
+    A layer that is None is skipped. The mean over the tokens of a frame is always taken.
     """
 
     def __init__(self, spatial: Layer | None, temporal: Layer | None, visual: Layer | None, text: Layer | None) -> None:
@@ -32,37 +32,35 @@ class Fusion(nn.Module):
         self, frames: Tensor, text: Tensor | None = None, valid: Tensor | None = None, video: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Fused visual `[M, T, D']` and textual `[M, L, D']` tokens of `frames [V, T, N, D']`; see `mix`."""
-        return self.mix(self.moving(frames), text, valid, video)
+        return self.mix(self.self_attention(frames), text, valid, video)
 
-    def moving(self, frames: Tensor) -> Tensor:
-        """`[V, T, N, D']` to `[V, T, D']`: what does not depend on the text."""
+    def self_attention(self, frames: Tensor) -> Tensor:
+        """`[V, T, N, D']` to `[V, T, D']`: the part that does not depend on the text."""
         count, times = frames.shape[:2]
         tokens = frames.flatten(0, 1)
         if self.spatial is not None:
             tokens = self.spatial(tokens)
-        moving: Tensor = tokens.mean(dim=1).view(count, times, -1)
-        if self.temporal is not None:
-            moving = self.temporal(moving)
-        return moving
+        pooled: Tensor = tokens.mean(dim=1).view(count, times, -1)
+        return pooled if self.temporal is None else self.temporal(pooled)
 
     def mix(
-        self, moving: Tensor, text: Tensor | None = None, valid: Tensor | None = None, video: Tensor | None = None
+        self, frames: Tensor, text: Tensor | None = None, valid: Tensor | None = None, video: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Fused visual `[M, T, D']` and textual `[M, L, D']` tokens.
 
         Args:
-            moving: `[V, T, D']`.
+            frames: `[V, T, D']`, from `self_attention`.
             text: `[M, L, D']`, one row per (video, prompt).
             valid: `[M, L]`, False for padding.
-            video: `[M]`, the position in V of each text's video; None where M is V, in order.
+            video: `[M]`, the position in V of each text's video; None if M = V in the same order.
         """
         if video is not None:
-            moving = moving[video]
+            frames = frames[video]
         if text is None:
-            return moving, None
-        # Both directions read what came before fusion: neither sees the other's result.
-        fused = moving if self.visual is None else self.visual(moving, text, valid)
-        told = text if self.text is None else self.text(text, moving)
+            return frames, None
+        # Both directions read the tokens before fusion, not each other's output.
+        fused_frames = frames if self.visual is None else self.visual(frames, text, valid)
+        fused_text = text if self.text is None else self.text(text, frames)
         if valid is not None:
-            told = torch.where(valid[..., None], told, 0)
-        return fused, told
+            fused_text = torch.where(valid[..., None], fused_text, 0)
+        return fused_frames, fused_text

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, check_range
+from vfc.heads.contract.settings import setting
 
 from .adapter import ClassToken, Reads
 
@@ -46,67 +47,44 @@ PRESETS: Final[Mapping[str, Preset]] = {
 _RIVAL_DIM: Final[Mapping[Kind, int]] = {"lora": 16, "adaptformer": 64}
 
 
-def _model(text: str, **more: object) -> dict[str, object]:
-    return {"help": text, "panel": "Model", **more}
-
-
 @dataclass(frozen=True)
 class Config:
     """The adapters; what is None is the preset's."""
 
-    preset: Literal["fewshot", "b2n", "b2n-cached", "zero-shot", "supervised"] = field(
-        default="fewshot",
-        metadata=_model(
-            "Blocks, widths and lambda of the paper's settings. Train b2n with --epochs 11, zero-shot and supervised "
-            "with --batch 256 --lr 8e-3 --epochs 100.",
-            choices=tuple(PRESETS),
-        ),
+    preset: Literal["fewshot", "b2n", "b2n-cached", "zero-shot", "supervised"] = setting(
+        "fewshot",
+        "Blocks, widths and lambda of the paper's settings. Train b2n with --epochs 11, zero-shot and supervised "
+        "with --batch 256 --lr 8e-3 --epochs 100.",
+        choices=tuple(PRESETS),
     )
-    adapter: Kind = field(
-        default="msta", metadata=_model("What is trained in the blocks: the paper's adapter, or a rival of it.")
+    adapter: Kind = setting("msta", "What is trained in the blocks: the paper's adapter, or a rival of it.")
+    from_block: int | None = setting(
+        None, "Lowest adapted block k, from 1; layer k-1 is read, and layer k if it is there. 8 or 1."
     )
-    from_block: int | None = field(
-        default=None,
-        metadata=_model("Lowest adapted block k, from 1; layer k-1 is read, and layer k if it is there. 8 or 1."),
+    to_block: int | None = setting(None, "Highest adapted block; default: the last.")
+    dim: int | None = setting(None, "Middle width; 128 or 256, the rank of lora (16), 64 for adaptformer.")
+    strength: float | None = setting(
+        None, "Factor of an adapter's output; 0: the frozen model. 0.005 or 0.001.", flag="lambda"
     )
-    to_block: int | None = field(default=None, metadata=_model("Highest adapted block; default: the last."))
-    dim: int | None = field(
-        default=None, metadata=_model("Middle width; 128 or 256, the rank of lora (16), 64 for adaptformer.")
+    alpha: float = setting(1.0, "Weight of the consistency with the descriptions; 0: none of it.")
+    towers: Literal["both", "video", "text"] = setting(
+        "both", "Which towers are adapted; text alone reads `embedding` of the videos."
     )
-    strength: float | None = field(
-        default=None,
-        metadata=_model("Factor of an adapter's output; 0: the frozen model. 0.005 or 0.001.", flag="lambda"),
+    shared: bool = setting(True, "The layer that the towers share in every block.")
+    adapter_input: Reads = setting("ln_1", "What an adapter reads: the block's normed input, or the raw one.")
+    class_token: ClassToken = setting("spatial", "What the class token gets: the part without time, or nothing.")
+    gradient_scaling: bool = setting(True, "Gradients of adapters as if lambda were 1; hardly matters with adamw.")
+    adapter_dropout: float = setting(0.1, "Dropout behind the down-projection.")
+    descriptions: tuple[Path, ...] = setting(
+        (),
+        "Sentences about each class that its text must stay near: what one sees, then its steps in time.",
+        panel="Input",
+        metavar="SPATIAL.json TEMPORAL.json",
+        values=2,
     )
-    alpha: float = field(
-        default=1.0, metadata=_model("Weight of the consistency with the descriptions; 0: none of it.")
-    )
-    towers: Literal["both", "video", "text"] = field(
-        default="both", metadata=_model("Which towers are adapted; text alone reads `embedding` of the videos.")
-    )
-    shared: bool = field(default=True, metadata=_model("The layer that the towers share in every block."))
-    adapter_input: Reads = field(
-        default="ln_1", metadata=_model("What an adapter reads: the block's normed input, or the raw one.")
-    )
-    class_token: ClassToken = field(
-        default="spatial", metadata=_model("What the class token gets: the part without time, or nothing.")
-    )
-    gradient_scaling: bool = field(
-        default=True, metadata=_model("Gradients of adapters as if lambda were 1; hardly matters with adamw.")
-    )
-    adapter_dropout: float = field(default=0.1, metadata=_model("Dropout behind the down-projection."))
-    descriptions: tuple[Path, ...] = field(
-        default=(),
-        metadata={
-            "help": "Sentences about each class that its text must stay near: what one sees, then its steps in time.",
-            "panel": "Input",
-            "metavar": "SPATIAL.json TEMPORAL.json",
-            "values": 2,
-        },
-    )
-    described_by: Part = field(default="both", metadata={"help": "Which of the descriptions count.", "panel": "Input"})
-    tail: Path | None = field(
-        default=None,
-        metadata={"help": "Frozen blocks: a ViCLIP checkpoint; default: the store's own tail/.", "panel": "Input"},
+    described_by: Part = setting("both", "Which of the descriptions count.", panel="Input")
+    tail: Path | None = setting(
+        None, "Frozen blocks: a ViCLIP checkpoint; default: the store's own tail/.", panel="Input"
     )
 
     def __post_init__(self) -> None:

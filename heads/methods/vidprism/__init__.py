@@ -1,14 +1,14 @@
-"""VidPrism: streams of different speed, what they exchange, an expert for each, and one query that reads them all.
+"""VidPrism: classifies clips with several frame rates, an expert per rate, and an attention query over all experts.
 
 "VidPrism" (CVPR 2026, arXiv 2605.28229) and its released code, which differ in places: the preset `paper` follows the
-paper wherever it says something, `code` is the released head to the bit of its arithmetic. Both were trained together
-with the image encoder; here the encoder is frozen, so the published tables are not what to expect.
+paper wherever it is specific, `code` computes exactly what the released head computes. Both were trained together with
+the image encoder; here the encoder is frozen, so do not expect the published accuracies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import torch
@@ -19,6 +19,7 @@ from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, ZERO_TO_ONE, check_range
+from vfc.heads.contract.settings import setting
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.tasks.classification import Batch, ClassifierHead, Wants
 
@@ -31,70 +32,60 @@ TASK = "classification"
 TRAIN = TrainConfig(
     epochs=30, warmup_epochs=3, least_steps=300, batch=32, lr=3e-4, weight_decay=0.1, select="last", validate_every=100
 )
-"""For small sets. The published recipe: lr 5e-5 (K400: 1e-4), 5 (10) of 30 (40) epochs of warm-up, weight decay 0.2
-(HMDB51: 0.1), no limit of the gradient, 32 clips on each of 2 GPUs."""
+"""For small data sets. Published: lr 5e-5 (K400: 1e-4), 5 (10) of 30 (40) epochs of warm-up, weight decay 0.2
+(HMDB51: 0.1), no gradient clipping, 32 clips on each of 2 GPUs."""
 
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
     "paper": {"sources": "accumulate", "threshold_on": "sample", "diversity": "experts", "text_weight": 0.0},
     "code": {"sources": "overwrite", "threshold_on": "batch", "diversity": "clips", "text_weight": 0.01},
 }
-"""Where paper and released code differ, and someone has to choose."""
-
-
-def _model(text: str, **more: object) -> dict[str, object]:
-    return {"help": text, "panel": "Model", **more}
+"""Settings in which paper and released code differ."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """The head and its ablations (Tables 3 to 5 of the paper). Fields left at None are as the preset says."""
+    """The head and its ablations (Tables 3 to 5 of the paper). Fields that are None take the preset's value."""
 
-    preset: Literal["paper", "code"] = field(
-        default="paper", metadata=_model("Where they differ: as in the paper, or as in the released code.")
+    preset: Literal["paper", "code"] = setting("paper", "Follow the paper or the released code where the two differ.")
+    rates: tuple[int, ...] = setting(
+        (), "Frame rates: frames per token, one expert each; default 2,4,8, and 16 for 16 or more frames."
     )
-    rates: tuple[int, ...] = field(
-        default=(), metadata=_model("Frames per token, one expert each; default 2,4,8 and, from 16 frames on, 16.")
+    aggregation: Literal["rgsta", "hard", "avg", "max"] = setting(
+        "rgsta", "How the frames of a window become one token: the paper's RgSTA, the first frame, mean, maximum."
     )
-    aggregation: Literal["rgsta", "hard", "avg", "max"] = field(
-        default="rgsta", metadata=_model("What becomes of the frames of a window; hard: the first is kept.")
+    merge_norm: Literal["kept", "rest"] = setting(
+        "kept", "rgsta: weights of the other frames. kept: about 1 each; rest: they sum to 1, by similarity."
     )
-    merge_norm: Literal["kept", "rest"] = field(
-        default="kept", metadata=_model("rgsta: others count 1 each, or in all 1, by likeness to the kept frame.")
+    interaction: Literal["dbi", "slow-to-fast", "fast-to-slow", "none"] = setting(
+        "dbi", "Which streams add to which: both ways (dbi), one way, or none."
     )
-    interaction: Literal["dbi", "slow-to-fast", "fast-to-slow", "none"] = field(
-        default="dbi", metadata=_model("Which streams act on which.")
+    pairs: Literal["slow-fast", "all"] = setting(
+        "slow-fast", "Pairs of streams that interact; a stream is slow from rate 8 on."
     )
-    pairs: Literal["slow-fast", "all"] = field(
-        default="slow-fast", metadata=_model("Which pairs of streams; slow: rates of 8 and more.")
+    gates: Literal["directed", "symmetric"] = setting("directed", "One gate per direction, or one for both.")
+    threshold: float = setting(0.3, "Gate values below this are treated as 0.")
+    threshold_on: Literal["sample", "batch"] | None = setting(
+        None, "Compare the threshold with each clip's gate, or with the mean over the batch."
     )
-    gates: Literal["directed", "symmetric"] = field(
-        default="directed", metadata=_model("A gate per direction, or one for both.")
+    sources: Literal["accumulate", "overwrite"] | None = setting(
+        None, "If several streams add to one: sum all of them, or keep only the last."
     )
-    threshold: float = field(default=0.3, metadata=_model("The gate below which nothing passes."))
-    threshold_on: Literal["sample", "batch"] | None = field(
-        default=None, metadata=_model("Whose gate counts: each clip's, or the mean over the batch.")
+    activation: Activation = setting("quick-gelu", "Activation of the experts; the paper says GELU.")
+    combination: Way = setting("global", "How the experts are combined into one vector.")
+    positions: Literal["none", "learned"] = setting(
+        "none", "learned: a position embedding per token of a stream (not in the paper)."
     )
-    sources: Literal["accumulate", "overwrite"] | None = field(
-        default=None, metadata=_model("Several streams act on one: all add up, or the last one counts.")
-    )
-    activation: Activation = field(default="quick-gelu", metadata=_model("Of the experts; the paper says GELU."))
-    combination: Way = field(default="global", metadata=_model("How the experts become one vector."))
-    positions: Literal["none", "learned"] = field(
-        default="none", metadata=_model("learned: an embedding per token of a stream, which the paper has not.")
-    )
-    attention_heads: int = field(default=4, metadata=_model("Attention heads of experts and combination."))
-    alpha: float = field(default=0.7, metadata=_model("rgsta: share of the learned score against the frame's norm."))
-    tau: float = field(default=0.1, metadata=_model("rgsta: temperature of the likeness."))
-    delta: float = field(default=0.5, metadata=_model("rgsta: weight of the frames that are not kept."))
-    rank_temperature: float = field(default=0.2, metadata=_model("Temperature of the ranking loss."))
-    rank_weight: float = field(default=0.1, metadata=_model("Weight of the ranking loss; 0: without."))
-    div_weight: float = field(default=0.005, metadata=_model("Weight of the diversity loss; 0: without."))
-    gate_weight: float = field(default=0.01, metadata=_model("Weight of the balance of experts; 0: without."))
-    text_weight: float | None = field(
-        default=None, metadata=_model("Weight of the contrast with the class texts; 0: without (preset paper).")
-    )
-    diversity: Literal["experts", "clips"] | None = field(
-        default=None, metadata=_model("Experts of a clip apart, or clips of an expert together (preset code).")
+    attention_heads: int = setting(4, "Attention heads of the experts and of the combination.")
+    alpha: float = setting(0.7, "rgsta: weight of the learned score; 1 - alpha is the weight of the frame's norm.")
+    tau: float = setting(0.1, "rgsta: temperature of the similarities.")
+    delta: float = setting(0.5, "rgsta: factor of the frames that are merged into the selected one.")
+    rank_temperature: float = setting(0.2, "Temperature of the ranking loss.")
+    rank_weight: float = setting(0.1, "Weight of the ranking loss; 0: off.")
+    div_weight: float = setting(0.005, "Weight of the diversity loss; 0: off.")
+    gate_weight: float = setting(0.01, "Weight of the expert balance loss; 0: off.")
+    text_weight: float | None = setting(None, "Weight of the contrastive loss with class texts; 0: off (preset paper).")
+    diversity: Literal["experts", "clips"] | None = setting(
+        None, "Diversity loss: between the experts of a clip, or between the clips of an expert (preset code)."
     )
 
     def __post_init__(self) -> None:
@@ -104,7 +95,7 @@ class Config:
         check_range(self, NOT_NEGATIVE, "rank_weight", "div_weight", "gate_weight", "text_weight")
 
     def resolved(self) -> Config:
-        """These settings with the preset's values where none were given."""
+        """These settings with the preset's values instead of None."""
         values = PRESETS[self.preset]
         return replace(self, **{name: value for name, value in values.items() if getattr(self, name) is None})
 
@@ -140,19 +131,19 @@ class Head(ClassifierHead):
 
     @classmethod
     def wants(cls, settings: Config) -> Wants:
-        """Frames; and with the contrastive loss the projected embedding of each class's text."""
+        """Frames; with the contrastive loss also the projected embedding of each class text."""
         if not settings.resolved().text_weight:
             return Wants()
         return Wants(
             classes={"text": "embedding"},
             remedy='With a text tower: vfc extract --model clip --texts classes --template "a video of {label}". '
-            "Or leave the contrast out: --text-weight 0.",
+            "Or train without the contrastive loss: --text-weight 0.",
         )
 
-    def forward(self, frames: Tensor) -> Seen:
-        """Everything the losses and the report want of frames `[B, T, D]`."""
-        made = [stream(frames) for stream in self.streams]
-        tokens = [stream for stream, _ in made]
+    def forward(self, frames: Tensor) -> Outputs:
+        """What scores, losses and report need, from frames `[B, T, D]`."""
+        streams = [stream(frames) for stream in self.streams]
+        tokens = [stream for stream, _ in streams]
         if self.interaction is not None:
             tokens = self.interaction(tokens)
         if self.config.positions == "learned":
@@ -160,8 +151,8 @@ class Head(ClassifierHead):
         tokens = [expert(stream) for expert, stream in zip(self.experts, tokens, strict=True)]
         means = torch.stack([stream.mean(dim=1) for stream in tokens], dim=1)
         fused, shares = self.combination(tokens, means)
-        ranked = [loss for _, loss in made if loss is not None]
-        return Seen(fused, shares, means, torch.stack(ranked).mean() if ranked else None)
+        ranked = [loss for _, loss in streams if loss is not None]
+        return Outputs(fused, shares, means, torch.stack(ranked).mean() if ranked else None)
 
     def scores(self, batch: Batch) -> Tensor:
         """Logits `[B, C]`."""
@@ -169,32 +160,32 @@ class Head(ClassifierHead):
         return logits
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Cross-entropy and the weighted others; those that cannot act (one expert, fixed shares) are left out."""
-        config, seen = self.config, self(batch.clips["visual"])
-        logits = self.classifier(seen.fused)
+        """Cross-entropy and weighted terms; terms without effect (one expert, fixed shares) are left out."""
+        config, outputs = self.config, self(batch.clips["visual"])
+        logits = self.classifier(outputs.fused)
         terms = {"cross-entropy": functional.cross_entropy(logits.float(), batch.labels)}
         several = len(self.rates) > 1
-        if config.rank_weight and seen.ranked is not None:
-            terms["rank"] = config.rank_weight * seen.ranked
+        if config.rank_weight and outputs.ranked is not None:
+            terms["rank"] = config.rank_weight * outputs.ranked
         if config.div_weight and (several or config.diversity == "clips"):
             form = diversity if config.diversity == "experts" else diversity_of_clips
-            terms["diversity"] = config.div_weight * form(seen.experts.float())
+            terms["diversity"] = config.div_weight * form(outputs.experts.float())
         if config.gate_weight and several and self.combination.learned:
-            terms["balance"] = config.gate_weight * balance(seen.shares.float())
+            terms["balance"] = config.gate_weight * balance(outputs.shares.float())
         if config.text_weight and self.projection is not None:
-            projected = self.projection(seen.fused)
+            projected = self.projection(outputs.fused)
             terms["text"] = config.text_weight * text_contrast(projected, batch.classes["text"], batch.labels)
         return terms
 
     def usage(self, batch: Batch) -> Mapping[str, Tensor]:
-        """The share of each expert in each clip, `rate 2` ... -> `[B]`; they sum to 1."""
+        """The share of each expert per clip, `rate 2` ... -> `[B]`; the shares of a clip sum to 1."""
         shares = self(batch.clips["visual"]).shares
         return {f"rate {rate}": share for rate, share in zip(self.rates, shares.unbind(dim=1), strict=True)}
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a clip becomes: `fused [B, D]`, experts' `shares [B, N]` and mean outputs `[B, N, D]`, the ranking loss."""
+class Outputs:
+    """Combined vectors `fused [B, D]`, `shares [B, N]` and mean outputs `experts [B, N, D]`, and the ranking loss."""
 
     fused: Tensor
     shares: Tensor
@@ -202,20 +193,20 @@ class Seen:
     ranked: Tensor | None
 
 
-def _rates(asked: tuple[int, ...], frames: int | None) -> tuple[int, ...]:
+def _rates(rates: tuple[int, ...], frames: int | None) -> tuple[int, ...]:
     if frames is None:
         raise BadInput(
-            "VidPrism reads clips of one length, and this array differs from clip to clip.",
+            "VidPrism needs clips of the same length; in this array the length differs from clip to clip.",
             "Extract with a fixed number of frames (--num-frames 8).",
         )
-    if not asked:
+    if not rates:
         return tuple(rate for rate in (2, 4, 8, 16) if rate <= frames) or (1,)
-    if min(asked) < 1 or len(set(asked)) < len(asked):
+    if min(rates) < 1 or len(set(rates)) < len(rates):
         raise BadInput(
-            f"Rates of {', '.join(map(str, asked))} frames per token are not possible.",
-            "Give different numbers from 1 on, as in --rates 2,4,8.",
+            f"Rates of {', '.join(map(str, rates))} frames per token are not possible.",
+            "Give different numbers of 1 or more, as in --rates 2,4,8.",
         )
-    return asked
+    return rates
 
 
 def _check(config: Config, rates: tuple[int, ...], width: int) -> None:
@@ -233,7 +224,7 @@ def _check(config: Config, rates: tuple[int, ...], width: int) -> None:
 
 
 def _interaction(config: Config, width: int, rates: tuple[int, ...]) -> Interaction:
-    """DBI of resolved settings."""
+    """The interaction (DBI) of resolved settings."""
     assert config.interaction != "none"
     assert config.threshold_on is not None
     assert config.sources is not None
@@ -246,7 +237,9 @@ def _interaction(config: Config, width: int, rates: tuple[int, ...]) -> Interact
 def _notes(head: Head) -> tuple[str, ...]:
     notes = []
     if head.interaction is not None and head.interaction.idle and len(head.rates) > 1:
-        notes.append("No stream acts on another: these rates are all slow or all fast (--pairs all lets them).")
+        notes.append("No streams interact: these rates are all slow or all fast (--pairs all allows all pairs).")
     if head.config.threshold_on == "batch":
-        notes.append("Scores depend on which clips are scored together: the gates' threshold is on the batch mean.")
+        notes.append(
+            "Scores depend on which clips are in one batch: the threshold is compared with the mean gate of the batch."
+        )
     return tuple(notes)

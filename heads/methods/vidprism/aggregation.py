@@ -1,4 +1,4 @@
-"""From frames to streams of different speed: of every `rate` frames one token is left (RgSTA, and what it replaces)."""
+"""Temporal aggregation: one token per window of `rate` frames (RgSTA, and the simpler ways it is compared with)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SMALL = 1e-6
 
 @dataclass(frozen=True)
 class Grouping:
-    """What RgSTA leaves open: `alpha`, `tau`, `delta` as in the paper, which prints no values; the code's are kept."""
+    """Settings of RgSTA. `alpha`, `tau`, `delta` are the paper's symbols; the values are those of the released code."""
 
     alpha: float = 0.7
     tau: float = 0.1
@@ -26,7 +26,7 @@ class Grouping:
 
 
 def windows(values: Tensor, rate: int) -> tuple[Tensor, Tensor]:
-    """`[B, T, ...]` in windows of `rate`, `[B, ceil(T / rate), rate, ...]`, and which are no padding, `[n, rate]`."""
+    """`[B, T, ...]` as windows `[B, n = ceil(T / rate), rate, ...]`, padded with 0, and a frame mask `[n, rate]`."""
     length = values.shape[1]
     missing = -length % rate
     padded = torch.cat([values, values.new_zeros(values.shape[0], missing, *values.shape[2:])], dim=1)
@@ -35,12 +35,13 @@ def windows(values: Tensor, rate: int) -> tuple[Tensor, Tensor]:
 
 
 class RgSTA(nn.Module):
-    """Keeps the frame of every window that scores highest, and adds the others to it.
+    """Selects the frame with the highest score of every window and merges the others into it.
 
-    The score is `alpha * learned + (1 - alpha) * norm of the frame` (Eq. 2). As one frame is kept, the paper's weights
-    of the others (a softmax over what is kept, Eq. 6) and the code's (over the window, then renormalised over what is
-    kept) are all 1: the token is `kept + delta * sum of the others`. `merge_norm="rest"` makes them a softmax over the
-    others instead, by their likeness to the kept frame.
+    The score is `alpha * learned + (1 - alpha) * norm of the frame` (Eq. 2). The token is `selected + delta * weighted
+    sum of the others`. With one selected frame, the paper's merge weights (a softmax over the selected frames, Eq. 6)
+    are 1. The code's are `w / (w + 1e-6)` with `w` from a softmax over the window: close to 1, but near 0 for a frame
+    that is far less similar than the rest. This is `merge_norm="kept"`; `"rest"` is a softmax over the other frames by
+    their similarity to the selected one.
     """
 
     def __init__(self, width: int, rate: int, settings: Grouping) -> None:
@@ -51,29 +52,29 @@ class RgSTA(nn.Module):
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, T, D]` to the stream `[B, ceil(T / rate), D]` and the ranking loss, mean over clips and windows."""
-        # Which frame is kept must not hang on the rounding of mixed precision.
+        # In float32: the selection must not depend on the rounding of mixed precision.
         with torch.autocast(frames.device.type, enabled=False):
             projected = self.metric(frames)
             inside, valid = windows(frames, self._rate)
             unit, _ = windows(functional.normalize(projected, dim=-1), self._rate)
             itself = torch.eye(self._rate, dtype=torch.bool, device=frames.device)
-            likeness = (unit @ unit.transpose(-1, -2)).masked_fill(itself, 0)
+            similarity = (unit @ unit.transpose(-1, -2)).masked_fill(itself, 0)
             learned, _ = windows(self.score(projected).squeeze(-1), self._rate)
             norm = inside.norm(dim=-1)
             alpha = self._settings.alpha
             mixed = alpha * learned + (1 - alpha) * norm
-            kept = mixed.masked_fill(~valid, -torch.inf).argmax(dim=-1, keepdim=True)
-            share = self._shares(likeness, kept, valid)
-            stream = inside.gather(2, kept[..., None].expand(-1, -1, -1, inside.shape[-1])).squeeze(2)
+            selected = mixed.masked_fill(~valid, -torch.inf).argmax(dim=-1, keepdim=True)
+            share = self._weights(similarity, selected, valid)
+            stream = inside.gather(2, selected[..., None].expand(-1, -1, -1, inside.shape[-1])).squeeze(2)
             stream = stream + self._settings.delta * (share[..., None, :] @ inside).squeeze(-2)
-            ranked = rank_loss(learned, norm, likeness, valid, self._settings.rank_temperature)
+            ranked = rank_loss(learned, norm, similarity, valid, self._settings.rank_temperature)
         return stream, ranked
 
-    def _shares(self, likeness: Tensor, kept: Tensor, valid: Tensor) -> Tensor:
-        """How much of each frame is added to the kept one, `[B, n, rate]`; 0 for the kept one and for padding."""
-        others = valid & (torch.arange(valid.shape[-1], device=kept.device) != kept)
-        column = kept[..., None, :].expand(-1, -1, likeness.shape[-2], -1)
-        logits = (likeness / self._settings.tau).masked_fill(~valid[:, None, :], torch.finfo(likeness.dtype).min)
+    def _weights(self, similarity: Tensor, selected: Tensor, valid: Tensor) -> Tensor:
+        """Merge weight of each frame, `[B, n, rate]`; 0 for the selected frame and for padding."""
+        others = valid & (torch.arange(valid.shape[-1], device=selected.device) != selected)
+        column = selected[..., None, :].expand(-1, -1, similarity.shape[-2], -1)
+        logits = (similarity / self._settings.tau).masked_fill(~valid[:, None, :], torch.finfo(similarity.dtype).min)
         if self._settings.merge_norm == "kept":
             share = logits.softmax(dim=-1).gather(-1, column).squeeze(-1)
             share = share / (share + _SMALL)
@@ -84,14 +85,14 @@ class RgSTA(nn.Module):
 
 
 class Plain(nn.Module):
-    """A window without learning: its first frame (`hard`), its mean (`avg`), its maximum per channel (`max`)."""
+    """Fixed aggregation of a window: its first frame (`hard`), mean (`avg`) or maximum per channel (`max`)."""
 
     def __init__(self, rate: int, kind: Literal["hard", "avg", "max"]) -> None:
         super().__init__()
         self._rate, self._kind = rate, kind
 
     def forward(self, frames: Tensor) -> tuple[Tensor, None]:
-        """`[B, T, D]` to `[B, ceil(T / rate), D]`; there is no ranking."""
+        """`[B, T, D]` to `[B, ceil(T / rate), D]`; no ranking loss."""
         if self._kind == "hard":
             return frames[:, :: self._rate], None
         inside, valid = windows(frames, self._rate)

@@ -1,4 +1,4 @@
-"""The experts, one transformer layer per stream, and the ways in which what they found becomes one vector per clip."""
+"""The experts, one transformer layer per stream, and their combination into one vector per clip."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class Expert(nn.Module):
         read, _ = self.attention(tokens, tokens, tokens, need_weights=False)
         tokens = self.attention_norm(tokens + read)
         wide = self.wide(tokens)
-        bent = wide * torch.sigmoid(1.702 * wide) if self._quick else functional.gelu(wide)
-        normed: Tensor = self.feed_norm(tokens + self.narrow(bent))
+        activated = wide * torch.sigmoid(1.702 * wide) if self._quick else functional.gelu(wide)
+        normed: Tensor = self.feed_norm(tokens + self.narrow(activated))
         return normed
 
 
 class Combination(nn.Module):
-    """From the experts' tokens to one vector per clip, and each expert's share in it.
+    """Combines the experts' tokens into one vector per clip, with a share per expert.
 
     `global`: a learned query attends to the tokens of all experts; an expert's share is the attention to its tokens,
-    mean over heads. `local`: the query attends within each expert, and the experts count alike. `avg`: mean over time,
-    then over experts. `linear`, `mlp`: a softmax gate over the experts, a linear layer (or two, with D / 4 in between)
-    on their means side by side. The paper names the last four in Table 5 and describes none of them.
+    mean over heads. `local`: the query attends within each expert; all experts have the same share. `avg`: mean over
+    time, then over experts. `linear`, `mlp`: a softmax gate over the experts, one linear layer (or two, with D / 4 in
+    between) on their concatenated means. The paper names the last four in Table 5 and describes none of them.
     """
 
     def __init__(self, width: int, experts: int, heads: int, way: Way) -> None:

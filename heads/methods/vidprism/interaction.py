@@ -1,4 +1,4 @@
-"""DBI, the dynamic bilateral interaction: streams of different speed add to each other what gates let through."""
+"""DBI, the dynamic bilateral interaction: gated exchange between streams of different frame rate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLOW: Final = 8
 
 @dataclass(frozen=True)
 class Exchange:
-    """Which streams act on which, and how it adds up; the fields are those of the head's settings."""
+    """Which streams add to which, and how; the fields are those of the head's settings."""
 
     interaction: Literal["dbi", "slow-to-fast", "fast-to-slow"] = "dbi"
     pairs: Literal["slow-fast", "all"] = "slow-fast"
@@ -29,7 +29,7 @@ class Exchange:
 class Interaction(nn.Module):
     """A gate per ordered pair of streams, one projection from slow to fast, a convolution per pair from fast to slow.
 
-    There is a gate for every pair, the useless ones included, because the released weights hold them.
+    There is a gate for every pair, also the unused ones, because the released weights hold them.
     """
 
     def __init__(self, width: int, rates: Sequence[int], settings: Exchange) -> None:
@@ -42,7 +42,7 @@ class Interaction(nn.Module):
             for j in range(len(rates))
             if i != j and (settings.pairs == "all" or (rates[i] >= SLOW) != (rates[j] >= SLOW))
         ]
-        self._pairs = [(i, j) for i, j in between if (ups if self._rises(i, j) else downs)]
+        self._pairs = [(i, j) for i, j in between if (ups if self._is_slow_to_fast(i, j) else downs)]
         self.gates = nn.ModuleList(
             nn.Sequential(
                 nn.Linear(2 * width, width // 4), nn.ReLU(inplace=True), nn.Linear(width // 4, 1), nn.Sigmoid()
@@ -55,34 +55,36 @@ class Interaction(nn.Module):
             {
                 f"{i}-{j}": nn.Conv1d(width, width, 5, stride=rates[j] // rates[i], padding=2, bias=False)
                 for i, j in self._pairs
-                if not self._rises(i, j)
+                if not self._is_slow_to_fast(i, j)
             }
         )
 
     @property
     def idle(self) -> bool:
-        """Whether no stream acts on another."""
+        """Whether no streams interact."""
         return not self._pairs
 
     def forward(self, streams: Sequence[Tensor]) -> list[Tensor]:
-        """Streams `[B, T_i, D]` to the same with what the others add; all sources are streams as they came in."""
+        """Streams `[B, T_i, D]` to the same plus what the others add; all sources are the input streams."""
         means = [stream.mean(dim=1) for stream in streams]
-        # Projecting commutes with interpolating, and slow streams are short: each is projected once, then stretched.
-        risen = {i: _convolved(self.up, streams[i]) for i in {i for i, j in self._pairs if self._rises(i, j)}}
-        found = list(streams)
+        # A projection commutes with interpolation, and slow streams are short: project once, then interpolate.
+        projected = {
+            i: _convolved(self.up, streams[i]) for i in {i for i, j in self._pairs if self._is_slow_to_fast(i, j)}
+        }
+        outputs = list(streams)
         for i, j in self._pairs:
             score = self._score(means, i, j)
-            decides = score.mean() if self._settings.threshold_on == "batch" else score
-            through = (decides >= self._settings.threshold).expand_as(score)[:, None, None]
-            moved = risen[i] if self._rises(i, j) else _convolved(self.down[f"{i}-{j}"], streams[i])
-            added = score[:, None, None] * _stretched(moved, streams[j].shape[1])
+            deciding = score.mean() if self._settings.threshold_on == "batch" else score
+            passes = (deciding >= self._settings.threshold).expand_as(score)[:, None, None]
+            message = projected[i] if self._is_slow_to_fast(i, j) else _convolved(self.down[f"{i}-{j}"], streams[i])
+            added = score[:, None, None] * _interpolated(message, streams[j].shape[1])
             if self._settings.sources == "overwrite":
-                found[j] = torch.where(through, streams[j] + added, found[j])
+                outputs[j] = torch.where(passes, streams[j] + added, outputs[j])
             else:
-                found[j] = found[j] + added * through
-        return found
+                outputs[j] = outputs[j] + added * passes
+        return outputs
 
-    def _rises(self, i: int, j: int) -> bool:
+    def _is_slow_to_fast(self, i: int, j: int) -> bool:
         return self._rates[i] > self._rates[j]
 
     def _score(self, means: Sequence[Tensor], i: int, j: int) -> Tensor:
@@ -93,15 +95,15 @@ class Interaction(nn.Module):
 
 
 def _convolved(layer: nn.Module, tokens: Tensor) -> Tensor:
-    """A convolution along time of `[B, L, D]` as one matrix product, which on streams this short is much faster."""
+    """A convolution along time of `[B, L, D]` as one matrix product, which is much faster on such short streams."""
     assert isinstance(layer, nn.Conv1d)
     taps, stride, padding = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
-    seen = functional.pad(tokens, (0, 0, padding, padding)).unfold(1, taps, stride).flatten(2)
-    return functional.linear(seen, layer.weight.flatten(1), layer.bias)
+    patches = functional.pad(tokens, (0, 0, padding, padding)).unfold(1, taps, stride).flatten(2)
+    return functional.linear(patches, layer.weight.flatten(1), layer.bias)
 
 
-def _stretched(tokens: Tensor, length: int) -> Tensor:
-    """`[B, L, D]` at another length, by linear interpolation; rates that divide each other need none downwards."""
+def _interpolated(tokens: Tensor, length: int) -> Tensor:
+    """`[B, L, D]` resampled to `length` tokens by linear interpolation."""
     if tokens.shape[1] == length:
         return tokens
     return functional.interpolate(tokens.transpose(1, 2), size=length, mode="linear", align_corners=False).transpose(

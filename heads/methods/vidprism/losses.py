@@ -1,4 +1,4 @@
-"""VidPrism's losses beside cross-entropy: ranking of frames, difference of experts, balance of experts, class texts."""
+"""VidPrism's losses in addition to cross-entropy: frame ranking, expert diversity, expert balance, class texts."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from torch.nn import functional
 _LEAST = 1e-9
 
 
-def rank_loss(learned: Tensor, norm: Tensor, likeness: Tensor, valid: Tensor, temperature: float) -> Tensor:
-    """Eq. 17 and 18: what the learned scores are to rank is the frame's norm plus its mean likeness in the window.
+def rank_loss(learned: Tensor, norm: Tensor, similarity: Tensor, valid: Tensor, temperature: float) -> Tensor:
+    """Eq. 17 and 18: KL divergence of the learned scores from a target, norm plus mean similarity within the window.
 
     Args:
-        learned: scores `[B, n, r]`; the only part that gradients reach.
-        norm: lengths of the frames `[B, n, r]`.
-        likeness: cosines `[B, n, r, r]`, 0 on the diagonal, which the mean counts, and at padding.
-        valid: what is no padding, `[n, r]`. Windows of one frame have nothing to rank and are left out.
-        temperature: of both softmaxes; probabilities below 1e-9 count as that, as in the released code.
+        learned: scores `[B, n, r]`; only these get gradients.
+        norm: norms of the frames `[B, n, r]`.
+        similarity: cosines `[B, n, r, r]`, 0 on the diagonal (which counts in the mean) and at padding.
+        valid: True where a frame is not padding, `[n, r]`. Windows of one frame are left out.
+        temperature: of both softmaxes. Probabilities are clamped to 1e-9 or more, as in the released code.
     """
     count = valid.sum(dim=-1)
-    goal = norm + likeness.sum(dim=-1) / count[:, None]
+    goal = norm + similarity.sum(dim=-1) / count[:, None]
     least = torch.finfo(learned.dtype).min
-    asked = (goal.detach() / temperature).masked_fill(~valid, least).softmax(dim=-1)
-    given = (learned / temperature).masked_fill(~valid, least).softmax(dim=-1)
-    apart = (asked * (asked.clamp_min(_LEAST).log() - given.clamp_min(_LEAST).log())).sum(dim=-1)
+    target = (goal.detach() / temperature).masked_fill(~valid, least).softmax(dim=-1)
+    ranked = (learned / temperature).masked_fill(~valid, least).softmax(dim=-1)
+    divergence = (target * (target.clamp_min(_LEAST).log() - ranked.clamp_min(_LEAST).log())).sum(dim=-1)
     several = count > 1
-    return (apart * several).sum() / (several.sum() * len(learned)).clamp_min(1)
+    return (divergence * several).sum() / (several.sum() * len(learned)).clamp_min(1)
 
 
 def diversity(experts: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def diversity(experts: Tensor) -> Tensor:
 
 
 def diversity_of_clips(experts: Tensor) -> Tensor:
-    """What the released training minimises: mean over pairs of clips of 1 - cosine of the same expert's outputs."""
+    """The released code's loss: mean over pairs of clips of 1 - cosine between outputs of the same expert."""
     clips, count = experts.shape[:2]
     if clips < 2:
         return experts.new_zeros(())
@@ -47,7 +47,7 @@ def diversity_of_clips(experts: Tensor) -> Tensor:
 
 
 def balance(shares: Tensor) -> Tensor:
-    """Number of experts times the sum of squared mean shares `[B, N]`: 1 where all experts are used alike."""
+    """Number of experts times the sum of squared mean shares `[B, N]`: 1 if all experts are used equally."""
     return shares.shape[1] * shares.mean(dim=0).square().sum()
 
 

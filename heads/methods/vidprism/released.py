@@ -1,4 +1,4 @@
-"""The released VidPrism's weights under our names."""
+"""Loading the released VidPrism weights: their tensor names to ours."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _NAMES: Final = (
     (r"head\.", "classifier."),
     (r"projection_head\.", "projection."),
 )
-"""Beginnings of released names, and what stands for them here. Streams, experts and pairs are numbered by rate."""
+"""Prefixes of released names and their replacements. Streams, experts and pairs are numbered by rate."""
 
 
 def our_name(released: str) -> str | None:
-    """Our name of a released tensor; None where there is none. A leading `module.` of a distributed run is dropped."""
+    """Our name of a released tensor, or None. A leading `module.` (distributed training) is dropped."""
     name = released.removeprefix("module.")
     for theirs, ours in _NAMES:
         if re.match(theirs, name):
@@ -39,33 +39,33 @@ def our_name(released: str) -> str | None:
     return None
 
 
-def pour_released(head: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_released(head: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load a released state dict (`pooling_layers.0.metric_proj.weight` ...) into a VidPrism head.
 
-    A released projection head is left out where the head has none (preset `paper`); all else must fit.
+    A released projection head is ignored if not in this head (preset `paper`); all else must match.
 
     Raises:
-        BadInput: names or shapes that do not fit this head, listed.
+        BadInput: names or shapes do not match this head; they are listed.
     """
-    wanted = {name: tensor.shape for name, tensor in head.state_dict().items()}
-    found = {our_name(name): tensor for name, tensor in state.items()}
-    strange = sorted(name for name in state if our_name(name) is None)
-    if "projection.0.weight" not in wanted:
-        found = {name: tensor for name, tensor in found.items() if not (name or "").startswith("projection.")}
-    named = {name: tensor for name, tensor in found.items() if name is not None}
-    wrong = [f"{name}: not a name of the released code" for name in strange]
-    wrong += [f"{name}: missing" for name in sorted(wanted.keys() - named.keys())]
-    wrong += [f"{name}: this head has none" for name in sorted(named.keys() - wanted.keys())]
+    shapes = {name: tensor.shape for name, tensor in head.state_dict().items()}
+    renamed = {our_name(name): tensor for name, tensor in state.items()}
+    unknown = sorted(name for name in state if our_name(name) is None)
+    if "projection.0.weight" not in shapes:
+        renamed = {name: tensor for name, tensor in renamed.items() if not (name or "").startswith("projection.")}
+    named = {name: tensor for name, tensor in renamed.items() if name is not None}
+    wrong = [f"{name}: not a name of the released code" for name in unknown]
+    wrong += [f"{name}: missing" for name in sorted(shapes.keys() - named.keys())]
+    wrong += [f"{name}: not in this head" for name in sorted(named.keys() - shapes.keys())]
     wrong += [
-        f"{name}: {list(named[name].shape)} there, {list(wanted[name])} here"
-        for name in sorted(named.keys() & wanted.keys())
-        if named[name].shape != wanted[name]
+        f"{name}: {list(named[name].shape)} in the file, {list(shapes[name])} in this head"
+        for name in sorted(named.keys() & shapes.keys())
+        if named[name].shape != shapes[name]
     ]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise BadInput(
-            f"The released weights do not fit this head: {'; '.join(wrong[:5])}{more}.",
-            "Give the head the rates, the width and the number of classes the weights were trained with; "
+            f"The released weights do not match this head: {'; '.join(wrong[:5])}{more}.",
+            "Use the rates, the width and the number of classes that the weights were trained with; "
             "a projection head comes with --preset code.",
         )
     head.load_state_dict(named)

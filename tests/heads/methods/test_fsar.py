@@ -211,8 +211,8 @@ def test_what_the_store_lacks_is_said() -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"visual_branch": False}, "No branch is left to match"),
-        ({"alpha_mode": "adaptive"}, "there is only 'visual'"),
+        ({"visual_branch": False}, "No branch is left to compare"),
+        ({"alpha_mode": "adaptive"}, "only 'visual' is in use"),
         ({"dim": 18, "attention_heads": 4}, "A width of 18 cannot be divided among 4"),
     ],
 )

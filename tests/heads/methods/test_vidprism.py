@@ -22,7 +22,7 @@ from vfc.heads.lookup import configs
 from vfc.heads.methods.vidprism import PRESETS, Config, Head
 from vfc.heads.methods.vidprism.aggregation import Grouping, Plain, RgSTA
 from vfc.heads.methods.vidprism.losses import balance, diversity, diversity_of_clips, text_contrast
-from vfc.heads.methods.vidprism.released import our_name, pour_released
+from vfc.heads.methods.vidprism.released import load_released, our_name
 from vfc.heads.tasks import classification
 from vfc.heads.tasks.classification import Batch
 from vfc.heads.training.fit import train
@@ -157,7 +157,7 @@ def test_streams_have_the_published_lengths(frames: int, rates: tuple[int, ...],
 def poured(config: Config, frames: int, seed: int = 1) -> tuple[Head, loops.State]:
     state = loops.released_state(WIDTH, config.rates, CLASSES, seed)
     head = made(config, frames).double()
-    pour_released(head, state)
+    load_released(head, state)
     return head.eval(), state
 
 
@@ -267,10 +267,10 @@ def test_released_names_are_all_known() -> None:
 
 def test_weights_that_do_not_fit_are_refused() -> None:
     state = loops.released_state(WIDTH, (2, 4, 8), CLASSES + 1)
-    with pytest.raises(BadInput, match=r"classifier.weight: \[6, 16\] there, \[5, 16\] here"):
-        pour_released(made(CODE), state)
+    with pytest.raises(BadInput, match=r"classifier.weight: \[6, 16\] in the file, \[5, 16\] in this head"):
+        load_released(made(CODE), state)
     with pytest.raises(BadInput, match=r"visual.proj: not a name of the released code; .*: missing; .* and 45 more"):
-        pour_released(made(replace(CODE, rates=(2, 4, 8, 16))), {**state, "visual.proj": torch.zeros(1)})
+        load_released(made(replace(CODE, rates=(2, 4, 8, 16))), {**state, "visual.proj": torch.zeros(1)})
 
 
 # ------------------------------------------------------------------------------------------ parts and losses
@@ -409,7 +409,7 @@ def test_defaults_and_notes() -> None:
     assert made(Config(), 4).rates == (2, 4)
     assert made(Config(), 1).rates == (1,)
     assert any("all slow or all fast" in note for note in made(replace(SMALL, rates=(2, 4))).notes)
-    assert any("scored together" in note for note in made(CODE).notes)
+    assert any("in one batch" in note for note in made(CODE).notes)
     assert not made(SMALL).notes
 
 
@@ -443,7 +443,7 @@ def test_what_the_head_wants_of_a_store() -> None:
         ({"attention_heads": 3}, {}, "A width of 16 cannot be divided among 3"),
         ({"attention_heads": 1}, {"width": 2}, "A width of 2 is too small"),
         ({"rates": (2,), "pairs": "all"}, {}, "there are no pairs"),
-        ({}, {"frames": None}, "reads clips of one length"),
+        ({}, {"frames": None}, "needs clips of the same length"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(change: dict[str, Any], shape: dict[str, Any], told: str) -> None:

@@ -66,7 +66,13 @@ def test_ctpcm_equals_its_loop(shots: int, parts: tuple[bool, bool], tau: float)
     case = Episode(shots, seed=shots)
     proto, _ = prototypes(case.support, case.support_valid)
     found = correct_prototypes(
-        proto, case.query[:, None], 0.7, local=parts[0], whole=parts[1], tau=tau, query_valid=case.query_valid[:, None]
+        proto,
+        case.query[:, None],
+        0.7,
+        locally=parts[0],
+        globally=parts[1],
+        tau=tau,
+        query_valid=case.query_valid[:, None],
     )
     for b in range(2):
         for w in range(3):

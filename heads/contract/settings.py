@@ -1,0 +1,11 @@
+"""One setting of a dataclass that becomes a flag of the command line."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any
+
+
+def setting(default: Any, text: str, panel: str = "Model", **more: object) -> Any:
+    """A dataclass field with its help text and panel; `more` is other metadata of a flag (`flag`, `choices` ...)."""
+    return field(default=default, metadata={"help": text, "panel": panel, **more})
