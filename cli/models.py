@@ -84,22 +84,20 @@ def show(config: ShowConfig, progress: Progress) -> Outcome:
     Raises:
         VfcError: no such family, checkpoint or layer; see `BackboneOptions`.
     """
+    from vfc.extract.backbone import BackboneOptions
     from vfc.extract.pipeline.model_card import describe
 
-    found = describe(
-        config.model,
+    options = BackboneOptions(
         checkpoint=config.checkpoint,
         layers=config.layer,
         text_layers=config.text_layer,
         texts=config.texts or bool(config.text_layer),
-        num_frames=config.num_frames,
         keep=config.keep,
+        num_frames=config.num_frames,
+        storage=config.dtype,
         max_pixels=config.max_pixels,
-        size=config.size,
-        prompt=config.prompt,
-        pool=config.pool,
-        dtype=config.dtype,
     )
+    found = describe(config.model, options, size=config.size, prompt=config.prompt, pool=config.pool)
 
     def row(where: str, each: dict[str, Any]) -> tuple[str, ...]:
         shape = ", ".join("L" if size is None else str(size) for size in each["shape"])

@@ -21,7 +21,7 @@ def _models() -> list[str]:
     return family_names()
 
 
-def _shown(panel: str, help_line: str, **more: Any) -> dict[str, Any]:
+def _flag(panel: str, help_line: str, **more: Any) -> dict[str, Any]:
     return {"panel": panel, "help": help_line, **more}
 
 
@@ -35,33 +35,33 @@ class ExtractConfig:
 
     videos: Path = field(
         default=Path("videos"),
-        metadata=_shown("Input", "Folder (class per subfolder), CSV, JSONL or published list of videos"),
+        metadata=_flag("Input", "Folder (class per subfolder), CSV, JSONL or published list of videos"),
     )
     root: Path | None = field(
         default=None,
-        metadata=_shown(
+        metadata=_flag(
             "Input", "Folder that names, and the paths of a list, start from; default: that of the videos or the list"
         ),
     )
-    include: tuple[str, ...] = field(default=(), metadata=_shown("Input", "Only these classes", metavar="CLASS,..."))
-    exclude: tuple[str, ...] = field(default=(), metadata=_shown("Input", "All classes but these", metavar="CLASS,..."))
+    include: tuple[str, ...] = field(default=(), metadata=_flag("Input", "Only these classes", metavar="CLASS,..."))
+    exclude: tuple[str, ...] = field(default=(), metadata=_flag("Input", "All classes but these", metavar="CLASS,..."))
     classes: str | None = field(
-        default=None, metadata=_shown("Input", "Built-in class list that splits the classes, for example hmdb51-arn")
+        default=None, metadata=_flag("Input", "Built-in class list that splits the classes, for example hmdb51-arn")
     )
     frames: str = field(
         default="tsn-centre",
-        metadata=_shown("Input", "Which frames: tsn-centre, tsn-random, linspace, stride:n, fps:x, all ..."),
+        metadata=_flag("Input", "Which frames: tsn-centre, tsn-random, linspace, stride:n, fps:x, all ..."),
     )
-    num_frames: int = field(default=8, metadata=_shown("Input", "Frames per video"))
+    num_frames: int = field(default=8, metadata=_flag("Input", "Frames per video"))
     window: int | None = field(
-        default=None, metadata=_shown("Input", "Frames that i3d looks at together, of those that --frames gives; 64")
+        default=None, metadata=_flag("Input", "Frames that i3d looks at together, of those that --frames gives; 64")
     )
     stride: int | None = field(
-        default=None, metadata=_shown("Input", "Frames from one window to the next; default: --window, side by side")
+        default=None, metadata=_flag("Input", "Frames from one window to the next; default: --window, side by side")
     )
     border: Literal["drop", "repeat", "zero"] | None = field(
         default=None,
-        metadata=_shown(
+        metadata=_flag(
             "Input",
             "drop (default): whole windows from the first frame on; repeat or zero: a window around every --stride-th "
             "frame, which beyond the ends repeats frames or holds zeros",
@@ -69,44 +69,44 @@ class ExtractConfig:
     )
     flow: str | None = field(
         default=None,
-        metadata=_shown("Input", "Optical flow besides RGB: dis, tv-l1 (both by OpenCV), or a FOLDER of it"),
+        metadata=_flag("Input", "Optical flow besides RGB: dis, tv-l1 (both by OpenCV), or a FOLDER of it"),
     )
     views: tuple[str, ...] = field(
         default=(),
-        metadata=_shown(
+        metadata=_flag(
             "Input",
             "Further views beside the clean one: three-crops, clips:n (in time), augment:n, test:4x3 (clips x crops)",
             metavar="VIEWS,...",
         ),
     )
     pipeline: Literal["plain", "vidprism", "msta"] = field(
-        default="plain", metadata=_shown("Input", "Whose published rules --views augment and test follow")
+        default="plain", metadata=_flag("Input", "Whose published rules --views augment and test follow")
     )
     flip: bool = field(
         default=True,
-        metadata=_shown("Input", "Whether --views augment may mirror; not where left and right tell classes apart"),
+        metadata=_flag("Input", "Whether --views augment may mirror; not where left and right tell classes apart"),
     )
     seed: int = field(
-        default=0, metadata=_shown("Input", "Seed of --frames tsn-random, --views augment and --project random")
+        default=0, metadata=_flag("Input", "Seed of --frames tsn-random, --views augment and --project random")
     )
     stream: int | None = field(
-        default=None, metadata=_shown("Input", "Index of the video stream in the file; default: the container's best")
+        default=None, metadata=_flag("Input", "Index of the video stream in the file; default: the container's best")
     )
     texts: str | None = field(
         default=None,
-        metadata=_shown(
+        metadata=_flag(
             "Input", "Texts for the text tower: a FILE with one per line, descriptions (.json), or the word classes"
         ),
     )
     template: tuple[str, ...] = field(
         default=(),
-        metadata=_shown(
+        metadata=_flag(
             "Input", "Text with {label} to fill every text into; may be given again", metavar="TEXT", commas=False
         ),
     )
     prompt: tuple[str, ...] = field(
         default=(),
-        metadata=_shown(
+        metadata=_flag(
             "Input",
             "What a language model is asked about each video: unknown (default), unknown-temporal, "
             "unknown-interaction, known-support, known-query",
@@ -115,7 +115,7 @@ class ExtractConfig:
     )
     prompt_text: tuple[str, ...] = field(
         default=(),
-        metadata=_shown(
+        metadata=_flag(
             "Input",
             "A prompt in your words, may hold {label} or {options}; may be given again",
             metavar="[NAME=]TEXT",
@@ -124,47 +124,48 @@ class ExtractConfig:
     )
     episodes: Path | None = field(
         default=None,
-        metadata=_shown("Input", "Episode list of vfc episodes, whose options fill {options} for its query videos"),
+        metadata=_flag("Input", "Episode list of vfc episodes, whose options fill {options} for its query videos"),
     )
 
     model: str = field(
-        default="video-llava", metadata=_shown("Model", "Family of models: see vfc models list", choices=_models)
+        default="video-llava", metadata=_flag("Model", "Family of models: see vfc models list", choices=_models)
     )
     checkpoint: str | None = field(
-        default=None, metadata=_shown("Model", "Hub id or folder of the weights; default: the family's own")
+        default=None, metadata=_flag("Model", "Hub id or folder of the weights; default: the family's own")
     )
     layer: tuple[str, ...] = field(
-        default=(), metadata=_shown("Model", "Layers to keep, 0 = what enters block 1, or norm", metavar="LAYER,...")
+        default=(), metadata=_flag("Model", "Layers to keep, 0 = what enters block 1, or norm", metavar="LAYER,...")
     )
     text_layer: tuple[str, ...] = field(
-        default=(), metadata=_shown("Model", "Layers of the text tower to keep", metavar="LAYER,...")
+        default=(), metadata=_flag("Model", "Layers of the text tower to keep", metavar="LAYER,...")
     )
     keep: tuple[str, ...] = field(
-        default=(), metadata=_shown("Size", "Streams to keep: frames, visual, embedding, text", metavar="STREAM,...")
+        default=(), metadata=_flag("Size", "Streams to keep: frames, visual, embedding, text", metavar="STREAM,...")
     )
     cut_texts: bool = field(
         default=False,
-        metadata=_shown("Model", "Cut texts that are longer than the text tower takes, instead of refusing them"),
+        metadata=_flag("Model", "Cut texts that are longer than the text tower takes, instead of refusing them"),
     )
     dtype: Literal["fp32", "fp16", "bf16", "int8"] | None = field(
-        default=None, metadata=_shown("Size", "Storage dtype; default: the family's")
+        default=None, metadata=_flag("Size", "Storage dtype; default: the family's")
     )
     compute_dtype: Literal["fp32", "fp16", "bf16"] | None = field(
-        default=None, metadata=_shown("Model", "Dtype of the forward; default: the weights'")
+        default=None, metadata=_flag("Model", "Dtype of the forward; default: the weights'")
     )
     attention: Literal["eager", "sdpa", "flash_attention_2"] | None = field(
-        default=None, metadata=_shown("Model", "Attention implementation; default: the library's choice")
+        default=None, metadata=_flag("Model", "Attention implementation; default: the library's choice")
     )
     max_pixels: int | None = field(
-        default=None, metadata=_shown("Model", "Most pixels of a video after resizing, for Qwen; default: the weights'")
+        default=None,
+        metadata=_flag("Model", "Most pixels of a video after resizing, for Qwen; default: the weights'"),
     )
     pixels: str | None = field(
         default=None,
-        metadata=_shown("Model", "Way from frames to pixels, for viclip: resize (default) or centre-crop"),
+        metadata=_flag("Model", "Way from frames to pixels, for viclip: resize (default) or centre-crop"),
     )
     tail: int | None = field(
         default=None,
-        metadata=_shown(
+        metadata=_flag(
             "Model",
             "Keep the weights of blocks K and above in the store, for heads that adapt them; for viclip",
             metavar="K",
@@ -172,7 +173,7 @@ class ExtractConfig:
     )
     prompt_batching: Literal["serial", "packed", "batched", "single"] | None = field(
         default=None,
-        metadata=_shown(
+        metadata=_flag(
             "Model",
             "How the prompts of a video run: serial (deterministic mode) or packed (fast) behind a shared prefix, "
             "batched, or single: each a whole forward",
@@ -181,56 +182,56 @@ class ExtractConfig:
     )
     mode: Literal["deterministic", "fast"] | None = field(
         default=None,
-        metadata=_shown(
+        metadata=_flag(
             "Model", "deterministic: equal bit for bit whatever the ranks and resumes (default on a CPU); fast: batched"
         ),
     )
 
     pool: str = field(
-        default="", metadata=_shown("Size", "Mean over the visual tokens of a frame: onto a grid like 4x4, or mean")
+        default="", metadata=_flag("Size", "Mean over the visual tokens of a frame: onto a grid like 4x4, or mean")
     )
     project: str = field(
         default="",
-        metadata=_shown("Size", "pca:1024 or random:256: features onto so many dimensions, fitted once and kept"),
+        metadata=_flag("Size", "pca:1024 or random:256: features onto so many dimensions, fitted once and kept"),
     )
     fit_records: int = field(
-        default=256, metadata=_shown("Size", "Videos that --project is fitted on, the first by hash of the name")
+        default=256, metadata=_flag("Size", "Videos that --project is fitted on, the first by hash of the name")
     )
 
-    out: Path = field(default=Path("store"), metadata=_shown("Output", "The store to make or to go on with"))
+    out: Path = field(default=Path("store"), metadata=_flag("Output", "The store to make or to go on with"))
     retry_failed: bool = field(
-        default=False, metadata=_shown("Output", "Try again what earlier runs listed under failures/")
+        default=False, metadata=_flag("Output", "Try again what earlier runs listed under failures/")
     )
-    part_mb: float = field(default=128.0, metadata=_shown("Output", "Commit after this many megabytes"))
-    part_seconds: float = field(default=60.0, metadata=_shown("Output", "Commit after this many seconds"))
+    part_mb: float = field(default=128.0, metadata=_flag("Output", "Commit after this many megabytes"))
+    part_seconds: float = field(default=60.0, metadata=_flag("Output", "Commit after this many seconds"))
     worker: str | None = field(
-        default=None, metadata=_shown("Output", "Name of this process in parts/ and failures/; default: r<rank>")
+        default=None, metadata=_flag("Output", "Name of this process in parts/ and failures/; default: r<rank>")
     )
 
     device: str | None = field(
-        default=None, metadata=_shown("Performance", "cpu, cuda or cuda:1; default: a GPU where there is one")
+        default=None, metadata=_flag("Performance", "cpu, cuda or cuda:1; default: a GPU where there is one")
     )
     batch: int | None = field(
-        default=None, metadata=_shown("Performance", "Videos per forward in fast mode; default: 8")
+        default=None, metadata=_flag("Performance", "Videos per forward in fast mode; default: 8")
     )
     threads: int | None = field(
         default=None,
-        metadata=_shown(
+        metadata=_flag(
             "Performance", "CPU threads of the forward; in deterministic mode part of the recipe, default there 4"
         ),
     )
     decode_workers: int | None = field(
-        default=None, metadata=_shown("Performance", "Processes that decode videos; default: one per core, 8 at most")
+        default=None, metadata=_flag("Performance", "Processes that decode videos; default: one per core, 8 at most")
     )
     seconds_per_video: float = field(
         default=60.0,
-        metadata=_shown("Performance", "Time a decoder may take for one video, or for the next frames of a long one"),
+        metadata=_flag("Performance", "Time a decoder may take for one video, or for the next frames of a long one"),
     )
     rank: int | None = field(
         default=None,
-        metadata=_shown("Performance", "This process's number among --world-size; default: from torchrun or SLURM"),
+        metadata=_flag("Performance", "This process's number among --world-size; default: from torchrun or SLURM"),
     )
-    world_size: int | None = field(default=None, metadata=_shown("Performance", "How many processes share the work"))
+    world_size: int | None = field(default=None, metadata=_flag("Performance", "How many processes share the work"))
 
     def __post_init__(self) -> None:
         least = {
@@ -282,19 +283,19 @@ class PlanConfig(ExtractConfig):
     """The settings of the run to plan, and how closely to look."""
 
     calibrate: bool = field(
-        default=True, metadata=_shown("Plan", "Decode and forward a few of the videos to estimate time and memory")
+        default=True, metadata=_flag("Plan", "Decode and forward a few of the videos to estimate time and memory")
     )
 
 
-def not_deterministic(prompt_batching: str) -> BadInput:
+def not_deterministic(batching: str) -> BadInput:
     """What is wrong with `packed` and `batched` in deterministic mode."""
     return BadInput(
-        f"--prompt-batching {prompt_batching} contradicts deterministic mode (the default on a CPU), where prompts do "
-        "not run together.",
+        f"--prompt-batching {batching} contradicts deterministic mode (the default on a CPU), where prompts do not run "
+        "together.",
         "Leave --prompt-batching out, or give --mode fast.",
     )
 
 
-def _too_small(name: str, value: float, wanted: str) -> BadInput:
+def _too_small(name: str, value: float, allowed: str) -> BadInput:
     flag = f"--{name.replace('_', '-')}"
-    return BadInput(f"{flag} is {value}.", f"{flag} takes {wanted}.")
+    return BadInput(f"{flag} is {value}.", f"{flag} takes {allowed}.")

@@ -1,11 +1,12 @@
-"""What a few videos take, measured before a run; and how many rows ragged arrays have, told or measured."""
+"""What a few videos cost, measured before a run; and how many rows ragged arrays have, predicted or measured."""
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import torch
@@ -16,28 +17,28 @@ from vfc.extract.backbone import PromptedBackbone
 from vfc.extract.config import ExtractConfig
 from vfc.extract.decode import Clip, Failure
 
-from .chunked import streamed
-from .forward import Encode, Ready, forward, of_videos
-from .prefetch import PIXEL_THREADS, arriving, decode_workers, decoded, jobs_of, prompting_of, ready_visit
-from .stage_timer import Clock
-from .summary import shown
-from .work_item import Visit
-from .worklist import Work
-from .writer_thread import Lost, Made
+from .chunked import in_chunks
+from .forward import Ready, forward, of_videos
+from .prefetch import PIXEL_THREADS, decode_workers, decoded, jobs_of, prefetch, prompting_of, ready_item
+from .stage_timer import StageTimer
+from .summary import record_name
+from .work_item import WorkItem
+from .worklist import WorkList
+from .writer_thread import FailedRecord, FinishedRecord
 
 CALIBRATED: Final = 4
 """Videos that a plan decodes and forwards; the first one warms up and is not timed."""
-PIECES: Final = 3
-"""So many pieces of each, of videos that come piece by piece."""
-ASKED_OF: Final = 8
-"""So many prompts of so many videos are counted to foretell the rows of text."""
+CHUNKS: Final = 3
+"""Chunks of each, of videos that come in chunks."""
+PROMPTS_COUNTED: Final = 8
+"""Prompts of as many videos whose tokens are counted to predict the rows of text."""
 USUAL_SIZE: Final = (360, 640)
-"""Height and width of frames that have not been seen yet."""
+"""Height and width of frames that were not decoded yet."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a few videos took: medians in seconds per video, and the most memory in bytes.
+    """What a few videos cost: medians in seconds per video, and the peak of memory in bytes.
 
     `decode` is of one decoding process, `memory` of this process (0 where the system does not say), `device_memory`
     of the GPU.
@@ -52,129 +53,132 @@ class Calibration:
     device_memory: int
 
 
-def calibrate(config: ExtractConfig, work: Work, progress: Progress) -> tuple[Calibration | None, dict[str, float]]:
-    """Times and memory of the first videos by hash (the same on every call), and the rows of their ragged arrays."""
-    first = sorted({visit.video.name for visit in work.visits}, key=lambda name: Key("video", name).hash128())
-    tried = [visit for visit in work.visits if visit.video.name in first[:CALIBRATED]]
-    if streamed(config, work.backbone, work.visits):
-        return _in_pieces(config, work, tried, progress)
-    grouped = jobs_of(config, tried)
-    progress.begin("calibrate", len(grouped), "clips")
-    clips: list[tuple[Clip | Failure, float]] = []
-    # One process and nothing else at work, so that the time between two clips is that of a decoder.
-    with decoded([job for job, _ in grouped], 1, config.seconds_per_video) as arrived:
-        watch = _Watch()
-        for _, clip in arrived:
-            clips.append((clip, watch.lap()))
-    watch = _Watch()
-    work.backbone.load()
-    load = watch.lap()
-    prompting, encode = prompting_of(work.backbone), of_videos(work.backbone)
-    taken: dict[str, dict[str, float]] = {}
-    rows: dict[str, list[float]] = {}
-    for (job, visits), (clip, decoding) in zip(grouped, clips, strict=True):
-        watch = _Watch()
-        items = [item for visit in visits for item in ready_visit(work.backbone, prompting, visit, clip)]
-        pixels = watch.lap()
-        made = [one for item in items for one in _forward_one(encode, item)]
-        forwarding = watch.lap()
-        records = [one.record for one in made if isinstance(one, Made)]
-        if records:
-            spent = taken.setdefault(job.name, {"decode": 0.0, "pixels": 0.0, "forward": 0.0})
-            for stage, seconds in zip(spent, (decoding, pixels, forwarding), strict=True):
-                spent[stage] += seconds
+@dataclass
+class _Measurements:
+    """Seconds of each video by stage, and rows of each ragged array, one per record."""
+
+    work: WorkList
+    progress: Progress
+    load: float = 0.0
+    seconds: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
+    rows: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(
+        self, name: str, seconds: Mapping[str, float], records: Sequence[FinishedRecord | FailedRecord], share: float
+    ) -> None:
+        """The cost of a `share` (0 to 1) of a video; one of which every record failed does not count."""
         for record in records:
-            for name, array in work.shrinking.pooled(record).items():
-                rows.setdefault(name, []).append(len(array))
-        for one in made:
-            if isinstance(one, Lost):
-                progress.say(f"{shown(one.key)} would fail: {one.reason}")
-        progress.advance()
-    return _measured(work, taken, rows, load, progress)
+            if isinstance(record, FailedRecord):
+                self.progress.say(f"{record_name(record.key)} would fail: {record.reason}")
+                continue
+            for array, values in self.work.reducer.pooled(record.record).items():
+                self.rows[array].append(len(values) / share)
+        if any(isinstance(record, FinishedRecord) for record in records):
+            for stage, spent in seconds.items():
+                self.seconds[name][stage] += spent / share
+        self.progress.advance()
+
+    def result(self) -> tuple[Calibration | None, dict[str, float]]:
+        """Medians without the first video, and mean rows by array."""
+        if not self.seconds:
+            self.progress.say("None of the videos tried could be used, so there is no estimate.")
+            return None, {}
+        timed = list(self.seconds.values())[1:] or list(self.seconds.values())
+        medians = {stage: statistics.median(spent[stage] for spent in timed) for stage in timed[0]}
+        device = self.work.device
+        on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+        calibration = Calibration(
+            len(self.seconds), self.load, **medians, memory=_peak_memory(), device_memory=on_device
+        )
+        return calibration, {name: statistics.mean(counts) for name, counts in self.rows.items()}
 
 
-def _in_pieces(
-    config: ExtractConfig, work: Work, tried: Sequence[Visit], progress: Progress
-) -> tuple[Calibration | None, dict[str, float]]:
-    """The first pieces of the videos, and from them what whole videos would take."""
-    progress.begin("calibrate", len(tried), "videos")
-    watch, clock = _Watch(), Clock()
+def calibrate(config: ExtractConfig, work: WorkList, progress: Progress) -> tuple[Calibration | None, dict[str, float]]:
+    """Times and memory of the first videos by hash (the same on every call), and the rows of their ragged arrays."""
+    first = sorted({item.video.name for item in work.items}, key=lambda name: Key("video", name).hash128())
+    items = [item for item in work.items if item.video.name in first[:CALIBRATED]]
+    measurements = _Measurements(work, progress)
+    measure = _measure_chunks if in_chunks(config, work.backbone, work.items) else _measure_clips
+    measure(config, items, measurements)
+    return measurements.result()
+
+
+def _measure_clips(config: ExtractConfig, items: Sequence[WorkItem], measurements: _Measurements) -> None:
+    """Whole clips: all are decoded first, by one process and with nothing else running, then forwarded."""
+    backbone = measurements.work.backbone
+    jobs = jobs_of(config, items)
+    measurements.progress.begin("calibrate", len(jobs), "clips")
+    clips: list[tuple[Clip | Failure, float]] = []
+    with decoded([job for job, _ in jobs], 1, config.seconds_per_video) as stream:
+        laps = _Laps()
+        for _, clip in stream:
+            clips.append((clip, laps.lap()))
+    laps = _Laps()
+    backbone.load()
+    measurements.load = laps.lap()
+    prompting = prompting_of(backbone)
+    for (job, group), (clip, decoding) in zip(jobs, clips, strict=True):
+        laps = _Laps()
+        ready = [one for item in group for one in ready_item(backbone, prompting, item, clip)]
+        pixels = laps.lap()
+        records = [record for one in ready for record in _forward(measurements.work, one)]
+        seconds = {"decode": decoding, "pixels": pixels, "forward": laps.lap()}
+        measurements.add(job.name, seconds, records, 1.0)
+
+
+def _measure_chunks(config: ExtractConfig, items: Sequence[WorkItem], measurements: _Measurements) -> None:
+    """The first chunks of the videos, and from them what whole videos would cost."""
+    work = measurements.work
+    measurements.progress.begin("calibrate", len(items), "videos")
+    laps, timer = _Laps(), StageTimer()
     work.backbone.load()
-    load = watch.lap()
-    taken: dict[str, dict[str, float]] = {}
-    rows: dict[str, list[float]] = {}
-    with arriving(config, work.backbone, tried, clock, limit=PIECES) as items:
-        for item in items:
-            watch, before = _Watch(), dict(clock.seconds)
-            made = _forward_one(of_videos(work.backbone), item)
-            waited = {stage: clock.seconds[stage] - before[stage] for stage in ("decode", "pixels")}
-            spent = {**waited, "forward": watch.lap() - sum(waited.values())}
-            for one in made:
-                if isinstance(one, Lost):
-                    progress.say(f"{shown(one.key)} would fail: {one.reason}")
-                elif isinstance(item, Ready) and item.stream is not None:
-                    share = item.stream.share
-                    total = taken.setdefault(one.record.key.name, dict.fromkeys(spent, 0.0))
-                    for stage, seconds in spent.items():
-                        total[stage] += seconds / share
-                    for name, array in work.shrinking.pooled(one.record).items():
-                        rows.setdefault(name, []).append(len(array) / share)
-            progress.advance()
-    return _measured(work, taken, rows, load, progress)
+    measurements.load = laps.lap()
+    with prefetch(config, work.backbone, items, timer, limit=CHUNKS) as stream:
+        for ready in stream:
+            laps, before = _Laps(), dict(timer.seconds)
+            records = _forward(work, ready)
+            waited = {stage: timer.seconds[stage] - before[stage] for stage in ("decode", "pixels")}
+            seconds = {**waited, "forward": laps.lap() - sum(waited.values())}
+            share = ready.chunks.share if isinstance(ready, Ready) and ready.chunks is not None else 1.0
+            measurements.add(ready.key.name, seconds, records, share)
 
 
-def _measured(
-    work: Work,
-    taken: Mapping[str, Mapping[str, float]],
-    rows: Mapping[str, Sequence[float]],
-    load: float,
-    progress: Progress,
-) -> tuple[Calibration | None, dict[str, float]]:
-    if not taken:
-        progress.say("None of the videos tried could be used, so there is no estimate.")
-        return None, {}
-    timed = list(taken.values())[1:] or list(taken.values())
-    medians = {stage: statistics.median(spent[stage] for spent in timed) for stage in timed[0]}
-    on_device = torch.cuda.max_memory_allocated(work.device) if work.device.type == "cuda" else 0
-    measured = Calibration(len(taken), load, **medians, memory=_peak_memory(), device_memory=on_device)
-    return measured, {name: statistics.mean(counts) for name, counts in rows.items()}
+def _forward(work: WorkList, item: Ready | FailedRecord) -> list[FinishedRecord | FailedRecord]:
+    if isinstance(item, FailedRecord):
+        return [item]
+    with torch.inference_mode():
+        return forward(of_videos(work.backbone), [item])
 
 
-def foretold(work: Work) -> dict[str, float]:
-    """Array -> mean rows of ragged arrays, as far as the model can tell without a video: for frames of usual size."""
-    backbone = work.backbone
-    if not isinstance(backbone, PromptedBackbone):
-        return {}
-    texts = [prompt.text for visit in work.visits[:ASKED_OF] for prompt in visit.prompts[:ASKED_OF]] or [""]
-    counted = [backbone.rows(*USUAL_SIZE, text) for text in texts]
-    return work.shrinking.rows({name: statistics.mean(one[name] for one in counted) for name in counted[0]})
+class _Laps:
+    """Seconds since this was made, then since each `lap`."""
 
-
-class _Watch:
     def __init__(self) -> None:
         self._began = time.perf_counter()
 
     def lap(self) -> float:
-        """Seconds since it was made or last asked."""
         began, self._began = self._began, time.perf_counter()
         return self._began - began
 
 
-def _forward_one(encode: Encode, item: Ready | Lost) -> list[Made | Lost]:
-    if isinstance(item, Lost):
-        return [item]
-    with torch.inference_mode():
-        return forward(encode, [item])
+def predicted_rows(work: WorkList) -> dict[str, float]:
+    """Array -> mean rows of ragged arrays, as far as the model knows without a video: for frames of usual size."""
+    backbone = work.backbone
+    if not isinstance(backbone, PromptedBackbone):
+        return {}
+    prompts = [prompt.text for item in work.items[:PROMPTS_COUNTED] for prompt in item.prompts[:PROMPTS_COUNTED]]
+    counts = [backbone.rows(*USUAL_SIZE, text) for text in prompts or [""]]
+    return work.reducer.rows({name: statistics.mean(count[name] for count in counts) for name in counts[0]})
 
 
-def estimated(config: ExtractConfig, work: Work, measured: Calibration) -> float:
-    """The slowest of the stages that run beside each other, for all videos."""
+def estimated(config: ExtractConfig, work: WorkList, measured: Calibration) -> float:
+    """Seconds for all videos: the slowest of the stages that run in parallel."""
     slowest = max(measured.decode / decode_workers(config), measured.pixels / PIXEL_THREADS, measured.forward)
-    return slowest * len({visit.video.name for visit in work.visits})
+    return slowest * len({item.video.name for item in work.items})
 
 
 def _peak_memory() -> int:
-    """The most memory this process has held, in bytes; 0 where the system does not say."""
+    """The peak of this process's memory, in bytes; 0 where the system does not say."""
     try:
         import resource
         import sys

@@ -60,15 +60,15 @@ class KnownFailures:
     def of(self, key: Key, path: Path | None) -> Failed | None:
         """The failure listed for a record whose file is still as it was then, or None."""
         now = stamp(path)
-        found = self.listed.get((key.kind, key.name), ())
+        listed = self.listed.get((key.kind, key.name), ())
         return next(
-            (failed for failed in reversed(found) if failed.key == key and (failed.size, failed.mtime_ns) == now), None
+            (failed for failed in reversed(listed) if failed.key == key and (failed.size, failed.mtime_ns) == now), None
         )
 
 
 def read_failures(store: Path) -> KnownFailures:
-    """The failures that a store lists; lines cut short by a kill are passed over."""
-    found: dict[tuple[str, str], tuple[Failed, ...]] = {}
+    """The failures that a store lists; lines that a kill cut short are ignored."""
+    listed: dict[tuple[str, str], tuple[Failed, ...]] = {}
     for path in sorted((store / "failures").glob("*.jsonl")):
         for line in path.read_text("utf-8", errors="replace").split("\n"):
             try:
@@ -76,8 +76,8 @@ def read_failures(store: Path) -> KnownFailures:
                 failed.key  # noqa: B018
             except (ValueError, TypeError):
                 continue
-            found[failed.kind, failed.name] = (*found.get((failed.kind, failed.name), ()), failed)
-    return KnownFailures(found)
+            listed[failed.kind, failed.name] = (*listed.get((failed.kind, failed.name), ()), failed)
+    return KnownFailures(listed)
 
 
 class FailureList:
@@ -99,13 +99,13 @@ class FailureList:
             if self._file is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-                # A killed process may have left half a line; the reader passes over an empty one.
+                # A killed process may have left half a line; the reader ignores an empty one.
                 line = b"\n" + line if os.fstat(self._file).st_size else line
             while line:
                 line = line[os.write(self._file, line) :]
 
     def close(self) -> None:
-        """Make the lines last, and let go of the file."""
+        """Sync the lines to disk and close the file."""
         descriptor, self._file = self._file, None
         if descriptor is not None:
             try:

@@ -1,7 +1,7 @@
 """The forward: what is ready goes through the model, a batch at a time, and comes out as records.
 
-Whatever a video does to the model costs that video, and whatever a prompt does that prompt, save for errors after
-which nothing else can succeed: memory that is not there, a device that has given up.
+An error of the model fails only that video, and an error of a prompt only that prompt, save for errors after which
+nothing else can succeed: no memory left, a device that has failed.
 """
 
 from __future__ import annotations
@@ -20,33 +20,25 @@ from vfc.extract.config import ExtractConfig
 from vfc.extract.decode import Undecodable
 from vfc.extract.models.determinism import Mode
 
-from .chunked import Streamed
-from .device_copy import Carrier, Fetched
-from .writer_thread import Lost, Made
+from .chunked import ChunkedVideo
+from .device_copy import DeviceToHost, Wait, host
+from .writer_thread import FailedRecord, FinishedRecord
 
 FAST_BATCH: Final = 8
 SORTED_OVER: Final = 2
-"""So many batches are collected and cut by length, that little of a batch is padding."""
+"""Number of batches that are collected and then cut by length, so that little of a batch is padding."""
 
 Tensors = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One prompt of one video: the key of its record, tensors on the CPU, what the record will remember."""
-
-    key: Key
-    tensors: Tensors
-    metadata: Mapping[str, Json]
-
-
-@dataclass(frozen=True)
 class Ready:
-    """What a forward takes: tensors on the CPU, and what the record will remember.
+    """What a forward takes: tensors on the CPU, and the metadata of the record.
 
-    `own`: whether the record `key` is wanted, and not only those of the prompts. `asked`: the prompts. `leading`: all
-    prompts, wanted or not, where the plan takes the video's own record from the first of them that fits.
-    `stream`: where the video comes piece by piece; there are no tensors then, and it is the stream that remembers.
+    `own`: whether the record `key` is to be made, and not only those of the prompts. `prompts`: key, tensors and
+    metadata of each prompt of the video. `leading`: all prompts, to be made or not, where the video's own record comes
+    from the first of them that fits. `chunks`: the video, where it comes in chunks; there are no tensors then, and part
+    of the metadata comes from the chunks.
     """
 
     key: Key
@@ -54,24 +46,19 @@ class Ready:
     metadata: Mapping[str, Json]
     source: Path | None = None
     own: bool = True
-    asked: tuple[Asked, ...] = ()
+    prompts: tuple[Ready, ...] = ()
     leading: tuple[Tensors, ...] = ()
-    stream: Streamed | None = None
-
-    @property
-    def remembered(self) -> Mapping[str, Json]:
-        """What the record keeps beside its arrays."""
-        return self.metadata if self.stream is None else {**self.stream.metadata(), **self.metadata}
+    chunks: ChunkedVideo | None = None
 
     @property
     def keys(self) -> tuple[Key, ...]:
-        """Of the records that are wanted."""
-        return (*((self.key,) if self.own else ()), *(one.key for one in self.asked))
+        """Of the records that are to be made."""
+        return (*((self.key,) if self.own else ()), *(prompt.key for prompt in self.prompts))
 
     @property
     def in_front(self) -> tuple[Tensors, ...]:
-        """The first of `leading`, where it is not what is asked first anyway."""
-        same = bool(self.leading and self.asked) and self.asked[0].tensors is self.leading[0]
+        """The first of `leading`, where it is not the first of `prompts` anyway."""
+        same = bool(self.leading and self.prompts) and self.prompts[0].tensors is self.leading[0]
         return () if same else self.leading[:1]
 
     @property
@@ -79,33 +66,38 @@ class Ready:
         """Tokens of its row; 0 where all rows are of one length."""
         return len(self.tensors["ids"]) if "ids" in self.tensors else 0
 
+    def record(self, arrays: Tensors) -> Record:
+        """The record `key` with arrays on the CPU."""
+        metadata = self.metadata if self.chunks is None else {**self.chunks.metadata(), **self.metadata}
+        return Record(self.key, {name: host(tensor) for name, tensor in arrays.items()}, metadata)
+
 
 Encode = Callable[[Sequence[Ready]], list[Encoded]]
 
 
 def of_texts(backbone: TextBackbone) -> Encode:
     """The forward of texts."""
-    return lambda batch: [Encoded(made, ()) for made in backbone.encode_texts([item.tensors for item in batch])]
+    return lambda batch: [Encoded(arrays, ()) for arrays in backbone.encode_texts([item.tensors for item in batch])]
 
 
 def of_videos(backbone: Backbone) -> Encode:
     """The forward of videos, and of their prompts where the model takes any."""
     if isinstance(backbone, PromptedBackbone):
-        return lambda batch: _prompted(backbone, batch)
-    return lambda batch: _encoded(backbone, batch)
+        return lambda batch: _encode_prompted(backbone, batch)
+    return lambda batch: _encode(backbone, batch)
 
 
-def _encoded(backbone: Backbone, batch: Sequence[Ready]) -> list[Encoded]:
-    if len(batch) == 1 and batch[0].stream is not None:
-        return [Encoded(batch[0].stream.encode(), ())]
-    return [Encoded(made, ()) for made in backbone.encode_videos([item.tensors for item in batch])]
+def _encode(backbone: Backbone, batch: Sequence[Ready]) -> list[Encoded]:
+    if len(batch) == 1 and batch[0].chunks is not None:
+        return [Encoded(batch[0].chunks.encode(), ())]
+    return [Encoded(arrays, ()) for arrays in backbone.encode_videos([item.tensors for item in batch])]
 
 
-def _prompted(backbone: PromptedBackbone, batch: Sequence[Ready]) -> list[Encoded]:
-    extra = [item.in_front for item in batch]
-    prompts = [(*first, *(one.tensors for one in item.asked)) for first, item in zip(extra, batch, strict=True)]
-    made = backbone.encode_prompted([item.tensors for item in batch], prompts, visual=[item.own for item in batch])
-    return [replace(one, prompted=one.prompted[len(first) :]) for first, one in zip(extra, made, strict=True)]
+def _encode_prompted(backbone: PromptedBackbone, batch: Sequence[Ready]) -> list[Encoded]:
+    front = [item.in_front for item in batch]
+    prompts = [(*first, *(one.tensors for one in item.prompts)) for first, item in zip(front, batch, strict=True)]
+    encoded = backbone.encode_prompted([item.tensors for item in batch], prompts, visual=[item.own for item in batch])
+    return [replace(one, prompted=one.prompted[len(first) :]) for first, one in zip(front, encoded, strict=True)]
 
 
 def batch_size(config: ExtractConfig, mode: Mode) -> int:
@@ -113,14 +105,14 @@ def batch_size(config: ExtractConfig, mode: Mode) -> int:
     return 1 if mode == "deterministic" else config.batch or FAST_BATCH
 
 
-def batches(items: Iterable[Ready | Lost], size: int) -> Iterator[list[Ready] | Lost]:
-    """Batches of videos of like length; alone what comes piece by piece; and what is lost as it comes."""
+def batches(items: Iterable[Ready | FailedRecord], size: int) -> Iterator[list[Ready] | FailedRecord]:
+    """Batches of videos of similar length; chunked videos alone; failed records as they come."""
     waiting: list[Ready] = []
     for item in items:
-        if isinstance(item, Lost):
+        if isinstance(item, FailedRecord):
             yield item
             continue
-        if item.stream is not None:
+        if item.chunks is not None:
             yield [item]
             continue
         waiting.append(item)
@@ -136,78 +128,82 @@ def _cut(items: Sequence[Ready], size: int) -> Iterator[list[Ready]]:
         yield in_order[start : start + size]
 
 
-def forward(encode: Encode, batch: Sequence[Ready], carrier: Carrier | None = None) -> list[Made | Lost]:
+def forward(
+    encode: Encode, batch: Sequence[Ready], device_to_host: DeviceToHost | None = None
+) -> list[FinishedRecord | FailedRecord]:
     """The records of a batch, in its order, each video's own before those of its prompts.
 
     A batch that fails is tried again one by one; a video that is refused with its prompts, prompt by prompt.
 
     Raises:
         Refused: out of memory.
-        torch.AcceleratorError: the device has given up.
+        torch.AcceleratorError: the device has failed.
     """
-    carrier = carrier or Carrier(torch.device("cpu"))
+    device_to_host = device_to_host or DeviceToHost(torch.device("cpu"))
     try:
-        return _records(batch, carrier.run(encode, batch))
+        return _records(batch, *device_to_host.run(encode, batch))
     except Exception as error:
         if len(batch) > 1 and not _fatal(error):
-            return [made for item in batch for made in forward(encode, [item], carrier)]
+            return [record for item in batch for record in forward(encode, [item], device_to_host)]
         several = len(batch) == 1 and (len(batch[0].keys) > 1 or batch[0].leading)
         if several and isinstance(error, RecordRejected):
-            return _prompt_by_prompt(encode, batch[0], carrier)
-        return [lost(key, error, item.source) for item in batch for key in item.keys]
+            return _prompt_by_prompt(encode, batch[0], device_to_host)
+        return [failed(key, error, item.source) for item in batch for key in item.keys]
 
 
-def _records(batch: Sequence[Ready], outputs: Sequence[Fetched]) -> list[Made | Lost]:
-    found: list[Made | Lost] = []
+def _records(
+    batch: Sequence[Ready], outputs: Sequence[Encoded], wait: Wait | None
+) -> list[FinishedRecord | FailedRecord]:
+    records: list[FinishedRecord | FailedRecord] = []
     for item, output in zip(batch, outputs, strict=True):
         if item.own:
-            found.append(Made(Record(item.key, output.video, item.remembered), item.source, output.wait))
-        for one, arrays in zip(item.asked, output.prompted, strict=True):
-            found.append(Made(Record(one.key, arrays, one.metadata), item.source, output.wait))
-    return found
+            records.append(FinishedRecord(item.record(output.video), item.source, wait))
+        for prompt, arrays in zip(item.prompts, output.prompted, strict=True):
+            records.append(FinishedRecord(prompt.record(arrays), item.source, wait))
+    return records
 
 
-def _prompt_by_prompt(encode: Encode, item: Ready, carrier: Carrier) -> list[Made | Lost]:
+def _prompt_by_prompt(encode: Encode, item: Ready, device_to_host: DeviceToHost) -> list[FinishedRecord | FailedRecord]:
     """Each prompt alone; the video's own record comes with the first that succeeds, else without any."""
     own = item.own
-    found: list[Made | Lost] = []
+    records: list[FinishedRecord | FailedRecord] = []
     for leading in item.leading:
-        alone = replace(item, asked=(), leading=(leading,))
+        alone = replace(item, prompts=(), leading=(leading,))
         try:
-            found += _records([alone], carrier.run(encode, [alone]))
+            records += _records([alone], *device_to_host.run(encode, [alone]))
             own = False
             break
         except Exception as error:
-            lost(item.key, error, item.source)  # raises what ends the run
-    for one in item.asked:
-        alone = replace(item, own=own, asked=(one,), leading=())
+            failed(item.key, error, item.source)  # raises what ends the run
+    for prompt in item.prompts:
+        alone = replace(item, own=own, prompts=(prompt,), leading=())
         try:
-            found += _records([alone], carrier.run(encode, [alone]))
+            records += _records([alone], *device_to_host.run(encode, [alone]))
             own = False
         except Exception as error:
-            found.append(lost(one.key, error, item.source))
-    return [*found, *(forward(encode, [replace(item, asked=(), leading=())], carrier) if own else ())]
+            records.append(failed(prompt.key, error, item.source))
+    return [*records, *(forward(encode, [replace(item, prompts=(), leading=())], device_to_host) if own else ())]
 
 
-def lost(key: Key, error: Exception, source: Path | None) -> Lost:
-    """The loss of one record to `error`, unless that error is the end of the run.
+def failed(key: Key, error: Exception, source: Path | None) -> FailedRecord:
+    """The failure of one record by `error`, unless that error ends the run.
 
     Raises:
         Refused: out of memory.
-        torch.AcceleratorError: the device has given up.
+        torch.AcceleratorError: the device has failed.
     """
     if isinstance(error, torch.AcceleratorError):
         raise error
     if _out_of_memory(error):
         raise Refused(
             f"Out of memory at the {key.kind} record of {key.name!r}: {str(error).splitlines()[0]}",
-            "What was made before is kept. Give a smaller --batch, fewer --decode-workers or --num-frames, or "
+            "The records made before are kept. Give a smaller --batch, fewer --decode-workers or --num-frames, or "
             "--compute-dtype bf16, and run the same command again.",
         ) from error
     if isinstance(error, Undecodable):
-        return Lost(key, str(error), source)
+        return FailedRecord(key, str(error), source)
     reason = str(error).replace("\n", " ") if isinstance(error, VfcError) else f"{type(error).__name__}: {error}"
-    return Lost(key, reason, source, error)
+    return FailedRecord(key, reason, source, error)
 
 
 def _fatal(error: Exception) -> bool:

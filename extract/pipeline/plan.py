@@ -15,12 +15,12 @@ from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.extract.config import PlanConfig
 from vfc.extract.models.determinism import determinism
 
-from .calibrate import Calibration, calibrate, estimated, foretold
-from .ranks import place
-from .worklist import Work, survey
+from .calibrate import Calibration, calibrate, estimated, predicted_rows
+from .ranks import find_rank
+from .worklist import WorkList, build_work_list
 
 _BESIDE: Final = 1024
-"""Bytes that keys, metadata and checksums of a record take, roughly."""
+"""Bytes of the key, metadata and checksums of a record, roughly."""
 
 
 @dataclass(frozen=True)
@@ -74,25 +74,25 @@ class Plan:
 
     def lines(self) -> list[str]:
         """For a person."""
-        said = [f"{self.model} on {self.device}, {self.mode} mode, into {self.out}"]
+        lines = [f"{self.model} on {self.device}, {self.mode} mode, into {self.out}"]
         for kind in self.kinds:
             counts = f"{kind.wanted} wanted, {kind.there} there, {kind.failed} failed before, {kind.to_do} to do"
-            said.append(f"{kind.kind}: {counts}")
+            lines.append(f"{kind.kind}: {counts}")
             for array in kind.arrays:
                 shape = ", ".join("L" if size is None else str(size) for size in array.shape)
                 rows = f" with L = {array.rows:.4g}" if array.rows else " and row" if "L" in shape else ""
-                said.append(f"  {array.name} [{shape}] {array.dtype}: {_size(array.bytes)} per record{rows}")
-        said.append(f"{_size(self.total_bytes)} to write, {_size(self.free_bytes)} free at {self.out}")
+                lines.append(f"  {array.name} [{shape}] {array.dtype}: {_size(array.bytes)} per record{rows}")
+        lines.append(f"{_size(self.total_bytes)} to write, {_size(self.free_bytes)} free at {self.out}")
         if self.calibration is not None and self.seconds is not None:
-            found = self.calibration
+            times = self.calibration
             ranks = f" with {self.world_size} ranks" if self.world_size > 1 else ""
-            said.append(
-                f"About {_duration(self.seconds)}{ranks}: per video {found.decode:.3g} s decode in one process, "
-                f"{found.pixels:.3g} s pixels, {found.forward:.3g} s forward ({found.videos} videos measured)"
+            lines.append(
+                f"About {_duration(self.seconds)}{ranks}: per video {times.decode:.3g} s decode in one process, "
+                f"{times.pixels:.3g} s pixels, {times.forward:.3g} s forward ({times.videos} videos measured)"
             )
-            device = f", {_size(found.device_memory)} on the device" if found.device_memory else ""
-            said.append(f"Memory: {_size(found.memory)}{device} at most while measuring")
-        return said
+            device = f", {_size(times.device_memory)} on the device" if times.device_memory else ""
+            lines.append(f"Memory: {_size(times.memory)}{device} at most while measuring")
+        return lines
 
 
 def plan(config: PlanConfig, progress: Progress | None = None) -> Plan:
@@ -103,15 +103,18 @@ def plan(config: PlanConfig, progress: Progress | None = None) -> Plan:
         VfcError: whatever would stop the run itself.
     """
     progress = progress or Silent()
-    here = place(config.rank, config.world_size)
-    work = survey(config, here, progress)
-    measured: Calibration | None = None
-    rows = foretold(work)
-    if config.calibrate and work.visits:
+    rank = find_rank(config.rank, config.world_size)
+    work = build_work_list(config, rank, progress)
+    calibration: Calibration | None = None
+    rows = predicted_rows(work)
+    if config.calibrate and work.items:
         with determinism(work.mode, config.threads):
-            measured, found = calibrate(config, work, progress)
-            rows |= found
+            calibration, measured_rows = calibrate(config, work, progress)
+            rows |= measured_rows
     refuse_what_cannot_fit(work, config.out, rows)
+    seconds = None
+    if calibration is not None:
+        seconds = estimated(config, work, calibration) / rank.world_size + calibration.load
     return Plan(
         model=config.model,
         recipe=work.recipe.fields,
@@ -120,24 +123,24 @@ def plan(config: PlanConfig, progress: Progress | None = None) -> Plan:
         out=str(config.out),
         kinds=tuple(_kinds(work, rows)),
         free_bytes=free_bytes(config.out),
-        world_size=here.world_size,
-        calibration=measured,
-        seconds=None if measured is None else estimated(config, work, measured) / here.world_size + measured.load,
+        world_size=rank.world_size,
+        calibration=calibration,
+        seconds=seconds,
     )
 
 
-def refuse_what_cannot_fit(work: Work, out: Path, rows: Mapping[str, float] | None = None) -> None:
+def refuse_what_cannot_fit(work: WorkList, out: Path, rows: Mapping[str, float] | None = None) -> None:
     """Stop before the first byte where the records of all ranks take more than the disk has.
 
     Args:
         work: What is to do, of all ranks.
         out: Where it goes.
-        rows: Array -> mean rows, for ragged arrays; they count as one row where it cannot be told.
+        rows: Array -> mean rows, for ragged arrays; they count as one row where it is not known.
 
     Raises:
         Refused: with the arithmetic.
     """
-    kinds = [kind for kind in _kinds(work, foretold(work) if rows is None else rows) if kind.to_do]
+    kinds = [kind for kind in _kinds(work, predicted_rows(work) if rows is None else rows) if kind.to_do]
     needed, free = sum(kind.total_bytes for kind in kinds), free_bytes(out)
     if needed > free:
         sums = " + ".join(f"{kind.to_do} {kind.kind} records of {_size(kind.record_bytes)}" for kind in kinds)
@@ -156,16 +159,16 @@ def free_bytes(out: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _kinds(work: Work, rows: Mapping[str, float]) -> Iterator[Kind]:
-    to_do = work.to_make()
+def _kinds(work: WorkList, rows: Mapping[str, float]) -> Iterator[Kind]:
+    to_do = work.counts()
     for kind, specs in work.specs.items():
         arrays = tuple(_array(spec, rows) for spec in specs)
         each = sum(array.bytes for array in arrays)
         yield Kind(
             kind=kind,
             arrays=arrays,
-            wanted=work.wanted[kind],
-            there=sum(key.kind == kind for key in work.there),
+            wanted=work.requested[kind],
+            there=sum(key.kind == kind for key in work.stored),
             failed=sum(failed.kind == kind for failed in work.failed),
             to_do=to_do[kind],
             record_bytes=each,
@@ -189,8 +192,8 @@ def _size(count: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    whole = max(1, round(seconds))
-    hours, minutes = divmod(whole // 60, 60)
+    rounded = max(1, round(seconds))
+    hours, minutes = divmod(rounded // 60, 60)
     if hours:
         return f"{hours} h {minutes} min"
-    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+    return f"{minutes} min {rounded % 60} s" if minutes else f"{rounded} s"

@@ -1,6 +1,6 @@
-"""From files to what the forward takes: clips decoded ahead in processes, views and pixels in threads, in order.
+"""From files to what the forward takes, ahead of it: clips decoded in processes, views and pixels in threads, in order.
 
-Whatever a video does to its decoder or to the pixels costs that video, and whatever a prompt does that prompt.
+A decoding or pixel error fails only that video, and an error of a prompt only that prompt.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from vfc.extract.config import ExtractConfig
 from vfc.extract.decode import ChunkReader, Clip, Decoders, Failure, Job
 from vfc.extract.prompting.class_texts import ClassText
 
-from .chunked import Streamed, streamed
+from .chunked import ChunkedVideo, Chunks, in_chunks
 from .device_copy import pinned
-from .forward import Asked, Ready, lost
-from .stage_timer import Clock
-from .work_item import Visit
-from .writer_thread import Lost
+from .forward import Ready, failed
+from .stage_timer import StageTimer
+from .work_item import WorkItem
+from .writer_thread import FailedRecord
 
 PIXEL_THREADS: Final = max(1, min(4, (os.cpu_count() or 1) // 2))
 
@@ -39,28 +39,27 @@ Prompting = Callable[[str], Prepared]
 
 
 def decode_workers(config: ExtractConfig) -> int:
-    """How many processes decode: as asked, else one per core, 8 at most."""
+    """How many processes decode: as set, else one per core, 8 at most."""
     return config.decode_workers or min(8, os.cpu_count() or 1)
 
 
-def jobs_of(config: ExtractConfig, visits: Iterable[Visit]) -> list[tuple[Job, tuple[Visit, ...]]]:
-    """What a decoder is asked, and the visits it is asked for: views of the same frames share them."""
-    found: dict[tuple[str, int, str, int | None], list[Visit]] = {}
-    for visit in visits:
-        look = visit.view
-        found.setdefault((visit.video.name, look.clips, look.rule, look.seed), []).append(visit)
-    return [(_job(config, group[0]), tuple(group)) for group in found.values()]
+def jobs_of(config: ExtractConfig, items: Iterable[WorkItem]) -> list[tuple[Job, tuple[WorkItem, ...]]]:
+    """The jobs for the decoder, each with its work items: views of the same frames share one."""
+    groups: dict[tuple[str, int, str, int | None], list[WorkItem]] = {}
+    for item in items:
+        groups.setdefault((item.video.name, item.view.clips, item.view.rule, item.view.seed), []).append(item)
+    return [(_job(config, group[0]), tuple(group)) for group in groups.values()]
 
 
-def _job(config: ExtractConfig, visit: Visit) -> Job:
-    video, look = visit.video, visit.view
+def _job(config: ExtractConfig, item: WorkItem) -> Job:
+    video, view = item.video, item.view
     return Job(
         video.name,
         video.path,
-        look.rule or config.frames,
-        config.num_frames * look.clips,
+        view.rule or config.frames,
+        config.num_frames * view.clips,
         config.stream,
-        config.seed if look.seed is None else look.seed,
+        config.seed if view.seed is None else view.seed,
         video.start_seconds,
         video.end_seconds,
     )
@@ -70,7 +69,7 @@ def _job(config: ExtractConfig, visit: Visit) -> Job:
 def decoded(
     jobs: Sequence[Job], workers: int, seconds_per_video: float
 ) -> Iterator[Iterator[tuple[Job, Clip | Failure]]]:
-    """Each job with its clip, decoded ahead in processes that are gone when this is left, however it is left."""
+    """Each job with its clip, decoded ahead in processes that end with the block, however it is left."""
     clips = Decoders(workers, seconds_per_video).clips(jobs, ahead=2 * workers)
     try:
         yield clips
@@ -79,68 +78,73 @@ def decoded(
 
 
 @contextmanager
-def arriving(
+def prefetch(
     config: ExtractConfig,
     backbone: Backbone,
-    visits: Sequence[Visit],
-    clock: Clock,
+    items: Sequence[WorkItem],
+    timer: StageTimer,
     *,
     pin: bool = False,
     limit: int = 0,
-) -> Iterator[Iterator[Ready | Lost]]:
-    """What the forward takes of each visit, made ahead; `pin`: in pinned memory.
+) -> Iterator[Iterator[Ready | FailedRecord]]:
+    """What the forward takes of each item, made ahead of it.
 
-    Videos that come piece by piece are decoded only as they are encoded, in the order in which they are given;
-    `limit`: so many pieces of each.
+    Args:
+        config: Settings of the run.
+        backbone: Makes the pixels and the tokens of prompts.
+        items: The work, in order.
+        timer: Measures the waiting.
+        pin: Whether tensors go to pinned memory.
+        limit: Chunks of each video; 0: all. Videos in chunks are decoded only while they are encoded, in this order.
     """
-    if streamed(config, backbone, visits):
-        with _in_pieces(config, backbone, visits, clock, pin=pin, limit=limit) as items:
-            yield items
+    if in_chunks(config, backbone, items):
+        with _chunked_videos(config, backbone, items, timer, pin=pin, limit=limit) as ready:
+            yield ready
         return
-    grouped = jobs_of(config, visits)
-    workers = min(decode_workers(config), len(grouped)) or 1
+    jobs = jobs_of(config, items)
+    workers = min(decode_workers(config), len(jobs)) or 1
     prompting = prompting_of(backbone)
     with (
         ThreadPoolExecutor(PIXEL_THREADS, "vfc-pixels") as pool,
-        decoded([job for job, _ in grouped], workers, config.seconds_per_video) as clips,
+        decoded([job for job, _ in jobs], workers, config.seconds_per_video) as clips,
     ):
-        each = ((visit, clip) for (_, clip), (_, group) in zip(clips, grouped, strict=True) for visit in group)
+        pairs = ((item, clip) for (_, clip), (_, group) in zip(clips, jobs, strict=True) for item in group)
 
-        def made(one: tuple[Visit, Clip | Failure]) -> list[Ready | Lost]:
-            return ready_visit(backbone, prompting, *one, pin=pin)
+        def prepare(pair: tuple[WorkItem, Clip | Failure]) -> list[Ready | FailedRecord]:
+            return ready_item(backbone, prompting, *pair, pin=pin)
 
-        yield in_threads(each, made, pool, 2 * PIXEL_THREADS, clock)
+        yield in_threads(pairs, prepare, pool, 2 * PIXEL_THREADS, timer)
 
 
 @contextmanager
-def _in_pieces(
-    config: ExtractConfig, backbone: Backbone, visits: Sequence[Visit], clock: Clock, *, pin: bool, limit: int
-) -> Iterator[Iterator[Ready | Lost]]:
+def _chunked_videos(
+    config: ExtractConfig, backbone: Backbone, items: Sequence[WorkItem], timer: StageTimer, *, pin: bool, limit: int
+) -> Iterator[Iterator[Ready | FailedRecord]]:
     assert isinstance(backbone, StreamingBackbone)
     chunking = backbone.chunking
-    jobs = [replace(_job(config, visit), chunk=chunking.frames, overlap=chunking.overlap) for visit in visits]
+    jobs = [replace(_job(config, item), chunk=chunking.frames, overlap=chunking.overlap) for item in items]
     reader = ChunkReader(Decoders(decode_workers(config), config.seconds_per_video), jobs)
 
-    def prepare(visit: Visit, piece: Clip) -> tuple[Clip, Prepared]:
-        seen = visit.view.change(piece, visit.video.name)
-        prepared = backbone.pixels(seen)
-        return seen, replace(prepared, tensors=pinned(prepared.tensors)) if pin else prepared
+    def prepare(item: WorkItem, chunk: Clip) -> tuple[Clip, Prepared]:
+        view = item.view.change(chunk, item.video.name)
+        prepared = backbone.pixels(view)
+        return view, replace(prepared, tensors=pinned(prepared.tensors)) if pin else prepared
 
-    def items(pool: ThreadPoolExecutor) -> Iterator[Ready | Lost]:
-        for number, visit in enumerate(visits):
-            path = visit.video.path
+    def ready(pool: ThreadPoolExecutor) -> Iterator[Ready | FailedRecord]:
+        for number, item in enumerate(items):
+            path = item.video.path
             try:
-                about: dict[str, Json] = {"file": file_identity(path)}
+                metadata: dict[str, Json] = {"file": file_identity(path)}
             except OSError as error:
-                yield Lost(visit.key, f"{path} cannot be read: {error}", path)
+                yield FailedRecord(item.key, f"{path} cannot be read: {error}", path)
                 continue
-            pieces = functools.partial(reader.chunks, number)
-            stream = Streamed(backbone, pieces, functools.partial(prepare, visit), pool, clock, limit=limit)
-            yield Ready(visit.key, {}, about, path, stream=stream)
+            chunks = cast("Chunks", functools.partial(reader.chunks, number))
+            video = ChunkedVideo(backbone, chunks, functools.partial(prepare, item), pool, timer, limit=limit)
+            yield Ready(item.key, {}, metadata, path, chunks=video)
 
     with ThreadPoolExecutor(PIXEL_THREADS, "vfc-pixels") as pool:
         try:
-            yield items(pool)
+            yield ready(pool)
         finally:
             reader.close()
 
@@ -150,44 +154,45 @@ def prompting_of(backbone: Backbone) -> Prompting | None:
     return functools.lru_cache(4096)(backbone.prompt) if isinstance(backbone, PromptedBackbone) else None
 
 
-def ready_visit(
-    backbone: Backbone, prompting: Prompting | None, visit: Visit, clip: Clip | Failure, *, pin: bool = False
-) -> list[Ready | Lost]:
-    """A decoded clip as the forward takes it; records will name the very bytes of the file they came from.
+def ready_item(
+    backbone: Backbone, prompting: Prompting | None, item: WorkItem, clip: Clip | Failure, *, pin: bool = False
+) -> list[Ready | FailedRecord]:
+    """A decoded clip as the forward takes it; the records name size and SHA-256 of the file they came from.
 
     Raises:
         Refused: out of memory.
     """
-    path = visit.video.path
+    path = item.video.path
     if isinstance(clip, Failure):
-        return [Lost(key, clip.reason, path) for key in visit.keys]
+        return [FailedRecord(key, clip.reason, path) for key in item.keys]
     try:
-        seen = visit.view.change(clip, visit.video.name)
-        prepared = backbone.pixels(seen)
-        metadata = {**seen.metadata(), **prepared.metadata, "file": file_identity(path)}
+        view = item.view.change(clip, item.video.name)
+        prepared = backbone.pixels(view)
+        metadata = {**view.metadata(), **prepared.metadata, "file": file_identity(path)}
         tensors = pinned(prepared.tensors) if pin else prepared.tensors
     except Exception as error:
-        return [lost(key, error, path) for key in visit.keys]
-    asked, found = list[Asked](), list[Ready | Lost]()
+        return [failed(key, error, path) for key in item.keys]
+    prompts, failures = list[Ready](), list[Ready | FailedRecord]()
     leading = list[Mapping[str, Tensor]]()
     if prompting is not None:
-        for prompt in visit.prompts:
+        for prompt in item.prompts:
+            key = item.prompt_key(prompt)
             try:
-                told = prompting(prompt.text)
+                tokens = prompting(prompt.text)
             except Exception as error:
-                found.append(lost(visit.asked(prompt), error, path))
+                failures.append(failed(key, error, path))
                 continue
-            more = {**metadata, **told.metadata, "template": prompt.template}
-            asked.append(Asked(visit.asked(prompt), told.tensors, more))
-        for text in visit.leading if visit.own else ():
+            prompts.append(Ready(key, tokens.tensors, {**metadata, **tokens.metadata, "template": prompt.template}))
+        for text in item.leading if item.own else ():
             with suppress(RecordRejected):  # then the video's own record does not come with it
                 leading.append(prompting(text).tensors)
-    if visit.own or asked:
-        found.append(Ready(visit.key, tensors, metadata, path, visit.own, tuple(asked), tuple(leading)))
-    return found
+    if item.own or prompts:
+        ready = Ready(item.key, tensors, metadata, path, item.own, tuple(prompts), tuple(leading))
+        return [*failures, ready]
+    return failures
 
 
-def ready_text(backbone: TextBackbone, text: ClassText) -> Ready | Lost:
+def ready_text(backbone: TextBackbone, text: ClassText) -> Ready | FailedRecord:
     """A text as the forward takes it.
 
     Raises:
@@ -196,29 +201,30 @@ def ready_text(backbone: TextBackbone, text: ClassText) -> Ready | Lost:
     try:
         prepared = backbone.tokens(text.text)
     except Exception as error:
-        return lost(text.key, error, None)
+        return failed(text.key, error, None)
     return Ready(text.key, prepared.tensors, {**prepared.metadata, "label": text.label, "template": text.template})
 
 
 def in_threads(
     items: Iterator[Item],
-    work: Callable[[Item], Sequence[Ready | Lost]],
+    work: Callable[[Item], Sequence[Ready | FailedRecord]],
     pool: ThreadPoolExecutor,
     ahead: int,
-    clock: Clock,
-) -> Iterator[Ready | Lost]:
+    timer: StageTimer,
+) -> Iterator[Ready | FailedRecord]:
     """`work` of every item, in order, at most `ahead` of them under way or waiting."""
-    waiting: deque[Future[Sequence[Ready | Lost]]] = deque()
-    for item in clock.each("decode", items):
+    waiting: deque[Future[Sequence[Ready | FailedRecord]]] = deque()
+
+    def finished() -> Sequence[Ready | FailedRecord]:
+        with timer.measure("pixels"):
+            return waiting.popleft().result()
+
+    for item in timer.measure_each("decode", items):
         waiting.append(pool.submit(work, item))
         if len(waiting) > ahead:
-            with clock.counts("pixels"):
-                done = waiting.popleft().result()
-            yield from done
+            yield from finished()
     while waiting:
-        with clock.counts("pixels"):
-            done = waiting.popleft().result()
-        yield from done
+        yield from finished()
 
 
 def file_identity(path: Path) -> dict[str, Json]:

@@ -44,8 +44,8 @@ def with_tail(backbone: Backbone, model: str, k: int) -> TailBackbone:
     return backbone
 
 
-def lacking(config: ExtractConfig) -> str:
-    """The flags that would keep what the tail begins with, where they are not given."""
+def missing_flags(config: ExtractConfig) -> str:
+    """The flags that keep the arrays which enter the tail, where they are not given."""
     below = str((config.tail or 1) - 1)
     flags = [] if below in config.layer else [f"--layer {below}"]
     if config.texts is not None and below not in config.text_layer:

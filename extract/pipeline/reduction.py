@@ -1,4 +1,4 @@
-"""Making records smaller before they are written: pooled, projected, with the functions that `materialize` uses.
+"""Reduction: records are pooled and projected before they are written, by the functions that `materialize` uses.
 
 Pooling is for the tokens of frames; a projection for all features of videos and prompts. Records of texts stay as they
 are. Side arrays stay, but for a token grid, which is rewritten.
@@ -24,66 +24,67 @@ from .writer_thread import Writer
 Specs = Mapping[str, tuple[ArraySpec, ...]]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
-SHRUNK = ("video", "prompted")
+REDUCED = ("video", "prompted")
 """Kinds of records that are pooled and projected."""
 FEW_ROWS: Mapping[str, Dtype] = {"prompted": "bf16", "text": "fp16"}
 """Kinds of records that are kept in another dtype where int8 was asked for."""
 
 
 @dataclass(frozen=True)
-class Shrinking:
+class Reducer:
     """What happens to records between the model and the store.
 
-    `made`: kind -> arrays as the model makes them. `projections`: array -> its projection, once it is known.
+    `specs`: kind -> arrays as the model gives them. `projections`: array -> its projection, once it is known.
     """
 
-    made: Specs
-    shrink: Reduction = field(default_factory=Reduction)
+    specs: Specs
+    reduction: Reduction = field(default_factory=Reduction)
     projections: Mapping[str, Projection] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.shrink.pool and not any(self._pooled(spec) for specs in self._shrunk() for spec in specs):
-            names = ", ".join(spec.name for specs in self._shrunk() for spec in specs)
+        if self.reduction.pool and not any(self._pooled(spec) for specs in self._reduced() for spec in specs):
+            names = ", ".join(spec.name for specs in self._reduced() for spec in specs)
             raise BadInput(
-                f"--pool {self.shrink.pool} is for tokens of frames, and there are none: {names}.",
+                f"--pool {self.reduction.pool} is for tokens of frames, and there are none: {names}.",
                 "Leave --pool out, or give --layer for the tokens of a layer.",
             )
+        self.stored_specs()
 
-    def stored(self) -> Specs:
+    def stored_specs(self) -> Specs:
         """Kind -> arrays as they are stored.
 
-        int8 keeps a scale per channel, which the few rows of a prompt or a text are not worth: those of prompts stay
-        bf16, those of texts fp16.
+        int8 keeps a scale per channel, which is too much for the few rows of a prompt or a text: prompts stay bf16,
+        texts fp16.
 
         Raises:
             BadInput: an array that cannot be shrunk as asked, by name.
         """
-        return {kind: tuple(self._stored(kind, spec) for spec in specs) for kind, specs in self.made.items()}
+        return {kind: tuple(self._stored(kind, spec) for spec in specs) for kind, specs in self.specs.items()}
 
     @property
     def cells(self) -> int:
-        """How many tokens of a frame are left by pooling; 0 where nothing is pooled."""
-        if self.shrink.pool in ("", "mean"):
-            return int(bool(self.shrink.pool))
-        rows, columns = self.shrink.pool.split("x")
+        """Tokens of a frame after pooling; 0 where nothing is pooled."""
+        if self.reduction.pool in ("", "mean"):
+            return int(bool(self.reduction.pool))
+        rows, columns = self.reduction.pool.split("x")
         return int(rows) * int(columns)
 
     def rows(self, rows: Mapping[str, float]) -> dict[str, float]:
         """Array -> rows of ragged arrays after pooling, from those before."""
-        grids = [spec.name for specs in self._shrunk() for spec in specs if spec.layout == RAGGED_GRID]
+        grids = [spec.name for specs in self._reduced() for spec in specs if spec.layout == RAGGED_GRID]
         if not (grids and self.cells):
             return dict(rows)
         return {**rows, **dict.fromkeys(grids, rows["visual.seconds"] * self.cells)}
 
     def features(self) -> Mapping[str, int]:
         """The arrays that are projected, and how wide they are before."""
-        wide = [spec for specs in self._shrunk() for spec in specs if spec.dtype in FEATURE_DTYPES]
+        wide = [spec for specs in self._reduced() for spec in specs if spec.dtype in FEATURE_DTYPES]
         return {spec.name: int(spec.shape[-1] or 0) for spec in wide}
 
     def recipe(self) -> dict[str, Json]:
         """Its share of the recipe; nothing where nothing is pooled or projected."""
-        told = self.shrink.to_json()
-        return {"shrink": told} if told else {}
+        fields = self.reduction.to_json()
+        return {"shrink": fields} if fields else {}
 
     def record(self, record: Record) -> Record:
         """A record made smaller; bf16 comes as bits and leaves as float32 where it changes.
@@ -91,7 +92,7 @@ class Shrinking:
         Raises:
             RecordRejected: its token grid is smaller than the pooled one.
         """
-        if record.key.kind not in SHRUNK or not (self.shrink.pool or self.projections):
+        if record.key.kind not in REDUCED or not (self.reduction.pool or self.projections):
             return record
         return replace(record, arrays=self._arrays(record.key, record.arrays))
 
@@ -104,13 +105,13 @@ class Shrinking:
         return replace(self, projections={})._arrays(record.key, record.arrays)
 
     def _arrays(self, key: Key, arrays: Arrays) -> dict[str, npt.NDArray[Any]]:
-        specs = self.made[key.kind]
-        given = {spec.name: _as_float(arrays[spec.name], spec) for spec in specs}
+        specs = self.specs[key.kind]
+        values = {spec.name: _as_float(arrays[spec.name], spec) for spec in specs}
         pooled = [spec for spec in specs if self._pooled(spec) or spec.dtype not in FEATURE_DTYPES]
         others = [spec for spec in specs if spec not in pooled]
         return {
-            **reduce_record(given, pooled, self.shrink, self.projections),
-            **reduce_record(given, others, replace(self.shrink, pool=""), self.projections),
+            **reduce_record(values, pooled, self.reduction, self.projections),
+            **reduce_record(values, others, replace(self.reduction, pool=""), self.projections),
         }
 
     def _stored(self, kind: str, spec: ArraySpec) -> ArraySpec:
@@ -118,11 +119,11 @@ class Shrinking:
             return spec
         if spec.dtype == "int8" and kind in FEW_ROWS:
             spec = replace(spec, dtype=FEW_ROWS[kind])
-        shrink = self.shrink if kind in SHRUNK else Reduction()
-        return reduced_spec(spec, shrink if self._pooled(spec) else replace(shrink, pool=""))
+        reduction = self.reduction if kind in REDUCED else Reduction()
+        return reduced_spec(spec, reduction if self._pooled(spec) else replace(reduction, pool=""))
 
-    def _shrunk(self) -> list[tuple[ArraySpec, ...]]:
-        return [self.made[kind] for kind in SHRUNK if kind in self.made]
+    def _reduced(self) -> list[tuple[ArraySpec, ...]]:
+        return [self.specs[kind] for kind in REDUCED if kind in self.specs]
 
     @staticmethod
     def _pooled(spec: ArraySpec) -> bool:
@@ -130,11 +131,11 @@ class Shrinking:
         return order in (RAGGED_GRID, PATCH_MAJOR) or (order == FRAME_MAJOR and len(spec.shape) == 3)
 
 
-class ShrinkingWriter:
+class ReducingWriter:
     """A writer that makes records smaller first: in the thread that writes, beside the forward."""
 
-    def __init__(self, writer: Writer, shrinking: Shrinking) -> None:
-        self._writer, self.shrinking = writer, shrinking
+    def __init__(self, writer: Writer, reducer: Reducer) -> None:
+        self._writer, self.reducer = writer, reducer
 
     def __contains__(self, key: Key) -> bool:
         """See `Writer`."""
@@ -142,7 +143,7 @@ class ShrinkingWriter:
 
     def add(self, record: Record) -> None:
         """See `Writer`."""
-        self._writer.add(self.shrinking.record(record))
+        self._writer.add(self.reducer.record(record))
 
     def commit(self) -> None:
         """See `Writer`."""

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: between records they stop the run, within a record they wait until it is kept."""
+"""Ctrl-C and SIGTERM: between records they stop the run, within a record they wait until it is written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Interrupted(SystemExit):
-    """The run was asked to stop; not an Exception, so that nothing on the way takes it for a failing video.
+    """The run is to stop; not an Exception, so that no handler takes it for a failing video.
 
     Where nothing catches it, while the store is being opened or closed, the process leaves with 128 + signal.
     """
@@ -24,7 +24,7 @@ class Interrupted(SystemExit):
 class Interrupts:
     """While entered, SIGINT and SIGTERM raise Interrupted in the main thread, but never inside `shielded`.
 
-    There it is raised on the way out. A second signal raises at once: who asks twice gives the record at hand up.
+    There it is raised at the end of the block. A second signal raises at once and gives up the current record.
     Outside the main thread, where Python allows no handlers, this does nothing.
     """
 
@@ -50,7 +50,7 @@ class Interrupts:
             raise Interrupted(signum)
 
     def ignore(self) -> None:
-        """From now on signals are only noted: what follows is short and must not be torn."""
+        """From now on signals are only noted: the last commit is short and must not be interrupted."""
         for number in self._before:
             signal.signal(number, self._note)
 
@@ -59,7 +59,7 @@ class Interrupts:
 
     @contextmanager
     def shielded(self) -> Iterator[None]:
-        """What is done in here is done whole."""
+        """A block that the first signal does not interrupt."""
         self._shields += 1
         try:
             yield

@@ -1,4 +1,4 @@
-"""Where the time of the main thread goes, so that a run can say what held it up."""
+"""Where the time of the main thread goes, so that a run can say which stage slowed it down."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 STAGES: Final = ("decode", "pixels", "forward", "write")
 
 
-class Clock:
+class StageTimer:
     """Adds up seconds by stage: waiting for decoders, for pixels, forwarding, waiting for the writer.
 
     `moved`: seconds of one stage that were spent within another.
@@ -24,8 +24,8 @@ class Clock:
         self.began = time.perf_counter()
 
     @contextmanager
-    def counts(self, stage: str, *, within: str = "") -> Iterator[None]:
-        """The time in here belongs to `stage`, and not to the stage `within` which it is spent."""
+    def measure(self, stage: str, *, within: str = "") -> Iterator[None]:
+        """The time of the block belongs to `stage`, and not to the stage `within` which it is spent."""
         began = time.perf_counter()
         try:
             yield
@@ -36,11 +36,11 @@ class Clock:
                 self.seconds[within] -= spent
                 self.moved += spent
 
-    def each(self, stage: str, items: Iterable[Item], *, within: str = "") -> Iterator[Item]:
-        """The items; the time until each comes belongs to `stage`, see `counts`."""
+    def measure_each(self, stage: str, items: Iterable[Item], *, within: str = "") -> Iterator[Item]:
+        """The items; the time until each comes belongs to `stage`, see `measure`."""
         source = iter(items)
         while True:
-            with self.counts(stage, within=within):
+            with self.measure(stage, within=within):
                 try:
                     item = next(source)
                 except StopIteration:
@@ -49,11 +49,11 @@ class Clock:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the clock was made."""
+        """Seconds since the timer was made."""
         return time.perf_counter() - self.began
 
     def shares(self) -> Mapping[str, float]:
-        """Stage -> its part of the time counted, 0 to 1."""
+        """Stage -> its part of the time measured, 0 to 1."""
         total = sum(self.seconds.values()) or 1.0
         return {stage: seconds / total for stage, seconds in self.seconds.items()}
 

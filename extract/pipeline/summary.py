@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vfc.cache_schema.values.record import Key
@@ -15,7 +15,7 @@ _SHOWN = 5
 class Summary:
     """The end of a run of one rank; counts are of that rank's share.
 
-    `done`: records made and committed. `skipped`: there already. `failed`, `failed_before`: (name, reason) of records
+    `done`: records made and committed. `skipped`: stored already. `failed`, `failed_before`: (name, reason) of records
     that this run, or an earlier one, could not make. `left`: not reached before an interrupt. `seconds`: without
     loading the model. `shares`: stage -> part of the main thread's time. `waited`: part of the time in which the device
     had no forward to do. `bytes`: written. `digest`: of the store as a whole. `signum`: of the signal that ended the
@@ -27,16 +27,16 @@ class Summary:
     world_size: int
     mode: str
     device: str
-    done: int
-    skipped: int
-    failed: tuple[tuple[str, str], ...]
-    failed_before: tuple[tuple[str, str], ...]
-    left: int
-    seconds: float
-    shares: Mapping[str, float]
-    waited: float
-    bytes: int
-    digest: str
+    done: int = 0
+    skipped: int = 0
+    failed: tuple[tuple[str, str], ...] = ()
+    failed_before: tuple[tuple[str, str], ...] = ()
+    left: int = 0
+    seconds: float = 0.0
+    shares: Mapping[str, float] = field(default_factory=dict)
+    waited: float = 0.0
+    bytes: int = 0
+    digest: str = ""
     signum: int = 0
 
     @property
@@ -68,31 +68,32 @@ class Summary:
     def lines(self) -> list[str]:
         """For a person."""
         share = f" of rank {self.rank} of {self.world_size}" if self.world_size > 1 else ""
-        if not (self.done or self.failed or self.signum):
-            said = [f"Nothing to do{share}: all {self.skipped} records are in {self.out}."]
-            if self.failed_before:
-                said = [f"Nothing to do{share}: {self.skipped} records are in {self.out}."]
-        else:
-            said = [
+        if self.done or self.failed or self.signum:
+            lines = [
                 f"{self.done} records made{share}, {self.skipped} were there, {len(self.failed)} failed; "
                 f"{self.records_per_second:.3g} per second, {self.bytes / 1e6:.4g} MB written to {self.out}."
             ]
+        else:
+            every = "" if self.failed_before else "all "
+            lines = [f"Nothing to do{share}: {every}{self.skipped} records are in {self.out}."]
         if self.bottleneck:
             parts = ", ".join(f"{stage} {100 * part:.0f} %" for stage, part in self.shares.items())
-            said.append(
+            lines.append(
                 f"Bound by {self.bottleneck} ({parts} of the time); the device waited {100 * self.waited:.0f} % of it."
             )
         if self.signum:
-            said.append(f"Interrupted with {self.left} records left. What was made is kept: the same line goes on.")
-        said += _listed(f"Failed, listed in {self.out}/failures", self.failed)
-        said += _listed("Failed before, tried again with --retry-failed or when the file changes", self.failed_before)
+            lines.append(
+                f"Interrupted with {self.left} records left. Finished records are kept: the same command goes on."
+            )
+        lines += _listed(f"Failed, listed in {self.out}/failures", self.failed)
+        lines += _listed("Failed before, tried again with --retry-failed or when the file changes", self.failed_before)
         if self.digest:
-            said.append(f"Store digest {self.digest}.")
-        return said
+            lines.append(f"Store digest {self.digest}.")
+        return lines
 
 
-def shown(key: Key) -> str:
-    """A record's name for people: of the video or text, the view and the prompt where they say something."""
+def record_name(key: Key) -> str:
+    """A record's name for people: of the video or text, the view and the prompt where there are any."""
     view = f" (view {key.view})" if key.view else ""
     return f"{key.name}{view}{f' under {key.prompt}' if key.prompt else ''}"
 

@@ -1,4 +1,4 @@
-"""What a configuration asks for, seen against what the store already holds. Reads only; loads no weights."""
+"""What a configuration asks for, compared with what the store holds. Reads only; loads no weights."""
 
 from __future__ import annotations
 
@@ -14,87 +14,84 @@ import torch
 
 from vfc.cache_schema.annotations import Annotations
 from vfc.cache_schema.reader import StoreReader, open_store
-from vfc.cache_schema.reduction.reduce import Reduction
 from vfc.cache_schema.values.errors import AxisMismatch, BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import ArraySpec, Json, Key
 from vfc.extract.backbone import Backbone, BackboneOptions, open_backbone
-from vfc.extract.backbones.i3d.flow import METHODS
-from vfc.extract.collection import Collection, Video, collect
+from vfc.extract.collection import Video
 from vfc.extract.config import ExtractConfig, not_deterministic
 from vfc.extract.decode.sampling import fixed_count
-from vfc.extract.frames.views import View, views
 from vfc.extract.models.determinism import THREADS, Mode, chosen_device, chosen_mode
-from vfc.extract.prompting.class_texts import PLAIN, ClassText, read_class_texts, template_id
+from vfc.extract.prompting.class_texts import PLAIN, ClassText, template_id
 from vfc.extract.prompting.prompt_assignment import PromptAssignment, assign_prompts, keeps_text
 
 from .failures import Failed, KnownFailures, read_failures
-from .publish_tail import lacking, with_tail
-from .ranks import Place
-from .reduction import Shrinking
-from .work_item import Visit, visits
-from .writer_thread import Lost
+from .inputs import Inputs, read_inputs
+from .publish_tail import missing_flags, with_tail
+from .ranks import Rank
+from .reduction import Reducer
+from .work_item import WorkItem, work_items
+from .writer_thread import FailedRecord
 
 
 @dataclass(frozen=True)
-class Work:
-    """The records wanted, sorted into those to make, those already there and those that failed before.
+class WorkList:
+    """The records asked for, sorted into those to make, those stored already and those that failed before.
 
-    `visits`, `texts`: still to make, in the order of the collection. `hopeless`: prompted records that cannot be made
-    for want of a label. `failed`: listed by an earlier run and not to be tried again. `wanted` counts all, by kind.
-    `shrinking`: what becomes of arrays before they are stored; `specs`: kind -> arrays as stored. `axes`: what ids of
-    prompts, views and templates mean. `sample`: what a projection is fitted on.
+    `items`, `texts`: still to make, in the order of the collection. `unfillable`: prompted records that cannot be made
+    for want of a label. `failed`: listed by an earlier run and not to be tried again. `requested` counts all, by kind.
+    `reducer`: what becomes of arrays before they are stored. `axes`: what ids of prompts, views and templates mean.
+    `sample`: what a projection is fitted on.
     """
 
     backbone: Backbone
     recipe: Recipe
     device: torch.device
     mode: Mode
-    shrinking: Shrinking
+    reducer: Reducer
     annotations: Annotations
     axes: tuple[tuple[str, str, Json], ...]
-    wanted: Mapping[str, int]
-    visits: tuple[Visit, ...]
-    hopeless: tuple[Lost, ...]
+    requested: Mapping[str, int]
+    items: tuple[WorkItem, ...]
+    unfillable: tuple[FailedRecord, ...]
     texts: tuple[ClassText, ...]
-    there: tuple[Key, ...]
+    stored: tuple[Key, ...]
     failed: tuple[Failed, ...]
-    sample: tuple[Visit, ...]
+    sample: tuple[WorkItem, ...]
 
     @property
     def specs(self) -> Mapping[str, tuple[ArraySpec, ...]]:
         """Kind -> arrays as they are stored."""
-        return self.shrinking.stored()
+        return self.reducer.stored_specs()
 
     @property
     def to_do(self) -> int:
-        """How many records are to be made, or found to be hopeless."""
-        return sum(len(visit.keys) for visit in self.visits) + len(self.texts) + len(self.hopeless)
+        """How many records are to be made, or listed as failed for want of a label."""
+        return sum(len(item.keys) for item in self.items) + len(self.texts) + len(self.unfillable)
 
-    def to_make(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
         """How many records of each kind are to be made."""
-        keys = [key for visit in self.visits for key in visit.keys]
-        counts = Counter(key.kind for key in keys)
-        return {"video": counts["video"], "prompted": counts["prompted"], "text": len(self.texts)}
+        kinds = Counter(key.kind for item in self.items for key in item.keys)
+        return {"video": kinds["video"], "prompted": kinds["prompted"], "text": len(self.texts)}
 
-    def share(self, place: Place) -> Work:
-        """The part of one rank: whole videos, so that one pass serves all that is wanted of a video."""
+    def share(self, rank: Rank) -> WorkList:
+        """The part of one rank: whole videos, so that one forward serves all records of a video."""
 
         def mine(key: Key) -> bool:
-            return place.owns(key if key.kind == "text" else Key("video", key.name))
+            return rank.owns(key if key.kind == "text" else Key("video", key.name))
 
         return replace(
             self,
-            visits=tuple(visit for visit in self.visits if mine(visit.key)),
-            hopeless=tuple(lost for lost in self.hopeless if mine(lost.key)),
+            items=tuple(item for item in self.items if mine(item.key)),
+            unfillable=tuple(record for record in self.unfillable if mine(record.key)),
             texts=tuple(text for text in self.texts if mine(text.key)),
-            there=tuple(key for key in self.there if mine(key)),
+            stored=tuple(key for key in self.stored if mine(key)),
             failed=tuple(failed for failed in self.failed if mine(failed.key)),
         )
 
 
-def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
+def build_work_list(config: ExtractConfig, rank: Rank, progress: Progress) -> WorkList:
     """Read the collection, the backbone's config and the store, and say what is left to do.
 
     Raises:
@@ -102,8 +99,23 @@ def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
         RecipeMismatch: the store at `config.out` holds features made in another way.
         AxisMismatch: its records of a kind have other arrays, or a prompt or a view is something else there.
     """
-    device = chosen_device(config.device, place.local_rank)
+    device = chosen_device(config.device, rank.local_rank)
     mode = chosen_mode(config.mode, device)
+    _check_mode(config, mode)
+    inputs = read_inputs(config, progress)
+    backbone = open_backbone(config.model, backbone_options(config, device, mode))
+    _check_tail_and_texts(config, backbone, progress)
+    work = _everything(config, device, mode, inputs, backbone)
+    if not _holds_something(config.out):
+        return work
+    with open_store(config.out, verify="never") as reader:
+        reader.recipe.require_equal(work.recipe, str(config.out))
+        _require_equal_kinds(reader, work.specs)
+        _require_equal_axes(reader, work.axes)
+        return _remaining(work, reader, KnownFailures({}) if config.retry_failed else read_failures(config.out))
+
+
+def _check_mode(config: ExtractConfig, mode: Mode) -> None:
     if mode == "deterministic" and config.batch not in (None, 1):
         raise BadInput(
             f"--batch {config.batch} contradicts deterministic mode (the default on a CPU), which takes videos singly.",
@@ -111,78 +123,57 @@ def survey(config: ExtractConfig, place: Place, progress: Progress) -> Work:
         )
     if mode == "deterministic" and config.prompt_batching in ("packed", "batched"):
         raise not_deterministic(config.prompt_batching)
-    counted = fixed_count(config.frames)
-    looks = views(config.views, seed=config.seed, flip=config.flip, counted=counted, pipeline=config.pipeline)
-    options = backbone_options(config, device, mode)
-    backbone = open_backbone(config.model, options)
-    if config.flow is not None and config.flow not in METHODS and not all(look.whole for look in looks):
-        raise BadInput(
-            f"--views {','.join(config.views)} changes pictures; the flow in {config.flow} is of whole ones.",
-            f"Leave these views out, or give --flow {' or '.join(METHODS)}, which is made of what each view shows.",
-        )
-    specs = backbone.specs()
+
+
+def _check_tail_and_texts(config: ExtractConfig, backbone: Backbone, progress: Progress) -> None:
     if config.tail is not None:
         with_tail(backbone, config.model, config.tail)
-        if flags := lacking(config):
-            progress.say(f"--tail {config.tail} begins with what is not kept; what would keep it: {flags}")
-    if config.texts is not None and "text" not in specs:
+        if flags := missing_flags(config):
+            progress.say(f"--tail {config.tail} begins with arrays that are not kept; to keep them: {flags}")
+    if config.texts is not None and "text" not in backbone.specs():
         raise BadInput(
             f"--texts is given, but --model {config.model} has no text tower.",
             "Leave --texts out, or give --model clip.",
         )
-    shrinking = Shrinking(specs, Reduction(config.pool, "", config.project, config.fit_records, config.seed))
-    shrinking.stored()
-    collection = collect(
-        config.videos, root=config.root, include=config.include, exclude=config.exclude, classes=config.classes
-    )
-    annotations = collection.annotations()
-    assignment = assign_prompts(config, backbone, collection.videos)
-    _say_collection(collection, progress)
-    texts = read_class_texts(config.texts, config.template, annotations.labels()) if config.texts is not None else ()
 
-    def visiting(videos: Sequence[Video], looks: Sequence[View]) -> list[Visit | Lost]:
-        leading = config.prompt_batching == "single"
-        return list(visits(videos, looks, assignment, own="video" in specs, leading=leading))
 
-    wanted = visiting(collection.videos, looks)
-    sample = visiting(first_by_hash(collection.videos, config.fit_records), looks[:1]) if config.project else []
-    recipe = {**backbone.recipe(), **shrinking.recipe(), **_own_recipe(config, mode)}
-    work = Work(
+def _everything(
+    config: ExtractConfig, device: torch.device, mode: Mode, inputs: Inputs, backbone: Backbone
+) -> WorkList:
+    """The work list of an empty store."""
+    reducer = Reducer(backbone.specs(), inputs.reduction)
+    assignment = assign_prompts(config, backbone, inputs.collection.videos)
+    options = {"own": "video" in backbone.specs(), "leading": config.prompt_batching == "single"}
+    videos = inputs.collection.videos
+    records = list(work_items(videos, inputs.views, assignment, **options))
+    fitted_on = first_by_hash(videos, config.fit_records) if config.project else []
+    sample = work_items(fitted_on, inputs.views[:1], assignment, **options)
+    work = WorkList(
         backbone=backbone,
-        recipe=Recipe(recipe),
+        recipe=Recipe({**backbone.recipe(), **reducer.recipe(), **_own_recipe(config, mode)}),
         device=device,
         mode=mode,
-        shrinking=shrinking,
-        annotations=annotations,
-        axes=tuple(_axes(config, assignment, looks, bool(texts))),
-        wanted={},
-        visits=tuple(visit for visit in wanted if isinstance(visit, Visit)),
-        hopeless=tuple(lost for lost in wanted if isinstance(lost, Lost)),
-        texts=texts,
-        there=(),
+        reducer=reducer,
+        annotations=inputs.annotations,
+        axes=tuple(_axes(config, assignment, inputs)),
+        requested={},
+        items=tuple(item for item in records if isinstance(item, WorkItem)),
+        unfillable=tuple(record for record in records if isinstance(record, FailedRecord)),
+        texts=inputs.texts,
+        stored=(),
         failed=(),
-        sample=tuple(visit for visit in sample if isinstance(visit, Visit)),
+        sample=tuple(item for item in sample if isinstance(item, WorkItem)),
     )
-    counts = work.to_make()
-    work = replace(work, wanted={**counts, "prompted": counts["prompted"] + len(work.hopeless)})
-    if not _holds_something(config.out):
-        return work
-    with open_store(config.out, verify="never") as reader:
-        reader.recipe.require_equal(work.recipe, str(config.out))
-        _require_equal_kinds(reader, work.specs)
-        _require_equal_axes(reader, work.axes)
-        known = KnownFailures({}) if config.retry_failed else read_failures(config.out)
-        return _less_what_is_there(work, reader, known)
+    counts = work.counts()
+    return replace(work, requested={**counts, "prompted": counts["prompted"] + len(work.unfillable)})
 
 
-def _axes(
-    config: ExtractConfig, assignment: PromptAssignment, looks: Sequence[View], texts: bool
-) -> Iterator[tuple[str, str, Json]]:
+def _axes(config: ExtractConfig, assignment: PromptAssignment, inputs: Inputs) -> Iterator[tuple[str, str, Json]]:
     for template in assignment.templates:
         yield "prompt", template.id, template.to_json()
-    for view in looks[1:]:
+    for view in inputs.views[1:]:
         yield "view", str(view.number), dict(view.meaning)
-    if texts:
+    if inputs.texts:
         for text in config.template or (PLAIN,):
             yield "template", template_id(text), text
 
@@ -201,12 +192,12 @@ def _holds_something(out: Path) -> bool:
 
 
 def _require_equal_kinds(reader: StoreReader, specs: Mapping[str, tuple[ArraySpec, ...]]) -> None:
-    """Not only the writer asks this: with nothing to do there is none, and other arrays would pass for those asked."""
-    for kind, asked in specs.items():
-        there = reader.kinds.get(kind, asked)
-        if set(there) != set(asked):
+    """Not only the writer checks this: with nothing to do there is none, and other arrays would pass for these."""
+    for kind, new in specs.items():
+        stored = reader.kinds.get(kind, new)
+        if set(stored) != set(new):
             raise AxisMismatch(
-                f"The {kind} records in {reader.root} have the arrays {_arrays(there)}; asked: {_arrays(asked)}.",
+                f"The {kind} records in {reader.root} have the arrays {_arrays(stored)}; asked: {_arrays(new)}.",
                 "Records of a kind have the same arrays: use the flags of the store, or another --out.",
             )
 
@@ -216,34 +207,35 @@ def _arrays(specs: Iterable[ArraySpec]) -> str:
 
 
 def _require_equal_axes(reader: StoreReader, axes: Iterable[tuple[str, str, Json]]) -> None:
-    """Not only the writer asks this: with nothing to do there is none."""
-    for axis, name, asked in axes:
-        there = reader.axes(axis).get(name, asked)
-        if there != asked:
+    """Not only the writer checks this: with nothing to do there is none."""
+    for axis, name, new in axes:
+        stored = reader.axes(axis).get(name, new)
+        if stored != new:
             raise AxisMismatch(
-                f"{axis} {name!r} of {reader.root} means {json.dumps(there)}; asked: {json.dumps(asked)}.",
+                f"{axis} {name!r} of {reader.root} means {json.dumps(stored)}; asked: {json.dumps(new)}.",
                 "Give it another name, use the flags of the store, or another --out.",
             )
 
 
-def _less_what_is_there(work: Work, reader: StoreReader, known: KnownFailures) -> Work:
-    there, failed = list[Key](), list[Failed]()
+def _remaining(work: WorkList, reader: StoreReader, failures: KnownFailures) -> WorkList:
+    """Less the records that are stored, and those that failed before and whose file is unchanged."""
+    stored, failed = list[Key](), list[Failed]()
 
     def settled(key: Key, path: Path | None) -> bool:
         if key in reader:
-            there.append(key)
+            stored.append(key)
             return True
-        listed = known.of(key, path)
+        listed = failures.of(key, path)
         failed.extend([listed] if listed else [])
         return listed is not None
 
-    left = [visit.without(lambda key, path=visit.video.path: settled(key, path)) for visit in work.visits]  # type: ignore[misc]
+    items = [item.without(lambda key, path=item.video.path: settled(key, path)) for item in work.items]  # type: ignore[misc]
     return replace(
         work,
-        visits=tuple(visit for visit in left if visit.keys),
-        hopeless=tuple(lost for lost in work.hopeless if not settled(lost.key, lost.source)),
+        items=tuple(item for item in items if item.keys),
+        unfillable=tuple(record for record in work.unfillable if not settled(record.key, record.source)),
         texts=tuple(text for text in work.texts if not settled(text.key, None)),
-        there=tuple(there),
+        stored=tuple(stored),
         failed=tuple(failed),
     )
 
@@ -288,13 +280,3 @@ def _own_recipe(config: ExtractConfig, mode: Mode) -> dict[str, Json]:
         "decoder": {"name": "pyav", "version": version("av").partition("+")[0]},
         "numerics": numerics,
     }
-
-
-def _say_collection(collection: Collection, progress: Progress) -> None:
-    classes = len({video.label for video in collection.videos} - {""})
-    for note in collection.notes:
-        progress.say(note)
-    progress.say(f"{len(collection.videos)} videos in {classes} classes.")
-    if collection.skipped:
-        counted = (f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(collection.skipped.items()))
-        progress.say(f"Passed over, as no videos: {', '.join(counted)}.")

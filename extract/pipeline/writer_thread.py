@@ -1,4 +1,4 @@
-"""Writing behind: records go to the store from a thread of its own, so that the forward need not wait for the disk."""
+"""WriterThread: records go to the store from a thread of its own, so that the forward need not wait for the disk."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from vfc.cache_schema.values.record import Key, Record
 from .failures import Failed, FailureList
 
 PATIENCE: Final = 8
-"""So many videos (or texts) lost in a row to errors that are not a decoder's, and none kept: that is no bad video."""
+"""Abort after this many consecutive videos (or texts) failed by errors that are no decoder's, with none written."""
 
 
 class Writer(Protocol):
     """What is used of a `StoreWriter`."""
 
     def __contains__(self, key: Key) -> bool:
-        """Whether it is kept already."""
+        """Whether the record is stored already."""
 
     def add(self, record: Record) -> None:
-        """Take one record; RecordRejected costs that record only."""
+        """Take one record; RecordRejected fails that record only."""
 
     def commit(self) -> None:
         """Make what was added readable."""
 
 
 @dataclass(frozen=True)
-class Made:
-    """A finished record and the file it came from.
+class FinishedRecord:
+    """A record and the file it came from.
 
-    `wait`: for arrays that are still on their way to the host, before it is put; None where they are there.
+    `wait`: to be called before the record is written, where its arrays are still being copied to the host; else None.
     """
 
     record: Record
@@ -44,7 +44,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Lost:
+class FailedRecord:
     """A record that could not be made. `cause` is the error of a model or of our own; None for a bad video."""
 
     key: Key
@@ -53,30 +53,33 @@ class Lost:
     cause: Exception | None = None
 
 
-class Behind:
+class WriterThread:
     """A bounded queue and the one thread that writes records and failures.
 
-    Errors of the thread are raised by the next `put`, or by `finish`. Records lost to errors that are not a decoder's
-    are listed only once a record was kept: a bug that fails every video must not pass for a folder of bad videos.
-    What is refused by name (RecordRejected) is no bug where the store proves that the settings work.
+    `written`: how many records it added to the store. `already_stored`: how many were there when their turn came.
+    `failed`: the records listed as failed.
+
+    Errors of the thread are raised by the next `put`, or by `finish`. Records that failed by errors that are not a
+    decoder's are listed only once a record was written: a bug that fails every video must not pass for a folder of bad
+    videos. What is refused by name (RecordRejected) is no bug where the store proves that the settings work.
     """
 
     def __init__(
         self, writer: Writer, failures: FailureList, *, proven: bool, depth: int = 4, idle_seconds: float = 60.0
     ) -> None:
-        """`proven`: whether the store holds records already, so that a few losses at the end are bad luck."""
-        self.kept = 0
-        self.there = 0
-        self.lost: list[Lost] = []
+        """`proven`: whether the store holds records already, so that a few failures at the end are no bug."""
+        self.written = 0
+        self.already_stored = 0
+        self.failed: list[FailedRecord] = []
         self._writer, self._failures, self._idle_seconds = writer, failures, idle_seconds
         self._proven = proven
-        self._suspects: list[Lost] = []
+        self._suspects: list[FailedRecord] = []
         self._error: Exception | None = None
-        self._queue: queue.Queue[Made | Lost | None] = queue.Queue(depth)
+        self._queue: queue.Queue[FinishedRecord | FailedRecord | None] = queue.Queue(depth)
         self._thread = threading.Thread(target=self._run, name="vfc-writer", daemon=True)
         self._thread.start()
 
-    def put(self, item: Made | Lost | None) -> None:
+    def put(self, item: FinishedRecord | FailedRecord | None) -> None:
         """Hand one over; waits while the queue is full.
 
         Raises:
@@ -95,11 +98,11 @@ class Behind:
         """Write what is queued, commit, and end the thread.
 
         Args:
-            judge: Whether records lost to suspicious errors, with nothing kept in this run or before, are an error
-                (a run that came to its end) or are forgotten (one that was interrupted).
+            judge: Whether suspicious failures, with nothing written in this run or before, are an error (a run that
+                came to its end) or are forgotten (one that was interrupted).
 
         Raises:
-            Exception: what stopped the thread, or the error that cost every record.
+            Exception: what stopped the thread, or the error that failed every record.
         """
         if self._thread.is_alive():
             self.put(None)
@@ -109,10 +112,10 @@ class Behind:
         if self._suspects and judge:
             if not self._proven:
                 raise _cause(self._suspects[-1])
-            self._acquit()
+            self._list_suspects()
 
     def abandon(self) -> None:
-        """End the thread after an error elsewhere; what was made is still committed if that is possible."""
+        """End the thread after an error elsewhere; finished records are still committed if that is possible."""
         if self._error is None and self._thread.is_alive():
             self._queue.put(None)
         self._thread.join()
@@ -120,16 +123,16 @@ class Behind:
     def _run(self) -> None:
         try:
             while (item := self._next()) is not None:
-                if isinstance(item, Made):
-                    self._keep(item)
+                if isinstance(item, FinishedRecord):
+                    self._write(item)
                 else:
-                    self._lose(item)
+                    self._fail(item)
             self._writer.commit()
         except Exception as error:
             self._error = error
             self._drain()
 
-    def _next(self) -> Made | Lost | None:
+    def _next(self) -> FinishedRecord | FailedRecord | None:
         while True:
             try:
                 return self._queue.get(timeout=self._idle_seconds)
@@ -137,39 +140,39 @@ class Behind:
                 # The decoders are slow: do not leave finished records uncommitted for longer than was asked.
                 self._writer.commit()
 
-    def _keep(self, made: Made) -> None:
-        if made.record.key in self._writer:
-            self.there += 1
+    def _write(self, item: FinishedRecord) -> None:
+        if item.record.key in self._writer:
+            self.already_stored += 1
             return
         try:
-            self._writer.add(made.record)
+            self._writer.add(item.record)
         except RecordRejected as error:
-            self._lose(Lost(made.record.key, str(error).replace("\n", " "), made.source, error))
+            self._fail(FailedRecord(item.record.key, str(error).replace("\n", " "), item.source, error))
             return
-        self.kept += 1
-        self._acquit()
+        self.written += 1
+        self._list_suspects()
 
-    def _acquit(self) -> None:
+    def _list_suspects(self) -> None:
         suspects, self._suspects = self._suspects, []
-        for lost in suspects:
-            self._list(lost)
+        for record in suspects:
+            self._list(record)
 
-    def _lose(self, lost: Lost) -> None:
-        refused = self._proven and isinstance(lost.cause, RecordRejected)
-        if lost.cause is None or self.kept or refused:
-            self._list(lost)
+    def _fail(self, record: FailedRecord) -> None:
+        refused = self._proven and isinstance(record.cause, RecordRejected)
+        if record.cause is None or self.written or refused:
+            self._list(record)
             return
-        self._suspects.append(lost)
+        self._suspects.append(record)
         if len({suspect.key.name for suspect in self._suspects}) >= PATIENCE:
-            raise _cause(lost)
+            raise _cause(record)
 
-    def _list(self, lost: Lost) -> None:
-        self._failures.append(Failed.of(lost.key, lost.reason, lost.source))
+    def _list(self, record: FailedRecord) -> None:
+        self._failures.append(Failed.of(record.key, record.reason, record.source))
         # Without its cause, whose traceback would hold on to the tensors of the video.
-        self.lost.append(replace(lost, cause=None))
+        self.failed.append(replace(record, cause=None))
 
     def _drain(self) -> None:
-        """Make room, so that nobody waits for a thread that has ended."""
+        """Empty the queue, so that nobody waits for a thread that has ended."""
         while True:
             try:
                 self._queue.get_nowait()
@@ -177,7 +180,8 @@ class Behind:
                 return
 
 
-def _cause(lost: Lost) -> Exception:
-    assert lost.cause is not None
-    lost.cause.add_note(f"met while making the {lost.key.kind} record of {lost.key.name!r}; no record was kept before")
-    return lost.cause
+def _cause(record: FailedRecord) -> Exception:
+    assert record.cause is not None
+    name = f"the {record.key.kind} record of {record.key.name!r}"
+    record.cause.add_note(f"raised while making {name}; no record was written before")
+    return record.cause

@@ -19,8 +19,8 @@ from vfc.cache_schema.values.progress import Silent
 from vfc.extract.backbone import family_names
 from vfc.extract.backbones.viclip.tiny import write_tiny_viclip
 from vfc.extract.config import ExtractConfig
-from vfc.extract.pipeline.ranks import Place
-from vfc.extract.pipeline.worklist import Work, survey
+from vfc.extract.pipeline.ranks import Rank
+from vfc.extract.pipeline.worklist import WorkList, build_work_list
 
 
 def videomae_checkpoint(folder: Path) -> Path:
@@ -68,7 +68,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("video-llava", {"layer": ("1", "3"), "prompt": ("unknown", "known-support"), "pool": "1x1"}),
     (
         "video-llava",
-        {"layer": ("1",), "prompt_text": ("Who, {label}?", "mine=What\nnow?"), "prompt_batching": "single"},
+        {"layer": ("1",), "prompt_text": ("Who, {label}?", "my=What\nnow?"), "prompt_batching": "single"},
     ),
     ("video-llava", {"layer": ("1",), "keep": ("visual",), "mode": "fast", "project": "random:8", "seed": 1}),
     ("video-llava", {"layer": ("1",), "keep": ("text",), "mode": "fast", "prompt_batching": "batched"}),
@@ -89,11 +89,11 @@ def checkpoint(place: Path, model: str) -> Path:
     return folder if folder.exists() else CHECKPOINTS[model](folder)
 
 
-def surveyed(config: ExtractConfig) -> Work:
-    return survey(config, Place(), Silent())
+def surveyed(config: ExtractConfig) -> WorkList:
+    return build_work_list(config, Rank(), Silent())
 
 
-def meanings(work: Work) -> dict[str, dict[str, Any]]:
+def meanings(work: WorkList) -> dict[str, dict[str, Any]]:
     axes: dict[str, dict[str, Any]] = {}
     for axis, name, meaning in work.axes:
         axes.setdefault(axis, {})[name] = meaning
@@ -110,7 +110,7 @@ def test_settings_from_a_recipe_have_that_recipe(place: Path, model: str, settin
     assert again.recipe.digest == work.recipe.digest
     assert meanings(again) == meanings(work)
     if "text" not in settings.get("keep", ()):  # which of its two streams a language model keeps is no part of a recipe
-        assert again.wanted == work.wanted
+        assert again.requested == work.requested
         assert again.specs == work.specs
 
 

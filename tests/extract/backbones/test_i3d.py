@@ -189,7 +189,7 @@ def test_pixels_are_the_authors_where_nothing_else_is_said(tmp_path: Path) -> No
 
 
 def test_models_show_needs_no_number_of_frames(checkpoint: Path) -> None:
-    found = describe("i3d", checkpoint=str(checkpoint))
+    found = describe("i3d", BackboneOptions(checkpoint=str(checkpoint)))
     assert [array["name"] for array in found["record"]["video"]] == ["frames", "seconds"]
     assert found["layers"] == {}
 

@@ -18,7 +18,7 @@ from vfc.extract.backbone import Chunking
 from vfc.extract.config import PlanConfig
 from vfc.extract.decode import Decoders, chunks
 from vfc.extract.decode.decoding import IndexMismatch
-from vfc.extract.pipeline import prefetch as arriving_module
+from vfc.extract.pipeline import prefetch as prefetch_module
 from vfc.extract.pipeline.plan import plan
 from vfc.extract.pipeline.run import ExtractConfig, Summary, extract
 
@@ -48,7 +48,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, clips: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     def start(make: type[ToyBackbone], *, workers: int = 0, **settings: Any) -> Summary:
-        monkeypatch.setattr(arriving_module, "Decoders", lambda _, seconds: Decoders(workers, seconds))
+        monkeypatch.setattr(prefetch_module, "Decoders", lambda _, seconds: Decoders(workers, seconds))
         given = {"videos": clips, "out": tmp_path / make.__name__, "model": "toy", "frames": "all", "threads": 1}
         with toy_family(make):
             return extract(ExtractConfig(**{**given, **settings}))
@@ -125,7 +125,7 @@ def test_a_bad_video_and_one_that_upsets_the_model_cost_themselves(run: Run, cli
 def test_a_plan_looks_at_a_few_pieces_and_tells_the_rows_of_whole_videos(
     clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arriving_module, "Decoders", lambda _, seconds: Decoders(0, seconds))
+    monkeypatch.setattr(prefetch_module, "Decoders", lambda _, seconds: Decoders(0, seconds))
     with toy_family(Streaming):
         found = plan(PlanConfig(videos=clips, out=tmp_path / "none", model="toy", frames="all", threads=1))
     (kind,) = found.kinds

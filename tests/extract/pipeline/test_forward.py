@@ -16,10 +16,10 @@ from vfc.cache_schema.values.record import Key
 from vfc.extract.backbone import Encoded
 from vfc.extract.models.determinism import THREADS, determinism
 from vfc.extract.pipeline.device_copy import host
-from vfc.extract.pipeline.forward import Ready, forward, lost
+from vfc.extract.pipeline.forward import Ready, failed, forward
 from vfc.extract.pipeline.prefetch import file_identity, in_threads
-from vfc.extract.pipeline.stage_timer import STAGES, Clock
-from vfc.extract.pipeline.writer_thread import Lost, Made
+from vfc.extract.pipeline.stage_timer import STAGES, StageTimer
+from vfc.extract.pipeline.writer_thread import FailedRecord, FinishedRecord
 
 Batch = Sequence[Ready]
 
@@ -36,11 +36,11 @@ def doubled(batch: Batch) -> list[Encoded]:
 
 def test_a_bad_one_in_a_batch_costs_itself() -> None:
     outcome = forward(doubled, [item("a", 1), item("bad", -1), item("c", 3)])
-    assert [type(one) for one in outcome] == [Made, Lost, Made]
+    assert [type(one) for one in outcome] == [FinishedRecord, FailedRecord, FinishedRecord]
     first, bad, last = outcome
-    assert isinstance(first, Made)
-    assert isinstance(bad, Lost)
-    assert isinstance(last, Made)
+    assert isinstance(first, FinishedRecord)
+    assert isinstance(bad, FailedRecord)
+    assert isinstance(last, FinishedRecord)
     assert first.record.metadata == {"about": "a"}
     assert np.array_equal(last.record.arrays["y"], np.full(2, 6, np.float32))
     assert (bad.key.name, bad.reason) == ("bad", "ValueError: a negative clip")
@@ -59,7 +59,7 @@ def test_out_of_memory_is_not_the_fault_of_one_video() -> None:
 
 
 def test_errors_of_ours_are_told_in_their_own_words() -> None:
-    told = lost(Key("text", "a b"), BadInput("Too long.", "Shorten it."), None)
+    told = failed(Key("text", "a b"), BadInput("Too long.", "Shorten it."), None)
     assert told.reason == "Too long. Shorten it."
     assert isinstance(told.cause, BadInput)
 
@@ -88,25 +88,24 @@ def test_threads_keep_the_order_and_do_not_run_ahead_for_ever() -> None:
             taken.append(i)
             yield i
 
-    def work(i: int) -> list[Ready | Lost]:
+    def work(i: int) -> list[Ready | FailedRecord]:
         if i == 0:
             gate.wait(10)
         time.sleep(0.001 * (i % 3))
         return [item(str(i), i)]
 
-    clock = Clock()
+    timer = StageTimer()
     with ThreadPoolExecutor(3) as pool:
-        timer = threading.Timer(0.1, gate.set)
-        timer.start()
-        stream = in_threads(numbers(), work, pool, 4, clock)
+        threading.Timer(0.1, gate.set).start()
+        stream = in_threads(numbers(), work, pool, 4, timer)
         first = next(stream)
         assert len(taken) == 5
         names = [first.key.name, *(one.key.name for one in stream)]
     assert names == [str(i) for i in range(50)]
-    assert clock.seconds["pixels"] > 0.05
-    assert clock.bottleneck() == "pixels"
-    assert sum(clock.shares().values()) == pytest.approx(1)
-    assert set(clock.shares()) == set(STAGES)
+    assert timer.seconds["pixels"] > 0.05
+    assert timer.bottleneck() == "pixels"
+    assert sum(timer.shares().values()) == pytest.approx(1)
+    assert set(timer.shares()) == set(STAGES)
 
 
 def test_a_file_is_known_by_its_bytes(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from suites.checkpoints import image_checkpoint
 from suites.language import llama_tokenizer, qwen2_checkpoint
 
 from vfc.cache_schema.values.errors import BadInput, UnknownName
+from vfc.extract.backbone import BackboneOptions
 from vfc.extract.pipeline.model_card import describe
 
 
@@ -40,7 +41,7 @@ def seven_billion(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_real_shape_is_told_without_weights(seven_billion: str) -> None:
-    found = describe("video-llava", checkpoint=seven_billion, layers=("31",))
+    found = describe("video-llava", BackboneOptions(checkpoint=seven_billion, layers=("31",)))
     assert list(found["layers"]["visual"]) == [*map(str, range(33)), "norm"]
     (visual,) = found["record"]["video"]
     assert (visual["name"], visual["shape"], visual["bytes"]) == ("layer31.visual", [8, 257, 4096], 8 * 257 * 4096 * 2)
@@ -48,31 +49,37 @@ def test_the_real_shape_is_told_without_weights(seven_billion: str) -> None:
     assert (text["name"], text["shape"]) == ("layer31.text", [None, 4096])
     assert text["bytes"] == text["rows"] * 4096 * 2
     assert found["bytes"] == {"video": visual["bytes"], "prompted": text["bytes"] + ids["bytes"] + positions["bytes"]}
-    pooled = describe("video-llava", checkpoint=seven_billion, layers=("31",), pool="4x4", keep=("visual",))
+    pooled = describe(
+        "video-llava", BackboneOptions(checkpoint=seven_billion, layers=("31",), keep=("visual",)), pool="4x4"
+    )
     assert pooled["bytes"] == {"video": 8 * 17 * 4096 * 2}
-    longer = describe("video-llava", checkpoint=seven_billion, layers=("31",), prompt="unknown-temporal")
+    longer = describe(
+        "video-llava", BackboneOptions(checkpoint=seven_billion, layers=("31",)), prompt="unknown-temporal"
+    )
     assert longer["record"]["prompted"][0]["rows"] > text["rows"]
 
 
 def test_tokens_depend_on_the_size_of_frames_where_the_model_says_so(tmp_path: Path) -> None:
     weights = str(qwen2_checkpoint(tmp_path / "tiny-qwen2"))
     sizes = [
-        describe("qwen2-vl", checkpoint=weights, size=size, max_pixels=pixels)["record"]["video"][0]["rows"]
+        describe("qwen2-vl", BackboneOptions(checkpoint=weights, max_pixels=pixels), size=size)["record"]["video"][0][
+            "rows"
+        ]
         for size, pixels in (("24x32", None), ("240x320", None), ("240x320", 2400))
     ]
     # Tokens of 8x8 pixels, pairs of frames; 240x320 is shrunk to 24x40 within 1280 pixels, to 40x56 within 2400.
     assert sizes == [4 * 3 * 4, 4 * 3 * 5, 4 * 5 * 7]
-    pooled = describe("qwen2-vl", checkpoint=weights, pool="2x2")
+    pooled = describe("qwen2-vl", BackboneOptions(checkpoint=weights), pool="2x2")
     assert pooled["record"]["video"][0]["rows"] == 4 * 4
     with pytest.raises(BadInput, match=r"--size '240' is no size.\nGive height x width"):
-        describe("qwen2-vl", checkpoint=weights, size="240")
+        describe("qwen2-vl", BackboneOptions(checkpoint=weights), size="240")
     with pytest.raises(UnknownName, match=r"no prompt 'unknow'. Did you mean 'unknown'"):
-        describe("qwen2-vl", checkpoint=weights, prompt="unknow")
+        describe("qwen2-vl", BackboneOptions(checkpoint=weights), prompt="unknow")
 
 
 def test_models_without_prompts_are_described_too(tmp_path: Path) -> None:
     weights = str(image_checkpoint(tmp_path / "vit", "vit"))
-    found = describe("image", checkpoint=weights, layers=("2",), num_frames=4)
+    found = describe("image", BackboneOptions(checkpoint=weights, layers=("2",), num_frames=4))
     assert {each["name"] for each in found["record"]["video"]} == {"frames", "layer2.visual"}
     assert found["bytes"] == {"video": sum(each["bytes"] for each in found["record"]["video"])}
     assert found["assumed"] == "4 frames"

@@ -14,7 +14,7 @@ from vfc.cache_schema.values.errors import NotAStore, RecipeMismatch, Refused
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.extract.config import ExtractConfig, PlanConfig
 from vfc.extract.decode import Decoders
-from vfc.extract.pipeline import prefetch as arriving_module
+from vfc.extract.pipeline import prefetch as prefetch_module
 from vfc.extract.pipeline.plan import Plan, free_bytes, plan
 from vfc.extract.pipeline.run import extract
 
@@ -30,7 +30,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _decode_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arriving_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
+    monkeypatch.setattr(prefetch_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from vfc.cache_schema.values.record import Key
 from vfc.extract.backbones.viclip.tiny import write_tiny_viclip
 from vfc.extract.config import PlanConfig
 from vfc.extract.decode import Decoders
-from vfc.extract.pipeline import prefetch as arriving_module
+from vfc.extract.pipeline import prefetch as prefetch_module
 from vfc.extract.pipeline.plan import plan
 from vfc.extract.pipeline.run import ExtractConfig, Summary, extract
 
@@ -44,7 +44,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _decode_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arriving_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
+    monkeypatch.setattr(prefetch_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_tails_are_added_to_a_finished_store_and_made_once(run: Run, tmp_path: P
     made = tail_path(store, 3).stat().st_mtime_ns
     said = Saying()
     assert run(said, tail=2).done == 0
-    assert "--tail 2 begins with what is not kept; what would keep it: --layer 1" in said.lines
+    assert "--tail 2 begins with arrays that are not kept; to keep them: --layer 1" in said.lines
     run(tail=3)
     assert tail_path(store, 3).stat().st_mtime_ns == made
     found = inspect(store, Silent())

@@ -31,11 +31,11 @@ from vfc.cache_schema.values.errors import (
     VfcError,
 )
 from vfc.cache_schema.values.record import ArraySpec, Key
-from vfc.extract.backbone import BackboneOptions
+from vfc.extract.backbone import BackboneOptions, Encoded
 from vfc.extract.decode import Decoders, read_clip
-from vfc.extract.pipeline import prefetch as arriving_module
+from vfc.extract.pipeline import prefetch as prefetch_module
 from vfc.extract.pipeline import run as run_module
-from vfc.extract.pipeline.device_copy import Carrier, Fetched
+from vfc.extract.pipeline.device_copy import DeviceToHost, Wait, host
 from vfc.extract.pipeline.failures import read_failures
 from vfc.extract.pipeline.run import ExtractConfig, Summary, extract
 
@@ -56,7 +56,7 @@ def videos(clips: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _decode_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     # The pool has its own tests, and test_run_faults.py runs it whole; starting it here would cost most of the time.
-    monkeypatch.setattr(arriving_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
+    monkeypatch.setattr(prefetch_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
 
 
 @pytest.fixture
@@ -346,24 +346,25 @@ def test_what_no_video_can_survive_ends_the_run_and_keeps_what_was_made(
 # A device whose results arrive later
 
 
-class Late(Carrier):
+class Late(DeviceToHost):
     """Runs on the CPU as if it were a GPU: arrays are empty until somebody waits for them."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
-        self.late = True
+        self.asynchronous = True
 
-    def run(self, encode: Any, batch: Any) -> list[Fetched]:
-        return [self.hidden(fetched) for fetched in super().run(encode, batch)]
-
-    def hidden(self, fetched: Fetched) -> Fetched:
-        empty = {name: np.full_like(array, np.nan) for name, array in fetched.video.items()}
+    def run(self, encode: Any, batch: Any) -> tuple[list[Encoded], Wait]:
+        complete, _ = super().run(encode, batch)
+        empty = [
+            {name: torch.full_like(array, torch.nan) for name, array in output.video.items()} for output in complete
+        ]
 
         def arrive() -> None:
-            for name, array in fetched.video.items():
-                empty[name][...] = array
+            for arrays, output in zip(empty, complete, strict=True):
+                for name, array in output.video.items():
+                    host(arrays[name])[...] = host(array)
 
-        return Fetched(empty, (), arrive)
+        return [Encoded(arrays, ()) for arrays in empty], arrive
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -371,14 +372,14 @@ def test_what_is_still_on_its_way_is_waited_for(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     at_once = run(out=tmp_path / "at once", mode="fast", batch=batch)
-    monkeypatch.setattr(run_module, "Carrier", Late)
-    monkeypatch.setattr(arriving_module, "pinned", dict)
+    monkeypatch.setattr(run_module, "DeviceToHost", Late)
+    monkeypatch.setattr(prefetch_module, "pinned", dict)
     assert run(mode="fast", batch=batch).digest == at_once.digest
 
 
 def test_an_interrupt_waits_for_the_batch_on_its_way(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "Carrier", Late)
-    monkeypatch.setattr(arriving_module, "pinned", dict)
+    monkeypatch.setattr(run_module, "DeviceToHost", Late)
+    monkeypatch.setattr(prefetch_module, "pinned", dict)
     Struck.signum, Struck.calls = signal.SIGINT, 0
     summary = run(Struck)
     assert (summary.done, summary.left, summary.exit_code) == (3, 5, 130)

@@ -32,7 +32,7 @@ from vfc.cache_schema.values.errors import ReadOnlyTarget, Refused, VfcError
 from vfc.cache_schema.values.record import Key
 from vfc.extract.config import ExtractConfig
 from vfc.extract.decode import Decoders
-from vfc.extract.pipeline import prefetch as arriving_module
+from vfc.extract.pipeline import prefetch as prefetch_module
 from vfc.extract.pipeline.run import Summary, extract
 
 COUNT = 16
@@ -299,7 +299,7 @@ def injected(
     while broken:
         out = tmp_path / f"n{fail_from}" / "store"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(arriving_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
+            patch.setattr(prefetch_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
             with toy.toy_family():
                 config = ExtractConfig(videos=few, out=out, model="toy", threads=1, part_seconds=1e-9)
                 disk = Disk(patch, code, fail_from)
@@ -315,7 +315,7 @@ def injected(
         now = readable(out)
         assert all(now[key] == whole[1][key] for key in now)
         with toy.toy_family(), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(arriving_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
+            patch.setattr(prefetch_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
             again = extract(ExtractConfig(videos=few, out=out, model="toy", threads=1))
         assert again.done + again.skipped == 2
         assert {name for name, _ in (*again.failed, *again.failed_before)} == {"zzz/bad.mp4"}

@@ -29,7 +29,7 @@ from vfc.extract.backbone import BackboneOptions, open_backbone
 from vfc.extract.config import PlanConfig
 from vfc.extract.decode import Decoders, read_clip
 from vfc.extract.language.model import LanguageBackbone
-from vfc.extract.pipeline import prefetch as arriving_module
+from vfc.extract.pipeline import prefetch as prefetch_module
 from vfc.extract.pipeline.plan import plan
 from vfc.extract.pipeline.run import ExtractConfig, Summary, extract
 from vfc.extract.prompting.prompts import TEMPLATES
@@ -77,7 +77,7 @@ def run(settings: dict[str, Any]) -> Run:
 
 @pytest.fixture(autouse=True)
 def _decode_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arriving_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
+    monkeypatch.setattr(prefetch_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
 
 
 def files(store: Path) -> dict[str, tuple[int, int]]:

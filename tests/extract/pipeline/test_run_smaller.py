@@ -24,7 +24,7 @@ from vfc.extract.collection import collect
 from vfc.extract.config import PlanConfig
 from vfc.extract.decode import Decoders, read_clip
 from vfc.extract.frames.views import augmented, part, square
-from vfc.extract.pipeline import prefetch as arriving_module
+from vfc.extract.pipeline import prefetch as prefetch_module
 from vfc.extract.pipeline.plan import plan
 from vfc.extract.pipeline.run import ExtractConfig, Summary, extract
 from vfc.extract.pipeline.worklist import first_by_hash
@@ -66,7 +66,7 @@ def run(settings: dict[str, Any]) -> Run:
 
 @pytest.fixture(autouse=True)
 def _decode_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arriving_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
+    monkeypatch.setattr(prefetch_module, "Decoders", lambda workers, seconds: Decoders(0, seconds))
 
 
 def same(here: StoreReader, there: StoreReader, kind: str) -> None:

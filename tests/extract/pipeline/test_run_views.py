@@ -17,7 +17,7 @@ from vfc.cache_schema.values.progress import Silent
 from vfc.cache_schema.values.record import Key
 from vfc.extract.decode import Clip, Decoders, read_clip
 from vfc.extract.frames.augmentations import msta, vidprism
-from vfc.extract.pipeline import prefetch as arriving_module
+from vfc.extract.pipeline import prefetch as prefetch_module
 from vfc.extract.pipeline.run import ExtractConfig, Summary, extract
 
 NAME = "kick/001.mp4"
@@ -41,7 +41,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             asked.extend(jobs)
             return super().clips(jobs, ahead)
 
-    monkeypatch.setattr(arriving_module, "Decoders", Telling)
+    monkeypatch.setattr(prefetch_module, "Decoders", Telling)
     return asked
 
 
