@@ -26,25 +26,37 @@ _TERMINATED: Final = 128 + signal.SIGTERM
 
 # name -> (module of this folder : function that builds the command, panel, one line).
 COMMANDS: dict[str, tuple[str, str, str]] = {
-    "demo": ("demo:demo", "Begin here", "From rendered clips to a trained head in a minute; needs nothing."),
-    "extract": ("extract:extract", "From videos to a store", "Run a frozen model over videos, keep its hidden states."),
-    "plan": ("extract:plan", "From videos to a store", "Say what extract would do: records, bytes, time."),
+    "demo": (
+        "demo:demo",
+        "Start here",
+        "Render clips, extract features, train a head and test it: one minute, no downloads.",
+    ),
+    "extract": (
+        "extract:extract",
+        "From videos to a store",
+        "Run a frozen model over videos and keep its hidden states.",
+    ),
+    "plan": ("extract:plan", "From videos to a store", "Estimate what extract would do: records, bytes, time."),
     "store": ("store:store", "The store", "Inspect, verify, repair, compact, merge, convert, compare ..."),
     "models": (
         "models:models",
         "From videos to a store",
         "The families of models, what they give, and which heads read it.",
     ),
-    "episodes": ("heads:episodes", "From a store to a score", "Write a frozen, hashed list of few-shot tasks."),
-    "eval": ("heads:evaluate", "From a store to a score", "Score a training-free metric on few-shot tasks."),
-    "probe-layers": ("heads:probe_layers", "From a store to a score", "Training-free metrics on every layer."),
-    "predict": ("predict:predict", "From a store to a score", "Name clips by a trained head and a few labelled clips."),
-    "report": ("heads:report", "From a store to a score", "Runs beside each other, over seeds and item by item."),
+    "episodes": ("heads:episodes", "From a store to a score", "Write a fixed list of few-shot tasks, with its hash."),
+    "eval": ("heads:evaluate", "From a store to a score", "Evaluate a training-free metric on few-shot tasks."),
+    "probe-layers": ("heads:probe_layers", "From a store to a score", "Evaluate training-free metrics on every layer."),
+    "predict": (
+        "predict:predict",
+        "From a store to a score",
+        "Classify clips with a trained few-shot head and a few labelled clips.",
+    ),
+    "report": ("heads:report", "From a store to a score", "Compare runs over seeds and item by item."),
     "train-head": ("heads:train_head", "From a store to a score", "Train a head on a store and test it once."),
     "describe": (
         "describe:describe",
         "From a store to a score",
-        "Let a language model write sentences about each class.",
+        "Let a local language model write sentences about each class.",
     ),
 }
 _SLOW: Final = {"episodes", "eval", "probe-layers"}

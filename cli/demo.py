@@ -25,8 +25,8 @@ class DemoConfig:
 
     out: Path = field(default=Path("vfc-demo"), metadata={"help": "Folder of clips, model, store and run"})
     clips_per_class: int = field(default=12, metadata={"help": "Clips rendered per class"})
-    steps: int = field(default=100, metadata={"help": "Updates of the head's weights"})
-    tasks: int = field(default=2000, metadata={"help": "Tasks of the test"})
+    steps: int = field(default=100, metadata={"help": "Training updates of the head"})
+    tasks: int = field(default=2000, metadata={"help": "Few-shot tasks in the test"})
     seed: int = field(default=0, metadata={"help": "Seed of the clips, the model and the head"})
 
     def __post_init__(self) -> None:
@@ -136,9 +136,9 @@ def demo() -> TyperCommand:
     """`vfc demo`."""
     return Command(
         "demo",
-        "From rendered clips to a trained head in a minute; needs nothing.",
+        "Render clips, extract features, train a head and test it: one minute, no downloads.",
         DemoConfig,
         run,
         "vfc demo",
-        "Run again, it goes on from what is there.",
+        "A second run continues from the files of the first.",
     ).build()

@@ -31,5 +31,5 @@ def describe() -> TyperCommand:
         DescribeConfig,
         _describe,
         "vfc describe --checkpoint Qwen/Qwen3-4B --class-list classes.txt --name hmdb --out descriptions",
-        "Two files come of it: what one sees, and what happens step by step. The same line goes on where it stopped.",
+        "It writes two files: what is seen, and the steps in time. The same command continues an interrupted run.",
     ).build()

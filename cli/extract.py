@@ -47,7 +47,7 @@ def extract() -> TyperCommand:
         ExtractConfig,
         _extract,
         f"vfc extract {_EXAMPLE}",
-        "The same line goes on where an earlier run stopped; several processes may run it at once.",
+        "The same command continues an interrupted run. Several processes may run it at the same time.",
     ).build()
 
 
@@ -57,9 +57,9 @@ def plan() -> TyperCommand:
 
     return Command(
         "plan",
-        "Say what vfc extract with the same flags would do, and refuse what cannot fit.",
+        "Estimate what vfc extract would do with the same flags; refuse what does not fit.",
         PlanConfig,
         _plan,
         f"vfc plan {_EXAMPLE}",
-        "Writes nothing. A few videos are decoded and forwarded to estimate the time (--no-calibrate leaves that out).",
+        "Writes nothing. A few videos are run to estimate the time (--no-calibrate skips this).",
     ).build()

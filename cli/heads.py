@@ -38,7 +38,7 @@ def evaluate() -> TyperCommand:
 
     return Command(
         "eval",
-        "Score a training-free metric on frozen few-shot tasks.",
+        "Evaluate a training-free metric on a fixed list of few-shot tasks.",
         EvalConfig,
         lambda config, progress: _outcome(evaluate(config, progress)),
         "vfc eval --cache ./store --representation difference --centre all --split all --shot 5",
@@ -51,7 +51,7 @@ def probe_layers() -> TyperCommand:
 
     return Command(
         "probe-layers",
-        "Run the training-free metrics on every layer of a store, on the same tasks.",
+        "Evaluate training-free metrics on every layer of a store, on the same tasks.",
         ProbeConfig,
         lambda config, progress: _outcome(probe_layers(config, progress)),
         "vfc probe-layers --cache ./store --metric dec-avg,mpmm --page layers.html",
@@ -64,11 +64,11 @@ def episodes() -> TyperCommand:
 
     return Command(
         "episodes",
-        "Write a frozen, hashed list of few-shot tasks.",
+        "Write a fixed list of few-shot tasks, with its hash.",
         EpisodesConfig,
         lambda config, progress: _outcome(episodes(config, progress)),
         "vfc episodes --cache ./store --split test --shot 5 --out test-5shot.jsonl",
-        "The same list is drawn anew wherever the annotations, sizes and seed are the same; a file is for passing on.",
+        "The same annotations, sizes and seed always give the same list; the file is for sharing it.",
     ).build()
 
 
@@ -78,12 +78,12 @@ def report() -> TyperCommand:
 
     return Command(
         "report",
-        "Put finished trainings beside each other: mean and deviation over seeds, paired differences.",
+        "Compare finished trainings: mean and standard deviation over seeds, paired differences.",
         ReportConfig,
         lambda config, progress: _outcome(report(config, progress)),
         "vfc report runs --against runs/linear-probe-1a2b3c4d",
         "Runs that differ in the seed alone are one group, and so are the folds or splits of one protocol. A group is "
-        "beyond another where the 95 % bootstrap interval over test items lies above 0 and every seed says the same.",
+        "better than another if the 95 % bootstrap interval over test items is above 0 and every seed agrees in sign.",
     ).build()
 
 

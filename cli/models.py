@@ -31,20 +31,23 @@ class ShowConfig:
     )
     layer: tuple[str, ...] = field(default=(), metadata={"help": "Layers to keep", "panel": "Model"})
     text_layer: tuple[str, ...] = field(default=(), metadata={"help": "Layers of the text tower", "panel": "Model"})
-    texts: bool = field(default=False, metadata={"help": "Texts would be run too", "panel": "Model", "one_way": True})
+    texts: bool = field(default=False, metadata={"help": "Count texts as well", "panel": "Model", "one_way": True})
     num_frames: int = field(default=8, metadata={"help": "Frames per video", "panel": "Model"})
     keep: tuple[str, ...] = field(default=(), metadata={"help": "Streams to keep", "panel": "Model"})
     max_pixels: int | None = field(
-        default=None, metadata={"help": "Most pixels of a video after resizing, for Qwen", "panel": "Model"}
+        default=None, metadata={"help": "qwen: most pixels of a video after resizing", "panel": "Model"}
     )
     size: str = field(
         default="360x640",
-        metadata={"help": "Height x width of the frames, where the number of tokens depends on it", "panel": "Model"},
+        metadata={"help": "Height x width of the frames, if the number of tokens depends on it", "panel": "Model"},
     )
     prompt: str = field(
-        default="unknown", metadata={"help": "Prompt whose tokens are counted, by its id", "panel": "Model"}
+        default="unknown", metadata={"help": "Id of the prompt whose tokens are counted", "panel": "Model"}
     )
-    pool: str = field(default="", metadata={"help": "Mean over the visual tokens of a frame, as 4x4", "panel": "Model"})
+    pool: str = field(
+        default="",
+        metadata={"help": "Average the visual tokens of each frame onto a grid such as 4x4", "panel": "Model"},
+    )
     dtype: Literal["fp32", "fp16", "bf16", "int8"] | None = field(
         default=None, metadata={"help": "Storage dtype; default: the family's", "panel": "Model"}
     )
@@ -119,7 +122,7 @@ def show(config: ShowConfig, progress: Progress) -> Outcome:
     return Outcome(found, text)
 
 
-_LIST = Command("models list", "Name the families of models.", ListConfig, list_models, "vfc models list")
+_LIST = Command("models list", "List the families of models.", ListConfig, list_models, "vfc models list")
 _SHOW = Command(
     "models show",
     "Show a model's layers, widths, tokens and bytes per clip.",

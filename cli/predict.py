@@ -29,7 +29,7 @@ class PredictConfig:
     """Which head, which labelled clips, which clips to classify."""
 
     head: Path = field(metadata={"help": "Run folder of a trained few-shot head", "panel": "Input", "metavar": "RUN"})
-    support: Path = field(metadata={"help": "Folder with one folder of labelled clips per class", "panel": "Input"})
+    support: Path = field(metadata={"help": "Folder with one subfolder of labelled clips per class", "panel": "Input"})
     query: tuple[Path, ...] = field(metadata={"help": "The clips to classify", "panel": "Input", "metavar": "CLIP,..."})
     cache: Path | None = field(
         default=None,
@@ -46,10 +46,14 @@ class PredictConfig:
     )
     checkpoint: str | None = field(
         default=None,
-        metadata={"help": "Where the model's weights are now, if not at the recipe's id", "panel": "Model"},
+        metadata={"help": "Weights of the model, if they are not where the recipe says", "panel": "Model"},
     )
-    out: Path = field(default=Path("predict"), metadata={"help": "Folder for the features", "panel": "Output"})
-    device: str | None = field(default=None, metadata={"help": "cpu, cuda ...", "panel": "Performance"})
+    out: Path = field(
+        default=Path("predict"), metadata={"help": "Folder for the extracted features", "panel": "Output"}
+    )
+    device: str | None = field(
+        default=None, metadata={"help": "cpu, cuda or cuda:1; default: a GPU if there is one", "panel": "Performance"}
+    )
 
 
 def run(config: PredictConfig, progress: Progress) -> Outcome:
@@ -127,7 +131,7 @@ def predict() -> TyperCommand:
     """`vfc predict`."""
     return Command(
         "predict",
-        "Name clips by a trained head and a few labelled clips.",
+        "Classify clips with a trained few-shot head and a few labelled clips.",
         PredictConfig,
         run,
         "vfc predict --head runs/fsar-1234 --support ./examples --query clip.mp4",

@@ -40,7 +40,7 @@ class ExtractConfig:
     root: Path | None = field(
         default=None,
         metadata=_flag(
-            "Input", "Folder that names, and the paths of a list, start from; default: that of the videos or the list"
+            "Input", "Folder that names, and paths in a list, are relative to; default: that of the videos or the list"
         ),
     )
     include: tuple[str, ...] = field(default=(), metadata=_flag("Input", "Only these classes", metavar="CLASS,..."))
@@ -50,41 +50,45 @@ class ExtractConfig:
     )
     frames: str = field(
         default="tsn-centre",
-        metadata=_flag("Input", "Which frames: tsn-centre, tsn-random, linspace, stride:n, fps:x, all ..."),
+        metadata=_flag("Input", "Frame sampling: tsn-centre, tsn-random, linspace, stride:n, fps:x, all ..."),
     )
     num_frames: int = field(default=8, metadata=_flag("Input", "Frames per video"))
     window: int | None = field(
-        default=None, metadata=_flag("Input", "Frames that i3d looks at together, of those that --frames gives; 64")
+        default=None, metadata=_flag("Input", "i3d: frames per window, of those that --frames selects; default: 64")
     )
     stride: int | None = field(
-        default=None, metadata=_flag("Input", "Frames from one window to the next; default: --window, side by side")
+        default=None, metadata=_flag("Input", "i3d: frames from one window to the next; default: --window (no overlap)")
     )
     border: Literal["drop", "repeat", "zero"] | None = field(
         default=None,
         metadata=_flag(
             "Input",
-            "drop (default): whole windows from the first frame on; repeat or zero: a window around every --stride-th "
-            "frame, which beyond the ends repeats frames or holds zeros",
+            "i3d: drop (default): complete windows only, from the first frame on; repeat or zero: a window around "
+            "every --stride-th frame, padded at both ends with repeated frames or with zeros",
         ),
     )
     flow: str | None = field(
         default=None,
-        metadata=_flag("Input", "Optical flow besides RGB: dis, tv-l1 (both by OpenCV), or a FOLDER of it"),
+        metadata=_flag(
+            "Input", "Optical flow in addition to RGB: dis, tv-l1 (both by OpenCV), or a FOLDER of computed flow"
+        ),
     )
     views: tuple[str, ...] = field(
         default=(),
         metadata=_flag(
             "Input",
-            "Further views beside the clean one: three-crops, clips:n (in time), augment:n, test:4x3 (clips x crops)",
+            "Views in addition to the clean one: three-crops, clips:n (in time), augment:n, test:4x3 (clips x crops)",
             metavar="VIEWS,...",
         ),
     )
     pipeline: Literal["plain", "vidprism", "msta"] = field(
-        default="plain", metadata=_flag("Input", "Whose published rules --views augment and test follow")
+        default="plain", metadata=_flag("Input", "Published rules that --views augment and test follow")
     )
     flip: bool = field(
         default=True,
-        metadata=_flag("Input", "Whether --views augment may mirror; not where left and right tell classes apart"),
+        metadata=_flag(
+            "Input", "Whether --views augment may mirror frames; switch off if classes differ by left and right"
+        ),
     )
     seed: int = field(
         default=0, metadata=_flag("Input", "Seed of --frames tsn-random, --views augment and --project random")
@@ -95,20 +99,21 @@ class ExtractConfig:
     texts: str | None = field(
         default=None,
         metadata=_flag(
-            "Input", "Texts for the text tower: a FILE with one per line, descriptions (.json), or the word classes"
+            "Input",
+            "Texts for the text tower: a FILE with one per line, a .json file of descriptions, or the word classes",
         ),
     )
     template: tuple[str, ...] = field(
         default=(),
         metadata=_flag(
-            "Input", "Text with {label} to fill every text into; may be given again", metavar="TEXT", commas=False
+            "Input", "Template with {label}, into which each text is put; may be repeated", metavar="TEXT", commas=False
         ),
     )
     prompt: tuple[str, ...] = field(
         default=(),
         metadata=_flag(
             "Input",
-            "What a language model is asked about each video: unknown (default), unknown-temporal, "
+            "Questions to a language model about each video: unknown (default), unknown-temporal, "
             "unknown-interaction, known-support, known-query",
             metavar="ID,...",
         ),
@@ -117,14 +122,14 @@ class ExtractConfig:
         default=(),
         metadata=_flag(
             "Input",
-            "A prompt in your words, may hold {label} or {options}; may be given again",
+            "Your own prompt; may contain {label} or {options}; may be repeated",
             metavar="[NAME=]TEXT",
             commas=False,
         ),
     )
     episodes: Path | None = field(
         default=None,
-        metadata=_flag("Input", "Episode list of vfc episodes, whose options fill {options} for its query videos"),
+        metadata=_flag("Input", "Episode list (vfc episodes); its class options fill {options} for its query videos"),
     )
 
     model: str = field(
@@ -134,7 +139,12 @@ class ExtractConfig:
         default=None, metadata=_flag("Model", "Hub id or folder of the weights; default: the family's own")
     )
     layer: tuple[str, ...] = field(
-        default=(), metadata=_flag("Model", "Layers to keep, 0 = what enters block 1, or norm", metavar="LAYER,...")
+        default=(),
+        metadata=_flag(
+            "Model",
+            "Layers to keep: 0 (input of block 1), 1, 2 ..., or norm (after the final norm)",
+            metavar="LAYER,...",
+        ),
     )
     text_layer: tuple[str, ...] = field(
         default=(), metadata=_flag("Model", "Layers of the text tower to keep", metavar="LAYER,...")
@@ -144,30 +154,30 @@ class ExtractConfig:
     )
     cut_texts: bool = field(
         default=False,
-        metadata=_flag("Model", "Cut texts that are longer than the text tower takes, instead of refusing them"),
+        metadata=_flag("Model", "Truncate texts that are too long for the text tower, instead of refusing them"),
     )
     dtype: Literal["fp32", "fp16", "bf16", "int8"] | None = field(
         default=None, metadata=_flag("Size", "Storage dtype; default: the family's")
     )
     compute_dtype: Literal["fp32", "fp16", "bf16"] | None = field(
-        default=None, metadata=_flag("Model", "Dtype of the forward; default: the weights'")
+        default=None, metadata=_flag("Model", "Dtype of the forward pass; default: that of the weights")
     )
     attention: Literal["eager", "sdpa", "flash_attention_2"] | None = field(
         default=None, metadata=_flag("Model", "Attention implementation; default: the library's choice")
     )
     max_pixels: int | None = field(
         default=None,
-        metadata=_flag("Model", "Most pixels of a video after resizing, for Qwen; default: the weights'"),
+        metadata=_flag("Model", "qwen: most pixels of a video after resizing; default: the checkpoint's"),
     )
     pixels: str | None = field(
         default=None,
-        metadata=_flag("Model", "Way from frames to pixels, for viclip: resize (default) or centre-crop"),
+        metadata=_flag("Model", "viclip: how frames are brought to size: resize (default) or centre-crop"),
     )
     tail: int | None = field(
         default=None,
         metadata=_flag(
             "Model",
-            "Keep the weights of blocks K and above in the store, for heads that adapt them; for viclip",
+            "viclip: also keep the weights of blocks K and above in the store, for heads that adapt them",
             metavar="K",
         ),
     )
@@ -175,35 +185,42 @@ class ExtractConfig:
         default=None,
         metadata=_flag(
             "Model",
-            "How the prompts of a video run: serial (deterministic mode) or packed (fast) behind a shared prefix, "
-            "batched, or single: each a whole forward",
+            "How the prompts of a video run: serial (deterministic mode) or packed (fast mode) with a shared prefix; "
+            "batched; or single: one forward pass per prompt",
             renamed_from=("plan",),
         ),
     )
     mode: Literal["deterministic", "fast"] | None = field(
         default=None,
         metadata=_flag(
-            "Model", "deterministic: equal bit for bit whatever the ranks and resumes (default on a CPU); fast: batched"
+            "Model",
+            "deterministic (default on a CPU): bitwise equal for any ranks and restarts; fast: batched",
         ),
     )
 
     pool: str = field(
-        default="", metadata=_flag("Size", "Mean over the visual tokens of a frame: onto a grid like 4x4, or mean")
+        default="",
+        metadata=_flag(
+            "Size", "Average the visual tokens of each frame: onto a grid such as 4x4, or mean (one vector)"
+        ),
     )
     project: str = field(
         default="",
-        metadata=_flag("Size", "pca:1024 or random:256: features onto so many dimensions, fitted once and kept"),
+        metadata=_flag(
+            "Size", "Project features onto fewer dimensions: pca:1024 or random:256; fitted once and kept in the store"
+        ),
     )
     fit_records: int = field(
-        default=256, metadata=_flag("Size", "Videos that --project is fitted on, the first by hash of the name")
+        default=256,
+        metadata=_flag("Size", "Number of videos that --project is fitted on (the first by the hash of their names)"),
     )
 
-    out: Path = field(default=Path("store"), metadata=_flag("Output", "The store to make or to go on with"))
+    out: Path = field(default=Path("store"), metadata=_flag("Output", "Store to create or to continue"))
     retry_failed: bool = field(
-        default=False, metadata=_flag("Output", "Try again what earlier runs listed under failures/")
+        default=False, metadata=_flag("Output", "Try videos again that earlier runs listed under failures/")
     )
-    part_mb: float = field(default=128.0, metadata=_flag("Output", "Commit after this many megabytes"))
-    part_seconds: float = field(default=60.0, metadata=_flag("Output", "Commit after this many seconds"))
+    part_mb: float = field(default=128.0, metadata=_flag("Output", "Commit a part after this many megabytes"))
+    part_seconds: float = field(default=60.0, metadata=_flag("Output", "Commit a part after this many seconds"))
     worker: str | None = field(
         default=None, metadata=_flag("Output", "Name of this process in parts/ and failures/; default: r<rank>")
     )
@@ -217,7 +234,8 @@ class ExtractConfig:
     threads: int | None = field(
         default=None,
         metadata=_flag(
-            "Performance", "CPU threads of the forward; in deterministic mode part of the recipe, default there 4"
+            "Performance",
+            "CPU threads of the forward pass; part of the recipe in deterministic mode (default there: 4)",
         ),
     )
     decode_workers: int | None = field(
@@ -225,13 +243,15 @@ class ExtractConfig:
     )
     seconds_per_video: float = field(
         default=60.0,
-        metadata=_flag("Performance", "Time a decoder may take for one video, or for the next frames of a long one"),
+        metadata=_flag("Performance", "Time limit of the decoder per video, or per chunk of a long one"),
     )
     rank: int | None = field(
         default=None,
-        metadata=_flag("Performance", "This process's number among --world-size; default: from torchrun or SLURM"),
+        metadata=_flag("Performance", "Rank of this process, from 0; default: from torchrun or SLURM"),
     )
-    world_size: int | None = field(default=None, metadata=_flag("Performance", "How many processes share the work"))
+    world_size: int | None = field(
+        default=None, metadata=_flag("Performance", "Number of processes that share the work")
+    )
 
     def __post_init__(self) -> None:
         least = {
@@ -283,7 +303,8 @@ class PlanConfig(ExtractConfig):
     """The settings of the run to plan, and how closely to look."""
 
     calibrate: bool = field(
-        default=True, metadata=_flag("Plan", "Decode and forward a few of the videos to estimate time and memory")
+        default=True,
+        metadata=_flag("Plan", "Decode a few of the videos and run the model on them, to estimate time and memory"),
     )
 
 

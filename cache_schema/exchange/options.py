@@ -12,11 +12,11 @@ class ImportOptions:
     """How features of others are to be read and kept."""
 
     form: Literal["auto", "ms-tcn", "hdf5", "files", "export"] = field(
-        default="auto", metadata={"help": "What SOURCE is", "flag": "format", "panel": "Input"}
+        default="auto", metadata={"help": "Format of SOURCE", "flag": "format", "panel": "Input"}
     )
-    dataset: str = field(default="", metadata={"help": "Which array, where files hold several", "panel": "Input"})
+    dataset: str = field(default="", metadata={"help": "Array to import, if a file holds several", "panel": "Input"})
     time: Literal["auto", "first", "last"] = field(
-        default="auto", metadata={"help": "Axis of time; auto: last in MS-TCN folders, else first", "panel": "Input"}
+        default="auto", metadata={"help": "Time axis; auto: last in MS-TCN folders, else first", "panel": "Input"}
     )
     labels: Path | None = field(
         default=None, metadata={"help": "CSV or JSONL with name,label,split,fold", "panel": "Input"}
@@ -26,9 +26,12 @@ class ImportOptions:
     )
     made_by: str = field(
         default="",
-        metadata={"help": "How they were made; default: told by the first", "panel": "Input"},
+        metadata={
+            "help": "How the features were made, as text for the recipe; default: that of the first import",
+            "panel": "Input",
+        },
     )
-    array: str = field(default="frames", metadata={"help": "Name of the array to make", "panel": "Output"})
+    array: str = field(default="frames", metadata={"help": "Name of the array in the store", "panel": "Output"})
     layout: Literal["auto", "steps", "frame-major", "vector"] = field(
         default="auto",
         metadata={"help": "steps: [T, D], T varies; frame-major: one shape; vector: [D]", "panel": "Output"},
@@ -38,5 +41,5 @@ class ImportOptions:
         metadata={"help": "Storage dtype; default fp16, of an export its own", "panel": "Output"},
     )
     verify: bool = field(
-        default=True, metadata={"help": "Read back what was written, checksums compared", "panel": "Output"}
+        default=True, metadata={"help": "Read back what was written and compare checksums", "panel": "Output"}
     )

@@ -13,4 +13,6 @@ def store() -> TyperGroup:
     """`vfc store`."""
     verbs = {each.name.split()[-1]: each for part in (inspect, repair, derive, exchange) for each in part.COMMANDS}
     entries = {name: Lazy(name, each.help, None, each.build) for name, each in verbs.items()}
-    return group("store", "Look at a store, mend it, make others from it, take in and give out features.", entries)
+    return group(
+        "store", "Inspect, verify and repair stores, make new ones from them, import and export features.", entries
+    )

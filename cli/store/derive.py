@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from vfc.cache_schema.upkeep import Derivation
 
 _ARRAYS = {"help": "Arrays to change; default: all features", "flag": "array", "panel": "Input", "metavar": "ARRAY,..."}
-_OUT = {"help": "The store to make or to add to", "panel": "Output"}
+_OUT = {"help": "Store to create or to add to", "panel": "Output"}
 
 
 @dataclass(frozen=True)
 class MergeConfig:
     """Which stores, into which."""
 
-    stores: tuple[Path, ...] = field(metadata={"help": "Stores of one recipe", "argument": True, "metavar": "STORE..."})
+    stores: tuple[Path, ...] = field(
+        metadata={"help": "Stores with the same recipe", "argument": True, "metavar": "STORE..."}
+    )
     out: Path = field(metadata=_OUT)
 
 
@@ -46,8 +48,10 @@ class MaterializeConfig:
     store: Path = field(metadata={"help": "The store", "argument": True})
     shrink: Reduction = field(default_factory=Reduction)
     arrays: tuple[str, ...] = field(default=(), metadata=_ARRAYS)
-    name: str = field(default="", metadata={"help": "Keep it below derived/<name>/ of the store", "panel": "Output"})
-    out: Path | None = field(default=None, metadata={"help": "Or make a store of its own here", "panel": "Output"})
+    name: str = field(
+        default="", metadata={"help": "Write the new store to derived/<name>/ of this one", "panel": "Output"}
+    )
+    out: Path | None = field(default=None, metadata={"help": "Write the new store here instead", "panel": "Output"})
 
 
 def _merge(config: MergeConfig, progress: Progress) -> Outcome:
@@ -93,7 +97,7 @@ def _materialize(config: MaterializeConfig, progress: Progress) -> Outcome:
 COMMANDS: tuple[Command[Any], ...] = (
     Command(
         "store merge",
-        "Bring stores of one recipe into one.",
+        "Merge stores with the same recipe into one.",
         MergeConfig,
         _merge,
         "vfc store merge ./store-a ./store-b --out ./store",

@@ -21,7 +21,7 @@ class ImportConfig:
     """Which features, into which store, how."""
 
     source: Path = field(metadata={"help": "Folder or file of features", "argument": True})
-    out: Path = field(metadata={"help": "The store to make or to add to", "panel": "Output"})
+    out: Path = field(metadata={"help": "Store to create or to add to", "panel": "Output"})
     options: ImportOptions = field(default_factory=ImportOptions)
 
 
@@ -30,8 +30,8 @@ class ExportConfig:
     """Which store, into which format."""
 
     store: Path = field(metadata={"help": "The store", "argument": True})
-    format: Literal["hdf5", "npy", "safetensors"] = field(metadata={"help": "The format", "panel": "Output"})
-    out: Path = field(metadata={"help": "The file (hdf5) or folder to make or to go on with", "panel": "Output"})
+    format: Literal["hdf5", "npy", "safetensors"] = field(metadata={"help": "Format of the export", "panel": "Output"})
+    out: Path = field(metadata={"help": "File (hdf5) or folder to create or to complete", "panel": "Output"})
     arrays: tuple[str, ...] = field(
         default=(),
         metadata={
@@ -42,7 +42,7 @@ class ExportConfig:
         },
     )
     verify: bool = field(
-        default=True, metadata={"help": "Read back what was written, checksums compared", "panel": "Output"}
+        default=True, metadata={"help": "Read back what was written and compare checksums", "panel": "Output"}
     )
 
 
@@ -90,13 +90,13 @@ def _export(config: ExportConfig, progress: Progress) -> Outcome:
 COMMANDS: tuple[Command[Any], ...] = (
     Command(
         "store import",
-        "Bring features that others made, or an export, into a store.",
+        "Import features of other programs, or an export of vfc, into a store.",
         ImportConfig,
         _import,
         "vfc store import ./50salads --fps 30 --out ./store",
         "SOURCE is an MS-TCN folder (features/, groundTruth/, mapping.txt, splits/), an HDF5 file, a folder of npy, "
         "npz, safetensors or pt files with one video each, one such file with many, or what `vfc store export` wrote. "
-        "What cannot be used is listed and costs only itself. Run again, it adds what is missing.",
+        "What cannot be used is listed, the rest is imported. A second run adds what is missing.",
     ),
     Command(
         "store export",
@@ -104,7 +104,7 @@ COMMANDS: tuple[Command[Any], ...] = (
         ExportConfig,
         _export,
         "vfc store export ./store --format hdf5 --out store.h5",
-        "HDF5 copies no features: its data sets point at the files of the store, which must stay where it is. "
-        "Run again, it checks what is there and writes what is missing or damaged.",
+        "HDF5 copies no features: its data sets refer to the files of the store, which must not be moved. "
+        "A second run checks the files and writes what is missing or damaged.",
     ),
 )

@@ -122,8 +122,8 @@ def _verify(config: StoreConfig, progress: Progress) -> Outcome:
 class CompareConfig:
     """Which two stores."""
 
-    here: Path = field(metadata={"help": "A store", "argument": True})
-    there: Path = field(metadata={"help": "Another one", "argument": True})
+    here: Path = field(metadata={"help": "First store", "argument": True})
+    there: Path = field(metadata={"help": "Second store", "argument": True})
 
 
 def _compare(config: CompareConfig, progress: Progress) -> Outcome:
@@ -155,7 +155,7 @@ def _compare(config: CompareConfig, progress: Progress) -> Outcome:
 COMMANDS: tuple[Command[Any], ...] = (
     Command(
         "store inspect",
-        "Say what a store holds and how it was made.",
+        "Show what a store contains and how it was made.",
         StoreConfig,
         _inspect,
         "vfc store inspect ./store",
@@ -166,7 +166,7 @@ COMMANDS: tuple[Command[Any], ...] = (
         StoreConfig,
         _verify,
         "vfc store verify ./store",
-        "Leaves with 4 where something is damaged.",
+        "The exit code is 4 if something is damaged.",
     ),
     Command(
         "store compare",
@@ -174,6 +174,6 @@ COMMANDS: tuple[Command[Any], ...] = (
         CompareConfig,
         _compare,
         "vfc store compare ./store ./another",
-        "Leaves with 4 where they do not hold the same records with the same values.",
+        "The exit code is 4 if they do not hold the same records with the same values.",
     ),
 )

@@ -13,7 +13,7 @@ from vfc.cli.command import Command, Outcome, human_bytes
 
 from .inspect import count, damage, names
 
-_YES = {"help": "Do it", "one_way": True}
+_YES = {"help": "Confirm; without it nothing is changed", "one_way": True}
 
 
 @dataclass(frozen=True)
@@ -79,18 +79,18 @@ def _repair(config: RepairConfig, progress: Progress) -> Outcome:
 COMMANDS: tuple[Command[Any], ...] = (
     Command(
         "store repair",
-        "Take damaged parts out, save what is whole in them, name the rest.",
+        "Remove damaged parts, save their intact records, list the lost ones.",
         RepairConfig,
         _repair,
         "vfc store repair ./store --yes",
-        "Leaves with 3 where records are to be made again: the same vfc extract line makes them.",
+        "The exit code is 3 if records are lost: the same vfc extract command makes them again.",
     ),
     Command(
         "store compact",
-        "Merge small parts and drop records that do not count any more.",
+        "Merge small parts; drop duplicate and deleted records.",
         CompactConfig,
         _compact,
         "vfc store compact ./store --yes",
-        "Writers and readers may go on meanwhile; the digest stays the same.",
+        "Other processes may read and write meanwhile; the digest stays the same.",
     ),
 )

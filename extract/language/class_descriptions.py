@@ -53,16 +53,17 @@ class DescribeConfig:
         default=None, metadata=_shown("Input", "File with the class names in the order of their ids")
     )
     cache: Path | None = field(
-        default=None, metadata=_shown("Input", "Store whose class names, sorted, are taken where there is no list")
+        default=None, metadata=_shown("Input", "Store whose class names (sorted) are used if there is no list")
     )
-    count: int = field(default=2, metadata=_shown("Output", "Sentences per class and file (N)"))
-    name: str = field(default="classes", metadata=_shown("Output", "Name of the data set, for the names of the files"))
+    count: int = field(default=2, metadata=_shown("Output", "Sentences per class in each file (N)"))
+    name: str = field(default="classes", metadata=_shown("Output", "Name of the data set, used in the file names"))
     out: Path = field(default=Path("descriptions"), metadata=_shown("Output", "Folder of the two files"))
     spatial_prompt: str = field(default=SPATIAL, metadata=_shown("Model", "Prompt with {label} and {count}"))
     temporal_prompt: str = field(default=TEMPORAL, metadata=_shown("Model", "Prompt with {label} and {count}"))
-    new_tokens: int = field(default=256, metadata=_shown("Model", "Tokens that the model may say per prompt"))
+    new_tokens: int = field(default=256, metadata=_shown("Model", "Most tokens of one answer"))
     tries: int = field(
-        default=3, metadata=_shown("Model", "Attempts per class where it says too little; all but the first are drawn")
+        default=3,
+        metadata=_shown("Model", "Attempts per class if an answer is too short; all but the first are sampled"),
     )
     device: str | None = field(
         default=None, metadata=_shown("Performance", "cpu, cuda or cuda:1; default: a GPU where there is one")

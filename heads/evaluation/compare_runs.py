@@ -35,7 +35,7 @@ class ReportConfig:
     against: tuple[Path, ...] = field(
         default=(),
         metadata={
-            "help": "Runs that the others are compared with, item by item; their groups' other seeds come along.",
+            "help": "Runs to compare the others with, item by item; the other seeds of their groups are included.",
             "panel": "Protocol",
         },
     )

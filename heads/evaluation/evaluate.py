@@ -42,7 +42,7 @@ class MeasureSettings(RawSettings, EpisodeSettings):
     centre: Literal["none", "train", "all"] = field(
         default="none",
         metadata={
-            "help": "Subtract the mean over the clips in use: of the train split, or of all.",
+            "help": "Subtract the mean feature of the clips in the train split, or of all clips in use.",
             "panel": "Protocol",
             "choices": ("none", "train", "all"),
         },
@@ -54,10 +54,13 @@ class MeasureSettings(RawSettings, EpisodeSettings):
     seed: int = field(default=0, metadata={"help": "Seed of the tasks, and of a seeded split.", "panel": "Protocol"})
     episodes: Path | None = field(
         default=None,
-        metadata={"help": "A frozen list (vfc episodes); its split, sizes and seed hold.", "panel": "Protocol"},
+        metadata={
+            "help": "Fixed list of tasks (vfc episodes); its split, sizes and seed replace the flags.",
+            "panel": "Protocol",
+        },
     )
     otam_lambda: float = field(
-        default=0.1, metadata={"help": "Smoothing of otam's minimum; CLIP-FSAR takes 0.5.", "panel": "Protocol"}
+        default=0.1, metadata={"help": "otam: lambda of the soft minimum; CLIP-FSAR uses 0.5.", "panel": "Protocol"}
     )
     view: int = field(default=0, metadata={"help": "View to test on; 0 is the clean one.", "panel": "Input"})
 
@@ -74,7 +77,7 @@ class EvalConfig(ArraySettings, MeasureSettings):
     metric: str = field(
         default="mean-cosine",
         metadata={
-            "help": "How two clips are compared.",
+            "help": "Metric between two clips.",
             "panel": "Protocol",
             "choices": ("avg", "dec-avg", *METRICS),
         },
@@ -82,7 +85,7 @@ class EvalConfig(ArraySettings, MeasureSettings):
     representation: str | None = field(
         default=None,
         metadata={
-            "help": "What is compared; default: mean for mean-cosine, ordered for the others.",
+            "help": "Clip representation; default: mean for mean-cosine, ordered for the other metrics.",
             "panel": "Protocol",
             "choices": tuple(REPRESENTATIONS),
         },
@@ -112,7 +115,7 @@ class EpisodesConfig(EpisodeSettings):
     )
     tasks: int = field(default=10_000, metadata={"help": "Number of tasks.", "panel": "Protocol"})
     seed: int = field(default=0, metadata={"help": "Seed of the tasks, and of a seeded split.", "panel": "Protocol"})
-    out: Path = field(default=Path("episodes.jsonl"), metadata={"help": "The list to write.", "panel": "Output"})
+    out: Path = field(default=Path("episodes.jsonl"), metadata={"help": "File to write.", "panel": "Output"})
 
     def __post_init__(self) -> None:
         check_range(self, AT_LEAST_ONE, "tasks")

@@ -41,11 +41,13 @@ class ProbeConfig(MeasureSettings):
     both: bool = field(
         default=True,
         metadata={
-            "help": "mpmm with the Euclidean distance and with the cosine: no paper says which.",
+            "help": "Run mpmm with both distances, Euclidean and cosine (no paper says which).",
             "panel": "Protocol",
         },
     )
-    page: Path = field(default=Path("layers.html"), metadata={"help": "Table and curve.", "panel": "Output"})
+    page: Path = field(
+        default=Path("layers.html"), metadata={"help": "HTML page with table and curve.", "panel": "Output"}
+    )
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ class SequenceSettings:
 
     cache: Path = field(default=Path("./store"), metadata={"help": "The store to read.", "panel": "Input"})
     array: str = field(
-        default="", metadata={"help": "Features by name; default: the only ragged ones there are.", "panel": "Input"}
+        default="",
+        metadata={"help": "Array of features; default: the only one with a row per time step.", "panel": "Input"},
     )
     fold: int = field(default=1, metadata={"help": "Official split: reads annotations 'split<n>'.", "panel": "Input"})
     annotations: str = field(
@@ -29,13 +30,16 @@ class SequenceSettings:
     labels: Path | None = field(
         default=None,
         metadata={
-            "help": "Where the store has none: a folder with groundTruth/, mapping.txt and splits/.",
+            "help": "Labels, if the store has none: a folder with groundTruth/, mapping.txt and splits/.",
             "panel": "Input",
         },
     )
     resident: Resident = field(
         default="auto",
-        metadata={"help": "Where features rest; auto: in memory where they fit; off: on disk.", "panel": "Performance"},
+        metadata={
+            "help": "Where features are kept; auto: in memory if they fit; off: on disk.",
+            "panel": "Performance",
+        },
     )
 
     @property

@@ -25,13 +25,13 @@ class Config:
         metadata={"help": "Labels and splits: a name in the store, or a .jsonl file.", "panel": "Input"},
     )
     array: str = field(
-        default="", metadata={"help": "Array by name; default: frames, else the only one there is.", "panel": "Input"}
+        default="", metadata={"help": "Name of the array; default: frames, else the only array.", "panel": "Input"}
     )
-    layer: str = field(default="", metadata={"help": "Array by layer: 7, norm.", "panel": "Input"})
+    layer: str = field(default="", metadata={"help": "Layer of the array: 7, norm.", "panel": "Input"})
     template: tuple[str, ...] = field(
         default=(),
         metadata={
-            "help": "Class texts of these templates, by id or by text; default: all there are.",
+            "help": "Class texts of these templates, by id or by text; default: all templates.",
             "panel": "Input",
             "commas": False,
         },
@@ -47,15 +47,16 @@ class Config:
         default=None, metadata={"help": "Published list of the test videos.", "panel": "Input"}
     )
     test_cache: Path | None = field(
-        default=None, metadata={"help": "Store to test on, where it is another one.", "panel": "Input"}
+        default=None, metadata={"help": "Store to test on, if it is a different one.", "panel": "Input"}
     )
     test_annotations: str = field(
-        default="", metadata={"help": "Its annotations; default: those of its own name.", "panel": "Input"}
+        default="",
+        metadata={"help": "Annotations in --test-cache; default: those named by --annotations.", "panel": "Input"},
     )
     protocol: Literal["all", "base-to-novel", "zero-shot"] = field(
         default="all",
         metadata={
-            "help": "all classes; trained on the frequent half, tested on both; or tested on other classes.",
+            "help": "base-to-novel: train on the frequent half of the classes, test on both; zero-shot: on others.",
             "panel": "Protocol",
             "choices": PROTOCOLS,
         },
@@ -65,7 +66,7 @@ class Config:
         default=None, metadata={"help": "Seed of the list of shots; default: --seed.", "panel": "Protocol"}
     )
     allow_fewer: bool = field(
-        default=False, metadata={"help": "Take classes with fewer videos than --shots.", "panel": "Protocol"}
+        default=False, metadata={"help": "Accept classes with fewer videos than --shots.", "panel": "Protocol"}
     )
     fold: str = field(
         default="", metadata={"help": "Test on this fold of the annotations, train on the others.", "panel": "Protocol"}
@@ -87,7 +88,7 @@ class Config:
     test_views: str = field(
         default="0",
         metadata={
-            "help": "Views tested and averaged: 0, 401-404, 4x3 (clips x crops), or all (none augmented).",
+            "help": "Views that are tested and averaged: 0, 401-404, 4x3 (clips x crops), or all (except augmented).",
             "panel": "Protocol",
         },
     )
@@ -102,13 +103,16 @@ class Config:
     shuffle_frames: bool = field(
         default=False,
         metadata={
-            "help": "Control: frames in random order, anew for each clip and pass, at test too.",
+            "help": "Control experiment: random order of frames, new for each clip and epoch, also at test.",
             "panel": "Protocol",
         },
     )
     resident: Resident = field(
         default="auto",
-        metadata={"help": "Where the training clips rest; auto: where they fit; off: on disk.", "panel": "Performance"},
+        metadata={
+            "help": "Where the training clips are kept; auto: in memory if they fit; off: on disk.",
+            "panel": "Performance",
+        },
     )
 
     def __post_init__(self) -> None:

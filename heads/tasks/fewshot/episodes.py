@@ -47,9 +47,9 @@ class ArraySettings:
     """Settings that choose the array and the view."""
 
     array: str = field(
-        default="", metadata={"help": "Array by name; default: frames, else the only one there is.", "panel": "Input"}
+        default="", metadata={"help": "Name of the array; default: frames, else the only array.", "panel": "Input"}
     )
-    layer: str = field(default="", metadata={"help": "Array by layer: 31, norm.", "panel": "Input"})
+    layer: str = field(default="", metadata={"help": "Layer of the array: 31, norm.", "panel": "Input"})
     view: int = field(default=0, metadata={"help": "View to test on; 0 is the clean one.", "panel": "Input"})
 
 

@@ -32,7 +32,9 @@ class RawSettings:
             "panel": "Protocol",
         },
     )
-    u: int = field(default=10, metadata={"help": "mpmm: largest charges that count.", "panel": "Protocol"})
+    u: int = field(
+        default=10, metadata={"help": "mpmm: how many of the largest distances are averaged.", "panel": "Protocol"}
+    )
     prompt: str = field(
         default="",
         metadata={"help": "Prompt of the text stream: an id, known, or none to leave text out.", "panel": "Input"},

@@ -53,13 +53,16 @@ class Config(ArraySettings, EpisodeSettings):
     train_queries: int = field(default=5, metadata={"help": "Query clips per class, in training.", "panel": "Protocol"})
     train_tasks: int = field(
         default=0,
-        metadata={"help": "Distinct training tasks, walked over again and again; 0: no end.", "panel": "Protocol"},
+        metadata={
+            "help": "Number of distinct training tasks, repeated in order; 0: always new tasks.",
+            "panel": "Protocol",
+        },
     )
     val_tasks: int = field(
-        default=500, metadata={"help": "Tasks of the val classes per validation.", "panel": "Protocol"}
+        default=500, metadata={"help": "Tasks of the val classes in each validation.", "panel": "Protocol"}
     )
     tasks: int = field(
-        default=10_000, metadata={"help": "Tasks of the test classes, measured once.", "panel": "Protocol"}
+        default=10_000, metadata={"help": "Tasks of the test classes; tested once.", "panel": "Protocol"}
     )
     episode_seed: int = field(
         default=0,
@@ -67,7 +70,10 @@ class Config(ArraySettings, EpisodeSettings):
     )
     resident: Resident = field(
         default="auto",
-        metadata={"help": "Where the train split rests; auto: where it fits; off: on disk.", "panel": "Performance"},
+        metadata={
+            "help": "Where the train split is kept; auto: in memory if it fits; off: on disk.",
+            "panel": "Performance",
+        },
     )
 
     def __post_init__(self) -> None:
