@@ -1,11 +1,21 @@
+"""Signals: what is written is written whole, and the process leaves with the code of its signal."""
+
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
+from suites import toy
+from suites.toy import write_clips
 
+from vfc.cache_schema.reader import open_store
+from vfc.extract.pipeline.run import extract
 from vfc.extract.pipeline.signals import Interrupted, Interrupts
 
 
@@ -41,7 +51,7 @@ def test_a_record_at_hand_is_finished_first() -> None:
     assert steps == ["begun", "finished"]
 
 
-def test_who_asks_twice_need_not_wait() -> None:
+def test_a_second_signal_does_not_wait() -> None:
     steps: list[str] = []
     with pytest.raises(Interrupted):
         record(steps, signal.SIGINT, signal.SIGTERM)
@@ -53,14 +63,49 @@ def test_an_error_in_the_record_is_not_hidden_by_the_signal() -> None:
         record([], signal.SIGINT, ZeroDivisionError)
 
 
-def test_nothing_tears_the_last_commit() -> None:
+def test_signals_do_not_interrupt_the_last_commit() -> None:
+    steps: list[str] = []
     with Interrupts() as interrupts:
         interrupts.ignore()
-        strike(signal.SIGINT)
-        strike(signal.SIGINT)
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            strike(signum)
+            steps.append("committed")
+    assert steps == ["committed", "committed"]
 
 
-def test_the_ways_of_before_come_back() -> None:
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signalled_process_commits_and_leaves_with_its_code(signum: int, code: int, tmp_path: Path) -> None:
+    write_clips(tmp_path / "clips", 12)
+    out = tmp_path / "store"
+    settings = {"videos": str(tmp_path / "clips"), "out": str(out), "model": "toy", "threads": 1, "decode_workers": 1}
+    environment = {**os.environ, "TOY_SECONDS": "0.2", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, toy.__file__, json.dumps(settings)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        for _ in range(3):
+            while not run.stdout.readline().startswith("advance"):
+                assert run.poll() is None
+        run.send_signal(signum)
+        printed, error = run.communicate(timeout=60)
+    assert run.returncode == code, error
+    assert error == ""
+    summary = json.loads(printed.splitlines()[-1])
+    assert summary["signum"] == signum
+    assert 3 <= summary["done"] < 12
+    assert summary["left"] == 12 - summary["done"]
+    assert not list((out / "tmp").glob("*"))
+    assert not list((out / "failures").glob("*"))
+    with open_store(out, verify="always") as reader:
+        assert len(reader) == summary["done"]
+        assert all(reader.read(key, "frames").any() for key in reader.keys("video"))
+    with toy.toy_family():
+        again = extract(toy.config_from(settings))
+        whole = extract(toy.config_from({**settings, "out": str(tmp_path / "whole")}))
+    assert (again.done, again.skipped) == (12 - summary["done"], summary["done"])
+    assert again.digest == whole.digest
+
+
+def test_the_handlers_of_before_come_back() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with Interrupts():
         assert signal.getsignal(signal.SIGTERM) != before[1]
