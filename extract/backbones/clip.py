@@ -1,93 +1,81 @@
 """CLIP, both towers: projected image embeddings and block tokens per frame; projected text embedding and block tokens.
 
 `frames` and `embedding` are the library's `image_embeds` and `text_embeds` **without** the L2 normalisation that a
-similarity applies: scale them yourself. Layer 0 of the vision tower is what enters block 1, behind `pre_layrnorm`;
-`norm` is `post_layernorm` over all tokens (the library applies it to the class token alone, with the same numbers),
-in the text tower `final_layer_norm`.
+cosine similarity applies. Layer 0 of the vision tower is what enters block 1, after `pre_layrnorm`; `norm` is
+`post_layernorm` over all tokens (the library applies it to the class token alone, with the same numbers), in the text
+tower `final_layer_norm`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.layout import FRAME_MAJOR, TOKENS, Layout, array_name
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
-from vfc.extract.backbone import BackboneOptions, Prepared, versions
-from vfc.extract.frames.pixels import read_pixel_rule
+from vfc.extract.backbone import BackboneOptions, Prepared
 from vfc.extract.models.checkpoint import Checkpoint, locate
-from vfc.extract.models.clip_tokenizer import ClipTokens
-from vfc.extract.models.frame_encoder import Framewise
-from vfc.extract.models.layers import check_kept, chosen_layers, kept_streams, layer_names, layer_specs
-from vfc.extract.models.taps import (
-    Tap,
-    attention_of,
-    caught,
-    compute_dtype,
-    load,
-    on_meta,
-    shortened,
-    transferred,
-)
+from vfc.extract.models.clip_tokenizer import ClipTokens, encode_texts, text_specs
+from vfc.extract.models.frame_encoder import FrameEncoder, square_pixel_rule
+from vfc.extract.models.layers import NORM, check_kept, chosen_layers, kept_streams, layer_names, layer_specs
+from vfc.extract.models.loading import Compute, attention_of, load, on_meta
+from vfc.extract.models.recipe import model_recipe
+from vfc.extract.models.taps import block_tap, captured, shortened, transferred
 
 DEFAULT_CHECKPOINT: str | None = "openai/clip-vit-base-patch16"
 STREAMS: Final = {"video": ("frames", "visual"), "text": ("embedding", "text")}
-TEXTS_PER_FORWARD: Final = 64
 
 
+@dataclass
 class Tower:
-    """One of the two towers with its taps chosen: a stack of blocks, a final norm, a projection."""
+    """One of the two towers with its taps chosen: a stack of blocks, a final norm, a projection.
 
-    def __init__(
-        self,
-        cls: Any,
-        config: Any,
-        layers: Sequence[str],
-        *,
-        stack: str,
-        norm: str,
-        attention: str | None,
-        pooled: bool,
-    ) -> None:
-        self.cls, self.config, self.norm, self.pooled = cls, config, norm, pooled
-        self.known = layer_names(config.num_hidden_layers)
-        self.layers = chosen_layers(layers, self.known, f"the {stack.split('_')[0]} tower")
-        self.blocks = f"{stack}.encoder.layers"
-        self.attention = attention
-        self.model: Any = None
+    `norm`: path of the final norm. `pooled`: whether the projected embedding is kept.
+    """
 
-    def load(self, checkpoint: Checkpoint, *, dtype: str, device: str) -> None:
-        """Read this tower alone, cut above its highest tap where its embedding is not wanted."""
-        whole = self.pooled or self.layers[-1] == "norm"
-        cls = self.cls if whole else shortened(self.cls, self._tap(self.layers[-1]).module)
-        self.model = load(cls, checkpoint, self.config, dtype=dtype, attention=self.attention, device=device)
+    cls: Any
+    config: Any
+    name: str
+    norm: str
+    layers: tuple[str, ...]
+    pooled: bool
+    model: Any = None
+
+    def load(self, checkpoint: Checkpoint, compute: Compute) -> None:
+        """Read this tower alone, cut above its highest tap where its embedding is not kept."""
+        needs_all = self.pooled or self.layers[-1] == NORM
+        cls = self.cls if needs_all else shortened(self.cls, self._taps[self.layers[-1]].module)
+        self.model = load(cls, checkpoint, self.config, compute)
 
     def run(self, inputs: Mapping[str, Tensor], storage: Dtype) -> tuple[dict[str, Tensor], Any]:
-        """Tokens by layer `[n, S, D]` in transfer dtype, and the library's output (None where it was not wanted)."""
-        final = self.model.get_submodule(self.norm)
+        """Tokens by layer `[n, S, D]` in transfer dtype, and the library's output (None where it is not needed)."""
+        norm = self.model.get_submodule(f"{self.name}.{self.norm}")
 
         def keep(layer: str, tensor: Tensor) -> Tensor:
-            return transferred(final(tensor) if layer == "norm" else tensor, storage)
+            return transferred(norm(tensor) if layer == NORM else tensor, storage)
 
         output = None
-        with caught(
-            self.model, {layer: self._tap(layer) for layer in self.layers}, keep, stop=not self.pooled
-        ) as found:
+        with captured(self.model, self._taps, keep, stop=not self.pooled) as states:
             output = self.model(**inputs)
-        return found, output
+        return states, output
 
-    def _tap(self, layer: str) -> Tap:
-        if layer == "0":
-            return Tap(f"{self.blocks}.0", "input")
-        last = self.config.num_hidden_layers if layer == "norm" else int(layer)
-        return Tap(f"{self.blocks}.{last - 1}")
+    @property
+    def _taps(self) -> dict[str, Any]:
+        depth = self.config.num_hidden_layers
+        blocks = f"{self.name}.encoder.layers"
+        return {layer: block_tap(blocks, depth if layer == NORM else layer) for layer in self.layers}
+
+    def specs(self, stream: str, storage: Dtype, rows: tuple[int | None, ...], layout: Layout | str) -> Any:
+        """The spec of every layer that can be chosen; `rows`: the shape of an array but for its width."""
+        layers = layer_names(self.config.num_hidden_layers)
+        return layer_specs(stream, layers, storage, (*rows, self.config.hidden_size), layout)
 
 
-class ClipBackbone(Framewise):
+class ClipBackbone(FrameEncoder):
     """CLIP over the frames of a clip, and over texts; see `backbone.TextBackbone`."""
 
     shared_space = (frozenset({"frames", "embedding"}),)
@@ -96,102 +84,68 @@ class ClipBackbone(Framewise):
         self.options = options
         self.checkpoint = locate(options.checkpoint, default=DEFAULT_CHECKPOINT, family="clip")
         config = joint_config(self.checkpoint)
-        kept = kept_streams(options.keep, STREAMS)
-        self._visual, self._text = towers(config, options, kept)
-        check_kept(self._visual.layers, kept["video"], STREAMS["video"], "--layer")
-        if options.texts:
-            check_kept(self._text.layers, kept["text"], STREAMS["text"], "--text-layer")
-        self._width = int(config.projection_dim)
-        self._dtype = compute_dtype(options.dtype, config, options.device)
+        self._visual, self._text = towers(config, options)
+        self.compute = Compute.of(options, config)
         self._storage: Dtype = options.storage or "fp16"
         self._attention = attention_of(on_meta(self._visual.cls, config.vision_config, options.attention))
-        self.rule = read_pixel_rule(self.checkpoint.folder, model_type="clip")
-        edge = config.vision_config.image_size
-        if self.rule.size != (edge, edge):
-            raise BadInput(
-                f"The processor of {self.checkpoint.id} makes images of {self.rule.size}, not {edge, edge}.",
-                "Check that preprocessor_config.json belongs to this checkpoint.",
-            )
-        self._grid = edge // config.vision_config.patch_size
+        self.rule = square_pixel_rule(self.checkpoint, config.vision_config.image_size, model_type="clip")
+        self._grid = config.vision_config.image_size // config.vision_config.patch_size
+        self._width = int(config.projection_dim)
         self._tokens = ClipTokens.of(self.checkpoint, self._text.config, options.cut_texts) if options.texts else None
 
     def specs(self) -> Mapping[str, tuple[ArraySpec, ...]]:
         """See `Backbone.specs`. video: `frames` `[T, D]`, `layer<l>.visual` `[T, 1 + N, D]`, class token first.
 
-        text: `text.ids` int64 `[L]` from start to end of text, `text.eot` int64 `[1]` (the row that the embedding
-        comes from), `embedding` `[D]`, `layer<l>.text` `[L, D]`.
+        text: `embedding` `[D]`, `layer<l>.text` `[L, D]`, and what `text_specs` adds.
         """
-        taps, frames = self.taps(), self.options.num_frames
-        video = [ArraySpec("frames", self._storage, (frames, self._width), FRAME_MAJOR)] if self._visual.pooled else []
-        video += [taps["visual"][layer] for layer in self._visual.layers]
-        if not self.options.texts:
-            return {"video": tuple(video)}
-        text = [ArraySpec("text.ids", "int64", (None,)), ArraySpec("text.eot", "int64", (1,))]
-        text += [ArraySpec("embedding", self._storage, (self._width,))] if self._text.pooled else []
-        text += [taps["text"][layer] for layer in self._text.layers]
-        return {"video": tuple(video), "text": tuple(text)}
+        taps, shape = self.taps(), (self.options.num_frames, self._width)
+        frames = [ArraySpec("frames", self._storage, shape, FRAME_MAJOR)] if self._visual.pooled else []
+        specs = {"video": (*frames, *(taps["visual"][layer] for layer in self._visual.layers))}
+        if self.options.texts:
+            embedding = [ArraySpec("embedding", self._storage, (self._width,))] if self._text.pooled else []
+            specs["text"] = text_specs(embedding, [taps["text"][layer] for layer in self._text.layers])
+        return specs
 
     def taps(self) -> Mapping[str, Mapping[str, ArraySpec]]:
         """See `Backbone.taps`."""
-        frames, tokens = self.options.num_frames, 1 + self._grid**2
-        visual, text = self._visual.config.hidden_size, self._text.config.hidden_size
-        layout = Layout(FRAME_MAJOR, 1, (self._grid, self._grid))
+        rows, layout = (self.options.num_frames, 1 + self._grid**2), Layout(FRAME_MAJOR, 1, (self._grid, self._grid))
         return {
-            "visual": layer_specs("visual", self._visual.known, self._storage, (frames, tokens, visual), layout),
-            "text": layer_specs("text", self._text.known, self._storage, (None, text), TOKENS),
+            "visual": self._visual.specs("visual", self._storage, rows, layout),
+            "text": self._text.specs("text", self._storage, (None,), TOKENS),
         }
 
     def recipe(self) -> dict[str, Json]:
         """See `Backbone.recipe`."""
-        return {
-            "backbone": "clip",
-            "checkpoint": {
-                "id": self.checkpoint.id,
-                "revision": self.checkpoint.revision,
-                "digest": self.checkpoint.digest(),
-                "tokenizer": self.checkpoint.tokenizer_digest(),
-                "architecture": "CLIPModel",
-            },
-            "taps": {
-                "visual": list(self._visual.layers),
-                "frames": "image_embeds, not normalised" if self._visual.pooled else None,
-            },
-            "pixels": self.rule.recipe(),
-            "compute": {"dtype": self._dtype, "attention": self._attention},
-            "storage": self._storage,
-            "versions": versions(),
-        }
+        frames = "image_embeds, not normalised" if self._visual.pooled else None
+        return model_recipe(
+            "clip",
+            checkpoint=self.checkpoint.recipe("CLIPModel", tokenizer=True),
+            taps={"visual": list(self._visual.layers), "frames": frames},
+            pixels=self.rule.recipe(),
+            compute=self.compute,
+            attention=self._attention,
+            storage=self._storage,
+        )
 
     def load(self) -> None:
         """See `Backbone.load`."""
         for tower in (self._visual, self._text) if self.options.texts else (self._visual,):
-            tower.load(self.checkpoint, dtype=self._dtype, device=self.options.device)
+            tower.load(self.checkpoint, self.compute)
 
     def tokens(self, text: str) -> Prepared:
-        """See `TextBackbone.tokens`, and `clip_tokens.ClipTokens`."""
+        """See `TextBackbone.tokens`, and `ClipTokens`."""
         assert self._tokens is not None, "texts were not asked for"
         return self._tokens(text)
 
     @torch.inference_mode()
     def encode_texts(self, batch: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
         """See `TextBackbone.encode_texts`."""
-        encoded: list[dict[str, Tensor]] = []
-        for start in range(0, len(batch), TEXTS_PER_FORWARD):
-            part = batch[start : start + TEXTS_PER_FORWARD]
-            device = self.options.device
-            inputs = {
-                "input_ids": torch.stack([item["ids"] for item in part]).to(device, non_blocking=True),
-                "attention_mask": torch.stack([item["mask"] for item in part]).to(device, non_blocking=True),
-            }
-            layers, output = self._text.run(inputs, self._storage)
-            for row, item in enumerate(part):
-                length = int(item["eot"]) + 1
-                arrays = {"text.ids": item["ids"][:length].to(device), "text.eot": item["eot"].to(device)}
-                if output is not None:
-                    arrays["embedding"] = transferred(output.text_embeds[row], self._storage)
-                arrays.update({array_name(layer, "text"): tokens[row, :length] for layer, tokens in layers.items()})
-                encoded.append(arrays)
-        return encoded
+
+        def run(ids: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
+            layers, output = self._text.run({"input_ids": ids, "attention_mask": mask}, self._storage)
+            return layers, None if output is None else transferred(output.text_embeds, self._storage)
+
+        return encode_texts(batch, run, self.options.device)
 
     @torch.inference_mode()
     def _forward(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -204,41 +158,33 @@ def joint_config(checkpoint: Checkpoint) -> Any:
     """The configuration of both towers. Raises BadInput for another architecture."""
     from transformers import CLIPConfig
 
-    if checkpoint.model_type != "clip":
-        raise BadInput(
-            f"The checkpoint {checkpoint.id} is a {checkpoint.model_type} model; clip needs a clip one.",
-            "Give another --checkpoint, or try --model image with this one.",
-        )
+    checkpoint.require("clip", "clip")
     config: Any = CLIPConfig.from_pretrained(checkpoint.folder, local_files_only=True)
     for part in (config.vision_config, config.text_config):
-        # The joint model projects to the outer width, whatever the towers' own configurations say.
+        # The joint model projects to the outer width, whatever the configurations of the towers say.
         part.projection_dim = config.projection_dim
     return config
 
 
-def towers(config: Any, options: BackboneOptions, kept: Mapping[str, frozenset[str]]) -> tuple[Tower, Tower]:
-    """The vision and the text tower with their taps."""
+def towers(config: Any, options: BackboneOptions) -> tuple[Tower, Tower]:
+    """The vision and the text tower with their taps.
+
+    Raises BadInput for layers that do not exist or would not be kept, UnknownName for an unknown stream.
+    """
     from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
-    visual = Tower(
-        CLIPVisionModelWithProjection,
-        config.vision_config,
-        options.layers,
-        stack="vision_model",
-        norm="vision_model.post_layernorm",
-        attention=options.attention,
-        pooled="frames" in kept["video"],
+    kept = kept_streams(options.keep, STREAMS)
+    vision, text = config.vision_config, config.text_config
+    layers = chosen_layers(options.layers, layer_names(vision.num_hidden_layers), "the vision tower")
+    text_layers = chosen_layers(options.text_layers, layer_names(text.num_hidden_layers), "the text tower")
+    check_kept(layers, kept["video"], STREAMS["video"], "--layer")
+    if options.texts:
+        check_kept(text_layers, kept["text"], STREAMS["text"], "--text-layer")
+    pooled, embeds = "frames" in kept["video"], "embedding" in kept["text"]
+    return (
+        Tower(CLIPVisionModelWithProjection, vision, "vision_model", "post_layernorm", layers, pooled),
+        Tower(CLIPTextModelWithProjection, text, "text_model", "final_layer_norm", text_layers, embeds),
     )
-    text = Tower(
-        CLIPTextModelWithProjection,
-        config.text_config,
-        options.text_layers,
-        stack="text_model",
-        norm="text_model.final_layer_norm",
-        attention=options.attention,
-        pooled="embedding" in kept["text"],
-    )
-    return visual, text
 
 
 def build(options: BackboneOptions) -> ClipBackbone:

@@ -1,7 +1,7 @@
 """Any image encoder of transformers, frame by frame: one pooled vector per frame, and hidden layers on request.
 
 Convolutional nets and transformers alike (MobileNet, ResNet, ConvNeXt, RegNet, EfficientNet; ViT, DINOv2, BEiT, the
-vision towers of CLIP and SigLIP). Layers mean what `output_hidden_states=True` of the library means, see `anatomy.py`.
+vision towers of CLIP and SigLIP). Layers are those of the library's `output_hidden_states=True`, see `block_discovery`.
 """
 
 from __future__ import annotations
@@ -16,110 +16,87 @@ from torch import Tensor
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.layout import FRAME_MAJOR, Layout, array_name
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
-from vfc.extract.backbone import BackboneOptions, versions
-from vfc.extract.frames.pixels import read_pixel_rule
-from vfc.extract.models.block_discovery import SHUFFLED, anatomy, token_grid
+from vfc.extract.backbone import BackboneOptions
+from vfc.extract.frames.pixels import PixelRule, read_pixel_rule
+from vfc.extract.models.block_discovery import SHUFFLED, discover_blocks, token_grid
 from vfc.extract.models.checkpoint import Checkpoint, locate
-from vfc.extract.models.frame_encoder import Framewise
-from vfc.extract.models.layers import check_kept, chosen_layers, kept_streams
-from vfc.extract.models.taps import (
-    attention_of,
-    caught,
-    compute_dtype,
-    load,
-    on_meta,
-    shortened,
-    transferred,
-)
+from vfc.extract.models.frame_encoder import FrameEncoder
+from vfc.extract.models.layers import NORM, check_kept, chosen_layers, kept_streams
+from vfc.extract.models.loading import Compute, attention_of, load, on_meta
+from vfc.extract.models.recipe import model_recipe
+from vfc.extract.models.taps import captured, shortened, transferred
 
 DEFAULT_CHECKPOINT: str | None = None
 STREAMS: Final = {"video": ("frames", "visual")}
 
 
-class ImageBackbone(Framewise):
+class ImageBackbone(FrameEncoder):
     """An image encoder over the frames of a clip; see `backbone.Backbone`."""
 
     def __init__(self, options: BackboneOptions) -> None:
+        if options.texts:
+            raise BadInput("image has no text tower.", "Use --model clip for texts, or leave out --texts.")
         self.options = options
         self.checkpoint = locate(options.checkpoint, default=DEFAULT_CHECKPOINT, family="image")
         self._class, self._config = image_model(self.checkpoint)
-        self.rule = read_pixel_rule(self.checkpoint.folder, model_type=self.checkpoint.model_type)
-        if self.rule.size is None:
-            raise BadInput(
-                f"The processor of {self.checkpoint.id} leaves each video its own shape ({self.rule.processor}).",
-                "Set do_center_crop and crop_size, or a size of height and width, in preprocessor_config.json.",
-            )
-        if options.texts:
-            raise BadInput("image has no text tower.", "Use --model clip for texts, or leave out --texts.")
+        self.rule, self._size = _pixel_rule(self.checkpoint)
         meta = on_meta(self._class, self._config, options.attention)
         self._attention = attention_of(meta)
-        self._anatomy = anatomy(meta, self.rule.size)
-        self._pooler = [name for name, _ in meta.named_parameters() if name.startswith("pooler.")]
-        self.layers = chosen_layers(
-            options.layers, tuple(self._anatomy.taps), f"{self._class.__name__} of {self.checkpoint.id}"
-        )
-        self._kept = kept_streams(options.keep, STREAMS)["video"]
-        check_kept(self.layers, self._kept, STREAMS["video"], "--layer")
-        self._dtype = compute_dtype(options.dtype, self._config, options.device)
+        self._blocks = discover_blocks(meta, self._size)
+        self._pooler_weights = [name for name, _ in meta.named_parameters() if name.startswith("pooler.")]
+        where = f"{self._class.__name__} of {self.checkpoint.id}"
+        self.layers = chosen_layers(options.layers, tuple(self._blocks.taps), where)
+        kept = kept_streams(options.keep, STREAMS)["video"]
+        check_kept(self.layers, kept, STREAMS["video"], "--layer")
+        self._pooled = "frames" in kept
+        self.compute = Compute.of(options, self._config)
         self._storage: Dtype = options.storage or "fp16"
         self._model: Any = None
 
     def specs(self) -> Mapping[str, tuple[ArraySpec, ...]]:
         """See `Backbone.specs`: `frames` `[T, D]`, then `layer<l>.visual` `[T, N, D]` from the lowest layer up."""
-        known = self.taps()["visual"]
-        frames = ArraySpec("frames", self._storage, (self.options.num_frames, self._pooled_width), FRAME_MAJOR)
-        return {"video": (*([frames] if "frames" in self._kept else []), *(known[layer] for layer in self.layers))}
+        width = self._blocks.pooled
+        if width is None:
+            width = self._blocks.last[0] if len(self._blocks.last) == 3 else self._blocks.last[-1]
+        frames = ArraySpec("frames", self._storage, (self.options.num_frames, width), FRAME_MAJOR)
+        return {"video": (*([frames] if self._pooled else []), *(self._spec(layer) for layer in self.layers))}
 
     def taps(self) -> Mapping[str, Mapping[str, ArraySpec]]:
         """See `Backbone.taps`."""
-        return {"visual": {layer: self._spec(layer) for layer in self._anatomy.taps}}
+        return {"visual": {layer: self._spec(layer) for layer in self._blocks.taps}}
 
     def recipe(self) -> dict[str, Json]:
         """See `Backbone.recipe`."""
-        return {
-            "backbone": "image",
-            "checkpoint": {
-                "id": self.checkpoint.id,
-                "revision": self.checkpoint.revision,
-                "digest": self.checkpoint.digest(),
-                "architecture": self._class.__name__,
-            },
-            "taps": {
-                "visual": list(self.layers),
-                "frames": self._pooling if "frames" in self._kept else None,
-            },
-            "pixels": self.rule.recipe(),
-            "compute": {"dtype": self._dtype, "attention": self._attention},
-            "storage": self._storage,
-            "versions": versions(),
-        }
+        return model_recipe(
+            "image",
+            checkpoint=self.checkpoint.recipe(self._class.__name__),
+            taps={"visual": list(self.layers), "frames": self._pooling if self._pooled else None},
+            pixels=self.rule.recipe(),
+            compute=self.compute,
+            attention=self._attention,
+            storage=self._storage,
+        )
 
     def load(self) -> None:
         """See `Backbone.load`."""
-        highest = self._highest_block
-        self._model = load(
-            self._class if highest is None else shortened(self._class, highest),
-            self.checkpoint,
-            self._config,
-            dtype=self._dtype,
-            attention=self.options.attention,
-            device=self.options.device,
-            may_lack=("pooler.",) if self._pooling != "pooler_output" else (),
-        )
+        cls = self._class
+        if not self._pooled and self.layers[-1] != NORM:
+            cls = shortened(cls, self._blocks.taps[self.layers[-1]].module)
+        may_lack = () if self._pooling == "pooler_output" else ("pooler.",)
+        self._model = load(cls, self.checkpoint, self._config, self.compute, may_lack)
 
     @torch.inference_mode()
     def _forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        names = {layer: self._spec(layer).name for layer in self.layers}
-        taps = {names[layer]: self._anatomy.taps[layer] for layer in self.layers}
+        taps = {array_name(layer, "visual"): self._blocks.taps[layer] for layer in self.layers}
         frames: dict[str, Tensor] = {}
-        with caught(
-            self._model, taps, lambda _, t: transferred(t, self._storage), stop="frames" not in self._kept
-        ) as found:
+        with captured(
+            self._model, taps, lambda _, tensor: transferred(tensor, self._storage), stop=not self._pooled
+        ) as states:
             output = self._model(pixel_values=pixels)
-            frames["frames"] = transferred(self._pooled(output), self._storage)
-        return {**frames, **{name: found[name] for name in taps}}
+            frames["frames"] = transferred(self._pooled_vectors(output), self._storage)
+        return {**frames, **{name: states[name] for name in taps}}
 
-    def _pooled(self, output: Any) -> Tensor:
+    def _pooled_vectors(self, output: Any) -> Tensor:
         """One vector per frame `[n, D]`."""
         if self._pooling == "pooler_output":
             return output.pooler_output.flatten(1)  # type: ignore[no-any-return]
@@ -131,49 +108,43 @@ class ImageBackbone(Framewise):
     @cached_property
     def _pooling(self) -> str:
         """How a frame's vector is made; `pooler_output` only where the checkpoint has the pooler's weights."""
-        if self._anatomy.pooled is not None and self._has_pooler():
+        if self._blocks.pooled is not None and self._has_pooler():
             return "pooler_output"
-        grid = self._grid(self._anatomy.last)
+        grid = self._grid(self._blocks.last)
         return "class token" if grid and grid[0] else "mean"
 
     def _has_pooler(self) -> bool:
-        if not self._pooler:
-            return True
-        stored = self.checkpoint.tensor_names()
-        return all(any(f".{name}".endswith(f".{wanted}") for name in stored) for wanted in self._pooler)
-
-    @property
-    def _pooled_width(self) -> int:
-        if self._anatomy.pooled is not None:
-            return self._anatomy.pooled
-        return self._anatomy.last[0] if len(self._anatomy.last) == 3 else self._anatomy.last[-1]
-
-    @property
-    def _highest_block(self) -> str | None:
-        """The block above which nothing is needed, or None where all of it is."""
-        if "frames" in self._kept or self.layers[-1] == "norm":
-            return None
-        return self._anatomy.taps[self.layers[-1]].module
+        stored = self.checkpoint.tensor_names() if self._pooler_weights else ()
+        return all(any(f".{name}".endswith(f".{weight}") for name in stored) for weight in self._pooler_weights)
 
     def _grid(self, shape: tuple[int, ...]) -> tuple[int, int, int] | None:
-        assert self.rule.size is not None
+        """See `token_grid`."""
         patch = getattr(self._config, "patch_size", None)
         if self._config.model_type in SHUFFLED:
             return None
-        return token_grid(shape, self.rule.size, patch if isinstance(patch, int) else None)
+        return token_grid(shape, self._size, patch if isinstance(patch, int) else None)
 
     def _spec(self, layer: str) -> ArraySpec:
-        shape = self._anatomy.shapes[layer]
+        shape = self._blocks.shapes[layer]
         tokens, width = (shape[1] * shape[2], shape[0]) if len(shape) == 3 else shape
-        name = array_name(layer, "visual")
-        return ArraySpec(
-            name, self._storage, (self.options.num_frames, tokens, width), str(frame_layout(self._grid(shape)))
-        )
+        layout = str(frame_layout(self._grid(shape)))
+        return ArraySpec(array_name(layer, "visual"), self._storage, (self.options.num_frames, tokens, width), layout)
 
 
 def frame_layout(grid: tuple[int, int, int] | None) -> Layout:
     """The layout of frames of tokens: tokens before the patches, rows and columns of the patches; None if unclear."""
     return Layout(FRAME_MAJOR) if grid is None else Layout(FRAME_MAJOR, grid[0], grid[1:])
+
+
+def _pixel_rule(checkpoint: Checkpoint) -> tuple[PixelRule, tuple[int, int]]:
+    """The pixel rule and the (height, width) of its images. Raises BadInput where that follows the video."""
+    rule = read_pixel_rule(checkpoint.folder, model_type=checkpoint.model_type)
+    if rule.size is None:
+        raise BadInput(
+            f"The processor of {checkpoint.id} leaves each video its own shape ({rule.processor}).",
+            "Set do_center_crop and crop_size, or a size of height and width, in preprocessor_config.json.",
+        )
+    return rule, rule.size
 
 
 def image_model(checkpoint: Checkpoint) -> tuple[Any, Any]:
@@ -192,13 +163,13 @@ def image_model(checkpoint: Checkpoint) -> tuple[Any, Any]:
             "Pick a checkpoint of an architecture that transformers carries itself.",
         ) from error
     config = getattr(config, "vision_config", None) or config
-    found: Any = MODEL_MAPPING.get(type(config), None)
-    if not isinstance(found, type):
+    cls: Any = MODEL_MAPPING.get(type(config), None)
+    if not isinstance(cls, type):
         raise BadInput(
             f"{checkpoint.id} is a {checkpoint.model_type} model; it has no image encoder that stands alone.",
             "Pick an image encoder (vit, dinov2, clip, siglip, resnet, convnext, mobilenet_v1 ...).",
         )
-    return found, config
+    return cls, config
 
 
 def build(options: BackboneOptions) -> ImageBackbone:

@@ -1,6 +1,6 @@
-"""Qwen2-VL: pairs of frames in a size of their own, one run of visual tokens on a grid; 2B, 7B and 72B.
+"""Qwen2-VL: pairs of frames in their own size, one run of visual tokens on a grid; 2B, 7B and 72B.
 
-The default is the 7B that FSAR-LLaVA reports; `--checkpoint Qwen/Qwen2-VL-2B-Instruct` takes the small one.
+The default is the 7B of FSAR-LLaVA; `--checkpoint Qwen/Qwen2-VL-2B-Instruct` is the small one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Qwen2VLBackbone(QwenBackbone):
 
         return Qwen2VLModel
 
-    def _body(self, frames: int, height: int, width: int, indices: Sequence[int], fps: float) -> list[int]:
+    def _video_ids(self, frames: int, height: int, width: int, indices: Sequence[int], fps: float) -> list[int]:
         return [self.video_token] * math.prod(self.rule.tokens(self.rule.grid(frames, height, width)))
 
 

@@ -1,7 +1,7 @@
-"""Qwen3-VL: a time stamp before every pair of frames, features of the vision tower's depth added behind early blocks.
+"""Qwen3-VL: a time stamp before every pair of frames; features of vision blocks are added after the first text blocks.
 
-What is caught behind those first blocks is what they hand on, before the addition. The default is the 8B; `--checkpoint
-Qwen/Qwen3-VL-2B-Instruct` or `Qwen/Qwen3-VL-4B-Instruct` takes a smaller one.
+The layers of those first blocks are their outputs before that addition. The default is the 8B; `--checkpoint
+Qwen/Qwen3-VL-2B-Instruct` or `Qwen/Qwen3-VL-4B-Instruct` is smaller.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ class Qwen3VLBackbone(QwenBackbone):
 
         return Qwen3VLModel
 
-    def _prepare(self, meta: Any) -> None:
-        super()._prepare(meta)
-        self.rest = (int(self._config.vision_end_token_id),)
+    def _configure(self, meta: Any) -> None:
+        super()._configure(meta)
+        self.after_video = (int(self._config.vision_end_token_id),)
 
-    def _see(self, clip: Frames) -> Prepared:
+    def _vision_inputs(self, clip: Frames) -> Prepared:
         if not clip.fps > 0:
             raise RecordRejected(
-                "The video does not say how many frames it has a second, and qwen3-vl reads time stamps.",
+                "The video has no frame rate, and qwen3-vl needs time stamps.",
                 "Write the file anew, or give --model qwen2-vl.",
             )
-        seen = super()._see(clip)
+        inputs = super()._vision_inputs(clip)
         stamps: list[Json] = [*stamps_of(clip.indices.tolist(), clip.fps, self.rule.temporal)]
-        return replace(seen, metadata={**seen.metadata, "timestamps": stamps})
+        return replace(inputs, metadata={**inputs.metadata, "timestamps": stamps})
 
-    def _body(self, frames: int, height: int, width: int, indices: Sequence[int], fps: float) -> list[int]:
+    def _video_ids(self, frames: int, height: int, width: int, indices: Sequence[int], fps: float) -> list[int]:
         _, rows, columns = self.rule.tokens(self.rule.grid(frames, height, width))
-        start, body = int(self._config.vision_start_token_id), list[int]()
+        start, ids = int(self._config.vision_start_token_id), list[int]()
         for stamp in stamps_of(indices, fps, self.rule.temporal):
-            body += [*self.question.plain(stamp), start, *[self.video_token] * (rows * columns), *self.rest]
-        return body[: len(body) - len(self.rest)]
+            ids += [*self.chat.plain(stamp), start, *[self.video_token] * (rows * columns), *self.after_video]
+        return ids[: len(ids) - len(self.after_video)]
 
 
 def stamps_of(indices: Sequence[int], fps: float, together: int) -> list[str]:
-    """The time of every `together` frames in words: the mean of the first and the last one's, in tenths of a second."""
+    """The time stamp of every `together` frames: the mean of the first and the last time, in tenths of a second."""
     padded = [*indices, *[indices[-1]] * (-len(indices) % together)]
     times = [i / fps for i in padded]
     return [f"<{(times[i] + times[i + together - 1]) / 2:.1f} seconds>" for i in range(0, len(times), together)]

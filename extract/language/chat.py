@@ -1,8 +1,8 @@
-"""A prompt around a video as token ids: what stands before the video, and what follows it.
+"""The conversation around a video as token ids: those before the video, and those of a prompt after it.
 
-Built from the tokenizer alone. The filled template is tokenised whole, with one placeholder where the video goes; the
-placeholder's place divides it. That gives the ids that expanding the text first would give, because tokenizers cut a
-text at its special tokens before anything else.
+Built from the tokenizer alone. The filled chat template is tokenised in one piece, with one placeholder for the video,
+and divided at the placeholder. The ids are the same as for the expanded text, because tokenizers first split a text at
+its special tokens.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from typing import Any, Final
 from vfc.cache_schema.values.errors import BadInput, MissingPath, RecordRejected
 from vfc.extract.models.checkpoint import TOKENIZER, Checkpoint
 
-REMEMBERED: Final = 4096
-"""Texts whose ids are kept: one for every video of a long run would be too many."""
+CACHED_TEXTS: Final = 4096
+"""Number of texts whose ids are kept; a long run may have one text per video."""
 
 _PLAIN: Final = "What is seen?"
 
 
-class Question:
-    """How a checkpoint is asked about a video; `head` holds the ids before the video.
+class ChatPrompt:
+    """The chat template of a checkpoint around a video; `head` holds the ids before the video.
 
     Args:
-        tokenizer: The checkpoint's.
-        render: A prompt to the whole text, with the placeholder in it once.
+        tokenizer: The tokenizer of the checkpoint.
+        render: Returns the whole text of a prompt, with the placeholder in it once.
         placeholder: The id of the video's placeholder.
-        where: The checkpoint's name, for errors.
+        where: The name of the checkpoint, for errors.
 
     Raises:
-        BadInput: the template or the tokenizer does not know the placeholder, or the prompt comes before the video.
+        BadInput: the template does not have the placeholder once, or the prompt comes before the video.
     """
 
     def __init__(self, tokenizer: Any, render: Callable[[str], str], placeholder: int, where: str) -> None:
         self._tokenizer, self._render, self._placeholder = tokenizer, render, placeholder
         special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._special = special | set(tokenizer.all_special_ids)
-        self._known: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+        self._cache: OrderedDict[str, tuple[int, ...]] = OrderedDict()
         self._lock = threading.Lock()
         ids, others = self._ids(_PLAIN), self._ids("How many people are there?")
         if ids.count(placeholder) != 1:
@@ -57,19 +57,19 @@ class Question:
 
     @property
     def form(self) -> str:
-        """The whole text with `{prompt}` where the prompt goes, for the recipe."""
+        """The whole text with `{prompt}` in place of the prompt, for the recipe."""
         return self._render("{prompt}")
 
     def tail(self, text: str) -> tuple[int, ...]:
-        """The ids that follow the video where `text` is asked. Any thread may call.
+        """The ids after the video for the prompt `text`. Thread-safe.
 
         Raises:
-            RecordRejected: an empty text, or one that holds special tokens.
+            RecordRejected: the text is empty, or holds special tokens.
         """
         with self._lock:
-            if text in self._known:
-                self._known.move_to_end(text)
-                return self._known[text]
+            if text in self._cache:
+                self._cache.move_to_end(text)
+                return self._cache[text]
         if not text.strip():
             raise RecordRejected("The prompt is empty.", "Give it a text.")
         ids = self._ids(text)
@@ -77,15 +77,15 @@ class Question:
             raise RecordRejected(
                 f"The prompt {text[:60]!r} holds a special token of this model.", "Take it out of the prompt."
             )
-        found = tuple(ids[len(self.head) + 1 :])
+        tail = tuple(ids[len(self.head) + 1 :])
         with self._lock:
-            self._known[text] = found
-            if len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
-        return found
+            self._cache[text] = tail
+            if len(self._cache) > CACHED_TEXTS:
+                self._cache.popitem(last=False)
+        return tail
 
     def plain(self, text: str) -> tuple[int, ...]:
-        """A piece of text between two special tokens, as ids."""
+        """The ids of a text that stands between two special tokens."""
         return tuple(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def _ids(self, text: str) -> list[int]:
@@ -97,10 +97,10 @@ class Question:
 
 
 def read_tokenizer(checkpoint: Checkpoint) -> Any:
-    """The tokenizer of a checkpoint. Raises MissingPath where its files are not there."""
+    """The tokenizer of a checkpoint. Raises MissingPath where its files are missing."""
     from transformers import AutoTokenizer
 
-    # Without files the library hands out an empty tokenizer instead of an error.
+    # Without files the library returns an empty tokenizer instead of an error.
     if not any((checkpoint.folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
         raise MissingPath(
             f"The checkpoint {checkpoint.id} has no tokenizer.",
@@ -110,21 +110,21 @@ def read_tokenizer(checkpoint: Checkpoint) -> Any:
 
 
 def chat_template(checkpoint: Checkpoint, tokenizer: Any) -> str:
-    """The template of a checkpoint's conversations: of its processor, else of its tokenizer.
+    """The chat template of a checkpoint: that of its processor, else of its tokenizer.
 
     Raises:
-        MissingPath: it has none.
+        MissingPath: the checkpoint has none.
     """
     jinja, legacy = (checkpoint.folder / name for name in ("chat_template.jinja", "chat_template.json"))
-    found: Any = None
+    template: Any = None
     if jinja.is_file():
-        found = jinja.read_text(encoding="utf-8")
+        template = jinja.read_text(encoding="utf-8")
     elif legacy.is_file():
-        found = json.loads(legacy.read_text(encoding="utf-8")).get("chat_template")
-    found = found or tokenizer.chat_template
-    if not isinstance(found, str):
+        template = json.loads(legacy.read_text(encoding="utf-8")).get("chat_template")
+    template = template or tokenizer.chat_template
+    if not isinstance(template, str):
         raise MissingPath(
             f"The checkpoint {checkpoint.id} has no chat template.",
             "Copy chat_template.jinja (or chat_template.json) from the checkpoint's page into the folder.",
         )
-    return found
+    return template

@@ -1,9 +1,9 @@
-"""`vfc describe`: a local language model writes sentences about each class, of what one sees and step by step."""
+"""`vfc describe`: a local language model writes sentences about each class: what it looks like, and its steps."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -29,14 +29,14 @@ TEMPORAL: Final = (
     'following step: what is done, which is a sub-step." Write nothing else.'
 )
 _THOUGHT: Final = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
-_MARK: Final = re.compile(r"^\s*(?:[-*•\u2013]|\(?\d+[.):])\s*")
-_ENDS: Final = re.compile(r"(?<=[.!?])\s+")
+_BULLET: Final = re.compile(r"^\s*(?:[-*•\u2013]|\(?\d+[.):])\s*")
+_SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+")
 
 Writer = Callable[[str, int], str]
-"""Of a prompt and the number of the attempt: what the model says."""
+"""Returns the answer of the model to a prompt; the number is that of the attempt."""
 
 
-def _shown(panel: str, text: str, **more: Any) -> dict[str, Any]:
+def _flag(panel: str, text: str, **more: Any) -> dict[str, Any]:
     return {"panel": panel, "help": text, **more}
 
 
@@ -48,48 +48,56 @@ class DescribeConfig:
         BadInput: a number that is too small, or a prompt with another field than label and count.
     """
 
-    checkpoint: str = field(metadata=_shown("Model", "Hub id or folder of a causal language model"))
+    checkpoint: str = field(metadata=_flag("Model", "Hub id or folder of a causal language model"))
     class_list: Path | None = field(
-        default=None, metadata=_shown("Input", "File with the class names in the order of their ids")
+        default=None, metadata=_flag("Input", "File with the class names in the order of their ids")
     )
     cache: Path | None = field(
-        default=None, metadata=_shown("Input", "Store whose class names (sorted) are used if there is no list")
+        default=None, metadata=_flag("Input", "Store whose class names (sorted) are used if there is no list")
     )
-    count: int = field(default=2, metadata=_shown("Output", "Sentences per class in each file (N)"))
-    name: str = field(default="classes", metadata=_shown("Output", "Name of the data set, used in the file names"))
-    out: Path = field(default=Path("descriptions"), metadata=_shown("Output", "Folder of the two files"))
-    spatial_prompt: str = field(default=SPATIAL, metadata=_shown("Model", "Prompt with {label} and {count}"))
-    temporal_prompt: str = field(default=TEMPORAL, metadata=_shown("Model", "Prompt with {label} and {count}"))
-    new_tokens: int = field(default=256, metadata=_shown("Model", "Most tokens of one answer"))
+    count: int = field(default=2, metadata=_flag("Output", "Sentences per class in each file (N)"))
+    name: str = field(default="classes", metadata=_flag("Output", "Name of the data set, used in the file names"))
+    out: Path = field(default=Path("descriptions"), metadata=_flag("Output", "Folder of the two files"))
+    spatial_prompt: str = field(default=SPATIAL, metadata=_flag("Model", "Prompt with {label} and {count}"))
+    temporal_prompt: str = field(default=TEMPORAL, metadata=_flag("Model", "Prompt with {label} and {count}"))
+    new_tokens: int = field(default=256, metadata=_flag("Model", "Most tokens of one answer"))
     tries: int = field(
         default=3,
-        metadata=_shown("Model", "Attempts per class if an answer is too short; all but the first are sampled"),
+        metadata=_flag("Model", "Attempts per class if an answer is too short; all but the first are sampled"),
     )
     device: str | None = field(
-        default=None, metadata=_shown("Performance", "cpu, cuda or cuda:1; default: a GPU where there is one")
+        default=None, metadata=_flag("Performance", "cpu, cuda or cuda:1; default: a GPU where there is one")
     )
 
     def __post_init__(self) -> None:
         for name in ("count", "new_tokens", "tries"):
             if getattr(self, name) < 1:
                 raise BadInput(f"--{name.replace('_', '-')} is {getattr(self, name)}.", "Give 1 or more.")
-        for prompt in (self.spatial_prompt, self.temporal_prompt):
+        for prompt in self.prompts().values():
             if set(prompt_fields(prompt)) - {"label", "count"} or "label" not in prompt_fields(prompt):
                 raise BadInput(f"The prompt {prompt!r} cannot be filled.", "It takes {label}, and {count} if you like.")
+
+    def prompts(self) -> dict[str, str]:
+        """The prompts by the letter of their file: spatial, temporal."""
+        return {"s": self.spatial_prompt, "t": self.temporal_prompt}
+
+    def file(self, part: str) -> Path:
+        """The file of one of the prompts."""
+        return self.out / f"{self.count}_{part}_description_{self.name}.json"
 
 
 @dataclass(frozen=True)
 class Described:
-    """Both files, how many classes were written now and before, and those of which too little was said."""
+    """The files, the number of classes written in this run and in earlier ones, and the classes that failed."""
 
     files: tuple[Path, Path]
     written: int
-    there: int
+    earlier: int
     failed: Mapping[str, str]
 
     @property
     def exit_code(self) -> int:
-        """3 where something is missing."""
+        """3 where a class failed."""
         return 3 if self.failed else 0
 
     def to_json(self) -> dict[str, Json]:
@@ -97,77 +105,76 @@ class Described:
         return {
             "files": [str(path) for path in self.files],
             "written": self.written,
-            "there": self.there,
+            "there": self.earlier,
             "failed": dict(self.failed),
         }
 
     def lines(self) -> list[str]:
         """As a person reads it."""
-        told = [f"{self.written} lists of sentences written, {self.there} were there."]
-        told += [f"Too little was said of {name}: {why}" for name, why in self.failed.items()]
+        summary = f"{self.written} lists of sentences written, {self.earlier} existed already."
         if self.failed:
-            return [
-                *told,
-                "Next: more --tries or --new-tokens, or another --checkpoint, into another --out.",
-            ]
+            failures = [f"Too few sentences for {name}: {why}" for name, why in self.failed.items()]
+            remedy = "Next: more --tries or --new-tokens, or another --checkpoint, into another --out."
+            return [summary, *failures, remedy]
         spatial, temporal = self.files
-        told += [
+        return [
+            summary,
             "Put their embeddings into a store by running its extract line again, once per file, with:",
             *(f"  --texts {path} --cut-texts" for path in self.files),
             f"Then: vfc train-head msta --descriptions {spatial} {temporal}",
         ]
-        return told
 
 
 def describe_classes(config: DescribeConfig, progress: Progress, *, writer: Writer | None = None) -> Described:
-    """Write `<N>_s_description_<name>.json` and `<N>_t_...`, a class at a time; go on where an earlier run stopped.
+    """Write `<N>_s_description_<name>.json` and `<N>_t_...`, a class at a time; continues an interrupted run.
 
     Args:
         config: The settings.
-        progress: Told of every class and file.
-        writer: What answers prompts in place of the checkpoint's model.
+        progress: Receives every class and file.
+        writer: Answers prompts in place of the checkpoint's model.
 
     Raises:
         BadInput: no classes; a checkpoint that is no language model.
-        RecipeMismatch: a file is there that another model, prompt or class list made, with the difference.
+        RecipeMismatch: another model, prompt or class list made an existing file, with the difference.
     """
     from vfc.extract.models.checkpoint import locate
 
     names = _classes(config)
     checkpoint = locate(config.checkpoint, default=None, family="describe")
     model: Json = {"id": checkpoint.id, "revision": checkpoint.revision, "digest": checkpoint.digest()}
-    prompts = {"s": config.spatial_prompt, "t": config.temporal_prompt}
-    files = {part: config.out / f"{config.count}_{part}_description_{config.name}.json" for part in prompts}
-    abouts: dict[str, dict[str, Json]] = {
-        part: {
-            "prompt": prompt,
-            "count": config.count,
-            "classes": [*names],
-            "model": model,
-            "new_tokens": config.new_tokens,
-            "tries": config.tries,
-        }
-        for part, prompt in prompts.items()
-    }
-    found = {part: _there(files[part], abouts[part]) for part in prompts}
-    there = sum(map(len, found.values()))
+    abouts = {part: _about(config, prompt, names, model) for part, prompt in config.prompts().items()}
+    written = {part: _earlier(config.file(part), about) for part, about in abouts.items()}
+    earlier = sum(map(len, written.values()))
     progress.begin("Describe", 2 * len(names), "lists")
-    progress.advance(there)
-    failed: dict[str, str] = {}
-    todo = [(i, part) for i in range(len(names)) for part in prompts if i not in found[part]]
-    if todo and writer is None:
+    progress.advance(earlier)
+    to_do = [(i, part) for i in range(len(names)) for part in abouts if i not in written[part]]
+    if to_do and writer is None:
         writer = language_model(str(checkpoint.folder), config.new_tokens, config.device)
-    for i, part in todo:
+    failed: dict[str, str] = {}
+    for i, part in to_do:
         assert writer is not None
-        filled = fill_prompt(prompts[part], {"label": spoken(names[i]), "count": str(config.count)})
-        said = _tried(writer, filled, config)
-        if len(said) == config.count:
-            found[part][i] = said
-            write_descriptions(files[part], found[part], abouts[part])
+        prompt = fill_prompt(config.prompts()[part], {"label": spoken(names[i]), "count": str(config.count)})
+        answer = _best_answer(writer, prompt, config)
+        if len(answer) == config.count:
+            written[part][i] = answer
+            write_descriptions(config.file(part), written[part], abouts[part])
         else:
-            failed[f"{names[i]} ({files[part].name})"] = f"{len(said)} sentences after {config.tries} attempts."
+            name = f"{names[i]} ({config.file(part).name})"
+            failed[name] = f"{len(answer)} sentences after {config.tries} attempts."
         progress.advance(note=names[i])
-    return Described((files["s"], files["t"]), len(todo) - len(failed), there, failed)
+    return Described((config.file("s"), config.file("t")), len(to_do) - len(failed), earlier, failed)
+
+
+def _about(config: DescribeConfig, prompt: str, classes: tuple[str, ...], model: Json) -> dict[str, Json]:
+    """What makes the sentences of a file, written beside them."""
+    return {
+        "prompt": prompt,
+        "count": config.count,
+        "classes": [*classes],
+        "model": model,
+        "new_tokens": config.new_tokens,
+        "tries": config.tries,
+    }
 
 
 def _classes(config: DescribeConfig) -> tuple[str, ...]:
@@ -181,53 +188,53 @@ def _classes(config: DescribeConfig) -> tuple[str, ...]:
     raise BadInput("There is no class to describe.", "Give --class-list FILE, or --cache STORE with labels.")
 
 
-def _there(path: Path, about: Mapping[str, Json]) -> dict[int, tuple[str, ...]]:
-    """What an earlier run of the same settings wrote."""
+def _earlier(path: Path, about: Mapping[str, Json]) -> dict[int, tuple[str, ...]]:
+    """The sentences that an earlier run of the same settings wrote."""
     if not path.exists():
         return {}
-    found = read_descriptions(path, whole=False)
-    changed = Recipe(dict(found.about)).difference(Recipe(dict(about)))
+    descriptions = read_descriptions(path, whole=False)
+    changed = Recipe(dict(descriptions.about)).difference(Recipe(dict(about)))
     if changed:
         listed = ", ".join(name for name, _, _ in changed)
         raise RecipeMismatch(
             f"{path} was written with other settings: {listed} differ.",
             "Give another --name or --out, or the settings of that run to go on with it.",
         )
-    return dict(found.sentences)
+    return dict(descriptions.sentences)
 
 
-def _tried(writer: Writer, prompt: str, config: DescribeConfig) -> tuple[str, ...]:
-    """The sentences of the first attempt that says enough, else of the one that says most."""
+def _best_answer(writer: Writer, prompt: str, config: DescribeConfig) -> tuple[str, ...]:
+    """The sentences of the first attempt with enough of them, else of the one with most."""
     best: tuple[str, ...] = ()
     for attempt in range(config.tries):
-        said = sentences(writer(prompt, attempt), config.count)
-        best = max(best, said, key=len)
+        best = max(best, sentences(writer(prompt, attempt), config.count), key=len)
         if len(best) == config.count:
             break
     return best
 
 
 def sentences(text: str, count: int) -> tuple[str, ...]:
-    """The first `count` different sentences of what a model said: one per line, or as full stops part them.
+    """The first `count` different sentences of an answer: one per line, or split at full stops where lines are few.
 
-    Numbers, bullets, quotes and thoughts are taken off, lines that only announce others are left out.
+    Numbers, bullets, quotes and thoughts are removed, and lines that only announce others.
     """
     lines = list(_cleaned(_THOUGHT.sub("", text).splitlines()))
     if len(set(lines)) < count:
-        lines = list(_cleaned(piece for line in lines for piece in _ENDS.split(line)))
+        lines = list(_cleaned(piece for line in lines for piece in _SENTENCE_END.split(line)))
     return tuple(dict.fromkeys(lines))[:count]
 
 
-def _cleaned(lines: Iterator[str] | list[str]) -> Iterator[str]:
+def _cleaned(lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
-        bare = _MARK.sub("", line.strip()).strip("\"'“”*` \t")
+        bare = _BULLET.sub("", line.strip()).strip("\"'“”*` \t")
         if len(bare.split()) > 1 and not bare.endswith(":"):
             yield bare
 
 
 def language_model(folder: str, new_tokens: int, device: str | None) -> Writer:
-    """A causal language model as a function from prompts to answers: the likeliest words at the first attempt, then
-    drawn ones, by the prompt and the number of the attempt alone.
+    """A causal language model as a function from prompts to answers.
+
+    Greedy at the first attempt, then sampled, seeded by the prompt and the number of the attempt alone.
 
     Raises:
         BadInput: the folder holds no causal language model, or none with a tokenizer.
@@ -236,7 +243,7 @@ def language_model(folder: str, new_tokens: int, device: str | None) -> Writer:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from vfc.extract.models.determinism import chosen_device
-    from vfc.extract.models.taps import silenced_transformers
+    from vfc.extract.models.loading import first_line, silenced_transformers
 
     place = chosen_device(device)
     try:
@@ -245,28 +252,27 @@ def language_model(folder: str, new_tokens: int, device: str | None) -> Writer:
             model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="auto")
     except (OSError, ValueError) as error:
         raise BadInput(
-            f"{folder} cannot be opened as a causal language model: {str(error).splitlines()[0]}",
+            f"{folder} cannot be opened as a causal language model: {first_line(error)}",
             "Give --checkpoint a folder or hub id of one, with its tokenizer, for instance Qwen/Qwen3-4B.",
         ) from error
     model.to(place).eval()
-    chats = bool(getattr(tokenizer, "chat_template", None))
 
     @torch.inference_mode()
     def write(prompt: str, attempt: int) -> str:
-        if chats:
-            asked = [{"role": "user", "content": prompt}]
-            text = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
-            given = tokenizer(text, return_tensors="pt", add_special_tokens=False).to(place)
-        else:
-            # A model that was never taught to answer goes on with a list that has begun.
-            given = tokenizer(f"{prompt}\n1. ", return_tensors="pt").to(place)
-        how: dict[str, Any] = (
-            {"do_sample": True, "temperature": 0.8, "top_p": 0.95} if attempt else {"do_sample": False}
-        )
+        inputs = _inputs(tokenizer, prompt).to(place)
+        sampling = {"do_sample": True, "temperature": 0.8, "top_p": 0.95} if attempt else {"do_sample": False}
         torch.manual_seed(crc32(f"{attempt} {prompt}".encode()))
-        ids = {name: given[name] for name in ("input_ids", "attention_mask")}
-        made = model.generate(**ids, max_new_tokens=new_tokens, pad_token_id=tokenizer.eos_token_id, **how)
-        said = tokenizer.decode(made[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
-        return str(said)
+        ids = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        output = model.generate(**ids, max_new_tokens=new_tokens, pad_token_id=tokenizer.eos_token_id, **sampling)
+        return str(tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
 
     return write
+
+
+def _inputs(tokenizer: Any, prompt: str) -> Any:
+    """A prompt as tokens: in the chat template, or, for a model without one, before the start of a list."""
+    if not getattr(tokenizer, "chat_template", None):
+        return tokenizer(f"{prompt}\n1. ", return_tensors="pt")
+    messages = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return tokenizer(text, return_tensors="pt", add_special_tokens=False)

@@ -1,8 +1,8 @@
-"""Where the blocks of an image network are, found by watching the library itself run.
+"""Block discovery: which modules of an image network are its blocks, found from a run of the library itself.
 
-The network is run once on the meta device (shapes only, no weights) with `output_hidden_states=True`; the module that
-made each entry of the library's tuple is the block of that layer. So layers mean what the library means by them, for
-families this file has never heard of.
+The network runs once on the meta device (shapes only, no weights) with `output_hidden_states=True`; the module that
+returned an entry of the library's tuple is the block of that layer. So layers mean what the library means by them, also
+for architectures that this file does not name.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from torch import Tensor, nn
 
 from vfc.cache_schema.values.errors import BadInput
 
+from .loading import first_line
 from .taps import Tap
 
 RANDOM: Final = {"vit_mae": "drops three quarters of its patches at random"}
 SHUFFLED: Final = ("hiera",)
-"""Model types whose tokens do not lie row by row."""
+"""Model types whose tokens are not in row-major order."""
 
 
 @dataclass(frozen=True)
-class Anatomy:
-    """Taps of a network by layer name ("0", "1" ..., "norm"), and what one image gives at each.
+class Blocks:
+    """Taps of a network by layer name ("0", "1" ..., "norm"), and their shapes for one image.
 
     `shapes`: `(S, D)` for tokens, `(D, h, w)` for maps. `pooled`: width of the library's `pooler_output`, or None.
     `last`: shape of its `last_hidden_state`.
@@ -42,13 +43,12 @@ class Anatomy:
 @dataclass
 class _Call:
     name: str
-    kind: str
     entered: object
-    left: object
+    returned: object
 
 
-def anatomy(model: Any, size: tuple[int, int]) -> Anatomy:
-    """What `model` (on the meta device) is made of, for images of (height, width).
+def discover_blocks(model: Any, size: tuple[int, int]) -> Blocks:
+    """The blocks of `model` (on the meta device) for images of (height, width).
 
     Raises BadInput for a network that does not take images of this size, or gives no hidden states.
     """
@@ -57,24 +57,23 @@ def anatomy(model: Any, size: tuple[int, int]) -> Anatomy:
         raise BadInput(f"{name} {RANDOM[name]}: its features would differ from run to run.", "Pick another checkpoint.")
     model.config.tie_last_hidden_states = False
     pixels = torch.zeros(2, getattr(model.config, "num_channels", 3), *size, device="meta", dtype=model.dtype)
-    calls, output = _watched(model, pixels)
-    states = output.get("hidden_states") or ()
-    last = output.get("last_hidden_state")
+    calls, output = _recorded_calls(model, pixels)
+    states, last = output.get("hidden_states") or (), output.get("last_hidden_state")
     if not states or last is None:
         raise BadInput(f"{name} gives no hidden states for images.", "Pick another checkpoint.")
-    makers = [_maker(calls, state) for state in states]
-    blocks, stem = _blocks(makers, name)
-    taps = {str(i): Tap(path) for i, path in enumerate(blocks, start=1)}
-    tensors: dict[str, Any] = {str(i): states[i if stem else i - 1] for i in range(1, len(blocks) + 1)}
-    entered = next(call.entered for call in calls if call.name == blocks[0])
-    first = stem or set(re.findall(r"\.(\d+)(?=\.|$)", "." + blocks[0])) <= {"0"}
-    if first and isinstance(entered, Tensor) and entered is not pixels and entered.shape != pixels.shape:
-        taps, tensors = {"0": Tap(blocks[0], "input"), **taps}, {"0": entered, **tensors}
-    norm = _maker(calls, last)
-    if norm is not None and norm not in blocks and "Norm" in type(model.get_submodule(norm)).__name__:
+    paths, stem = _block_paths([_source(calls, state) for state in states], name)
+    taps = {str(i): Tap(path) for i, path in enumerate(paths, start=1)}
+    tensors: dict[str, Any] = {str(i): states[i if stem else i - 1] for i in range(1, len(paths) + 1)}
+    # Where the tuple begins with the stem, or this is the first block of the network, its input is layer 0.
+    if stem or set(re.findall(r"\.(\d+)(?=\.|$)", "." + paths[0])) <= {"0"}:
+        entered = next(call.entered for call in calls if call.name == paths[0])
+        if isinstance(entered, Tensor) and entered.shape != pixels.shape:
+            taps, tensors = {"0": Tap(paths[0], "input"), **taps}, {"0": entered, **tensors}
+    norm = _source(calls, last)
+    if norm is not None and norm not in paths and "Norm" in type(model.get_submodule(norm)).__name__:
         taps["norm"], tensors["norm"] = Tap(norm), last
     pooled = output.get("pooler_output")
-    return Anatomy(
+    return Blocks(
         taps=taps,
         shapes={layer: tuple(tensor.shape[1:]) for layer, tensor in tensors.items()},
         pooled=None if pooled is None else int(pooled[0].numel()),
@@ -82,26 +81,25 @@ def anatomy(model: Any, size: tuple[int, int]) -> Anatomy:
     )
 
 
-def _watched(model: nn.Module, pixels: Tensor) -> tuple[list[_Call], Any]:
+def _recorded_calls(model: nn.Module, pixels: Tensor) -> tuple[list[_Call], Any]:
     """Every call of a module, in the order they ended, and what the model returned."""
     calls: list[_Call] = []
 
-    def watch(name: str) -> Any:
+    def recording(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             entered = args[0] if args else next(iter(kwargs.values()), None)
-            left = output[0] if isinstance(output, tuple | list) and output else output
-            calls.append(_Call(name, type(module).__name__, entered, left))
+            returned = output[0] if isinstance(output, tuple | list) and output else output
+            calls.append(_Call(name, entered, returned))
 
         return hook
 
-    handles = [m.register_forward_hook(watch(name), with_kwargs=True) for name, m in model.named_modules() if name]
+    handles = [m.register_forward_hook(recording(name), with_kwargs=True) for name, m in model.named_modules() if name]
     try:
         with torch.inference_mode():
             return calls, model(pixel_values=pixels, output_hidden_states=True, return_dict=True)
     except Exception as error:  # any model may fail in any way on input that it was not made for
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadInput(
-            f"{type(model).__name__} does not take images of {tuple(pixels.shape[2:])} pixels: {said}",
+            f"{type(model).__name__} does not take images of {tuple(pixels.shape[2:])} pixels: {first_line(error)}",
             "Check that preprocessor_config.json belongs to this checkpoint, and that it is an image encoder.",
         ) from error
     finally:
@@ -109,33 +107,33 @@ def _watched(model: nn.Module, pixels: Tensor) -> tuple[list[_Call], Any]:
             handle.remove()
 
 
-def _maker(calls: Sequence[_Call], tensor: Tensor) -> str | None:
-    """The module that made this very tensor: the first to return it, or the outermost one around that."""
-    made = [call.name for call in calls if call.left is tensor]
-    around = [name for name in made if f"{made[0]}.".startswith(f"{name}.")]
+def _source(calls: Sequence[_Call], tensor: Tensor) -> str | None:
+    """The module that returned this tensor object: the first one, or the outermost module around it that did too."""
+    names = [call.name for call in calls if call.returned is tensor]
+    around = [name for name in names if f"{names[0]}.".startswith(f"{name}.")]
     return min(around, key=len) if around else None
 
 
-def _blocks(makers: Sequence[str | None], name: str) -> tuple[list[str], bool]:
+def _block_paths(sources: Sequence[str | None], name: str) -> tuple[list[str], bool]:
     """Paths of blocks 1 to L, and whether the library's tuple began with the stem.
 
-    Blocks share their path but for its numbers; the stem before them, or a norm after them, does not.
+    Paths of blocks differ in their numbers alone; the stem before them, or a norm after them, has another path.
     """
-    patterns = [None if maker is None else re.sub(r"\d+", "*", maker) for maker in makers]
+    patterns = [None if source is None else re.sub(r"\d+", "*", source) for source in sources]
     pattern, _ = Counter(p for p in patterns[1:] or patterns).most_common(1)[0]
     stem = patterns[0] != pattern
-    end = len(makers) - (patterns[-1] != pattern)
-    blocks = [maker for maker, p in zip(makers[stem:end], patterns[stem:end], strict=True) if maker and p == pattern]
-    if pattern is None or len(blocks) != end - stem or len(set(blocks)) != len(blocks):
+    end = len(sources) - (patterns[-1] != pattern)
+    paths = [source for source, p in zip(sources[stem:end], patterns[stem:end], strict=True) if source and p == pattern]
+    if pattern is None or len(paths) != end - stem or len(set(paths)) != len(paths):
         raise BadInput(
-            f"The blocks of {name} cannot be told apart: its hidden states come from {list(makers)}.",
+            f"The blocks of {name} cannot be told apart: its hidden states come from {list(sources)}.",
             "Pick another checkpoint, or keep the pooled vector alone in another tool and import it.",
         )
-    return blocks, stem
+    return paths, stem
 
 
 def token_grid(shape: tuple[int, ...], image: tuple[int, int], patch: int | None) -> tuple[int, int, int] | None:
-    """(tokens in front that are no patches, grid height, grid width) of one layer's output, or None if that is unclear.
+    """(tokens before the patches, grid height, grid width) of one layer's output, or None where that is unclear.
 
     `shape`: `(D, h, w)` for maps, `(S, D)` for tokens. `patch`: edge of a patch in pixels, where the config has one.
     """

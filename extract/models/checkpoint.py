@@ -1,4 +1,4 @@
-"""Where a checkpoint lies: a folder or a hub id, its configuration, its weight files and their digest.
+"""Checkpoints: a folder or a hub id, its configuration, its weight files and their digest.
 
 Configuration and small files come first; weights are fetched only when they are hashed or read, so that plans and
 `vfc models show` cost nothing. Remote code is never run.
@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from vfc.cache_schema.values.errors import BadInput, MissingPath
+from vfc.cache_schema.values.record import Json
+from vfc.extract.backbone import family_names
 
 HUB_ID: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 SMALL: Final = ("*.json", "*.txt", "*.txt.gz", "*.model", "*.jinja")
 SAFETENSORS: Final = ("model.safetensors", "model-*.safetensors")
 PICKLED: Final = ("pytorch_model.bin", "pytorch_model-*.bin")
 BARE: Final = (".safetensors", ".pth", ".pt", ".bin")
-"""Suffixes of a weight file that may be given by itself, where a family reads sizes off the weights."""
+"""Suffixes of a weight file that may be given without config.json, where a family reads sizes from the weights."""
 BPE: Final = "bpe_simple_vocab_16e6.txt.gz"
 TOKENIZER: Final = (
     "tokenizer.json",
@@ -40,7 +42,7 @@ TOKENIZER: Final = (
 class Checkpoint:
     """One checkpoint on this machine. `id`: hub id, or name of the folder or file; `revision`: the hub's commit.
 
-    `file`: the weights, where they lie in one file of any name; config.json then need not be beside it.
+    `file`: the weights, where they are one file of any name; config.json then need not be beside it.
     """
 
     id: str
@@ -50,20 +52,20 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """What config.json says; nothing where there need not be one. Raises BadInput where it is no JSON object."""
+        """The content of config.json; empty where none is needed. Raises BadInput where it is no JSON object."""
         if self.file is not None and not (self.folder / "config.json").is_file():
             return {}
         try:
-            found = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         except ValueError as error:
             raise BadInput(f"{self.folder / 'config.json'} is not JSON: {error}.", "Copy the file again.") from error
-        if not isinstance(found, dict):
+        if not isinstance(config, dict):
             raise BadInput(f"{self.folder / 'config.json'} is not a JSON object.", "Copy the file again.")
-        return found
+        return config
 
     @property
     def model_type(self) -> str:
-        """The architecture, in transformers' words."""
+        """The architecture, as transformers names it."""
         return str(self.config.get("model_type", "unnamed"))
 
     def weights(self) -> list[Path]:
@@ -86,18 +88,18 @@ class Checkpoint:
 
     def tensor_names(self) -> frozenset[str]:
         """Names of all weights in the files, from their headers."""
-        found: set[str] = set()
+        names: set[str] = set()
         for file in self.weights():
             if file.suffix == ".safetensors":
                 from safetensors import safe_open
 
                 with safe_open(file, framework="pt") as opened:
-                    found.update(opened.keys())
+                    names.update(opened.keys())
             else:
                 import torch
 
-                found.update(torch.load(file, map_location="meta", mmap=True, weights_only=True))
-        return frozenset(found)
+                names.update(torch.load(file, map_location="meta", mmap=True, weights_only=True))
+        return frozenset(names)
 
     def digest(self) -> str:
         """SHA-256 over the names and contents of the weight files and config.json; files are read once per process."""
@@ -108,14 +110,34 @@ class Checkpoint:
         """The same over the tokenizer's files."""
         return files_digest(self.folder / name for name in TOKENIZER if (self.folder / name).is_file())
 
+    def recipe(self, architecture: str, *, tokenizer: bool = False) -> dict[str, Json]:
+        """Identity and digests for the recipe of a store; `architecture`: the class of the network."""
+        return {
+            "id": self.id,
+            "revision": self.revision,
+            "digest": self.digest(),
+            **({"tokenizer": self.tokenizer_digest()} if tokenizer else {}),
+            "architecture": architecture,
+        }
+
+    def require(self, model_type: str, family: str) -> None:
+        """Raise BadInput, with the family to use instead, where this is a checkpoint of another architecture."""
+        if self.model_type != model_type:
+            other = self.model_type.replace("_", "-")
+            hint = f"try --model {other} with this one" if other in family_names() else "see vfc models list"
+            raise BadInput(
+                f"The checkpoint {self.id} is a {self.model_type} model; {family} needs a {model_type} one.",
+                f"Give another --checkpoint, or {hint}.",
+            )
+
 
 def files_digest(files: Iterable[Path]) -> str:
     """SHA-256 over `name, SHA-256 of the content` of each file, by name; in hex."""
-    whole = hashlib.sha256()
+    hasher = hashlib.sha256()
     for file in sorted(files, key=lambda file: file.name):
         stat = file.stat()
-        whole.update(f"{file.name}\0{_file_digest(file.resolve(), stat.st_size, stat.st_mtime_ns)}\n".encode())
-    return whole.hexdigest()
+        hasher.update(f"{file.name}\0{_file_digest(file.resolve(), stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return hasher.hexdigest()
 
 
 @lru_cache(maxsize=4096)
@@ -127,10 +149,10 @@ def _file_digest(file: Path, size: int, modified_ns: int) -> str:
 def locate(name: str | None, *, default: str | None, family: str, bare: bool = False) -> Checkpoint:
     """The checkpoint of that name: a folder if there is one, else a hub id, else `default`.
 
-    `bare`: for families that can do without config.json, a weight file, or a folder with one of any name.
+    `bare`: for families that need no config.json; then also a weight file, or a folder with one of any name.
 
-    Raises BadInput where no name is given and the family has no default, or weights are in a file of another kind;
-    MissingPath where it is nowhere.
+    Raises BadInput where no name is given and the family has no default, or the weight file is of another kind;
+    MissingPath where there is none.
     """
     name = name or default
     if name is None:
@@ -160,25 +182,27 @@ def locate(name: str | None, *, default: str | None, family: str, bare: bool = F
 
 
 def _bare_file(path: Path) -> Path | None:
-    """The weight file that is meant: this one, or the only one of a folder that is not made as usual."""
+    """This weight file, or the only one of a folder that lacks config.json or weights of the usual names."""
     if path.is_file():
         if path.suffix not in BARE:
-            raise BadInput(f"{path} is no file of weights.", f"Known suffixes: {', '.join(BARE)}; or give its folder.")
+            raise BadInput(f"{path} is not a weight file.", f"Known suffixes: {', '.join(BARE)}; or give its folder.")
         return path
-    usual = (path / "config.json").is_file() and any(any(path.glob(each)) for each in (*SAFETENSORS, *PICKLED))
-    if usual or not path.is_dir():
+    has_usual_names = (path / "config.json").is_file() and any(
+        any(path.glob(each)) for each in (*SAFETENSORS, *PICKLED)
+    )
+    if has_usual_names or not path.is_dir():
         return None
     files = sorted(file for file in path.iterdir() if file.suffix in BARE)
     if len(files) > 1:
         raise BadInput(
-            f"The folder {path} holds several files of weights: {', '.join(file.name for file in files)}.",
+            f"The folder {path} holds several weight files: {', '.join(file.name for file in files)}.",
             "Give one of them: --checkpoint FILE.",
         )
     return files[0] if files else None
 
 
 def _fetch(hub_id: str, revision: str | None, patterns: Iterable[str]) -> Path:
-    """The hub's local folder of one revision, with the files of these patterns in it if they could be had."""
+    """The hub's local folder of one revision, with the files of these patterns fetched where they exist."""
     from huggingface_hub import snapshot_download
 
     try:

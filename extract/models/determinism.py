@@ -1,4 +1,4 @@
-"""What in torch decides the last bits of a number: threads, algorithms, precision of the hardware's shortcuts.
+"""The settings of torch that decide the last bits of a number: threads, algorithms, reduced precision.
 
 The number of CPU threads is among them. Measured with torch 2.13: the last bits of a MobileNetV1's states differ
 between 1 and 2 threads, those of a small Llama between 2 and 3; a CLIP tower's and the resizing of uint8 frames do not.
@@ -19,17 +19,17 @@ from vfc.cache_schema.values.errors import BadInput
 Mode = Literal["deterministic", "fast"]
 
 THREADS: Final = 4
-"""Threads of a deterministic forward unless asked otherwise. More than a laptop has spare costs a few percent there,
-fewer would leave most of a larger machine idle."""
+"""Threads of a deterministic forward pass by default. More than a laptop has spare cost a few percent there; fewer
+would leave most of a larger machine idle."""
 
 
 def chosen_mode(mode: Mode | None, device: torch.device) -> Mode:
-    """The mode asked for, else `deterministic` on a CPU and `fast` elsewhere."""
+    """The requested mode, else `deterministic` on a CPU and `fast` elsewhere."""
     return mode or ("deterministic" if device.type == "cpu" else "fast")
 
 
 def chosen_device(name: str | None, local_rank: int = 0) -> torch.device:
-    """The device asked for; None takes a GPU where there is one, else the CPU. Without a number: to each rank its own.
+    """The requested device; None is a GPU where there is one, else the CPU. `cuda` without a number: one per rank.
 
     Raises:
         BadInput: a name torch does not know, or a GPU that is not there.
@@ -44,14 +44,14 @@ def chosen_device(name: str | None, local_rank: int = 0) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise BadInput(f"--device {name} is not known.", "Give cpu, cuda, or cuda:1 for the second GPU.")
     if device.type == "cuda" and (device.index or 0) >= count:
-        there = f"there are {count}, cuda:0 to cuda:{count - 1}" if count else "torch sees none here"
-        raise BadInput(f"--device {name} asks for a GPU, but {there}.", "Leave --device out, or give --device cpu.")
+        available = f"there are {count}, cuda:0 to cuda:{count - 1}" if count else "torch sees none here"
+        raise BadInput(f"--device {name} asks for a GPU, but {available}.", "Leave --device out, or give --device cpu.")
     return torch.device("cuda", local_rank % count) if device == torch.device("cuda") else device
 
 
 @contextmanager
 def determinism(mode: Mode, threads: int | None) -> Iterator[None]:
-    """Set torch for a mode, and leave it as it was.
+    """Set torch for a mode, and restore the settings at the end.
 
     Both modes compute float32 in float32 (no TF32). `deterministic` also fixes the number of threads and takes
     algorithms whose result does not depend on the order in which threads finish.

@@ -1,24 +1,29 @@
-"""Framewise: what networks that see one picture at a time have in common, over clips and over long videos in pieces."""
+"""Encoding videos frame by frame: what image networks share, for clips and for long videos in chunks."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
+import torch
 from torch import Tensor
 
-from vfc.extract.backbone import BackboneOptions, Chunking, Frames, Prepared
-from vfc.extract.frames.pixels import PixelRule
+from vfc.cache_schema.values.errors import BadInput
+from vfc.extract.backbone import Chunking, Frames, Prepared
+from vfc.extract.frames.pixels import PixelRule, read_pixel_rule
 
-from .taps import FRAMES_PER_FORWARD, over_frames
+from .checkpoint import Checkpoint
+from .loading import Compute
+
+FRAMES_PER_FORWARD: Final = 64
 
 
-class Framewise(ABC):
-    """A backbone whose clip is the sum of its frames; see `backbone.StreamingBackbone`."""
+class FrameEncoder(ABC):
+    """A backbone that sees the frames of a clip one by one; see `backbone.StreamingBackbone`."""
 
-    options: BackboneOptions
     rule: PixelRule
-    _dtype: str
+    compute: Compute
 
     @abstractmethod
     def _forward(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -30,14 +35,52 @@ class Framewise(ABC):
 
     def encode_videos(self, batch: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
         """See `Backbone.encode_videos`."""
-        return over_frames(batch, self._forward, device=self.options.device, dtype=self._dtype)
+        return over_frames(batch, self._forward, self.compute)
 
     @property
     def chunking(self) -> Chunking:
-        """See `StreamingBackbone`: as many frames as go through together anyway."""
+        """See `StreamingBackbone`: as many frames as one forward pass takes."""
         return Chunking(FRAMES_PER_FORWARD)
 
     def encode_stream(self, chunks: Iterable[Mapping[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
         """See `StreamingBackbone`."""
         for chunk in chunks:
             yield self.encode_videos([chunk])[0]
+
+
+def over_frames(
+    batch: Sequence[Mapping[str, Tensor]], run: Callable[[Tensor], dict[str, Tensor]], compute: Compute
+) -> list[dict[str, Tensor]]:
+    """Run an image network over the frames of several clips, and return the rows of each clip.
+
+    Each item holds `pixels` `[T, 3, h, w]`, T may differ; `run` takes `[n, 3, h, w]` on the device, n at most
+    `FRAMES_PER_FORWARD`, and returns arrays of n rows. One clip alone is always cut in the same way.
+    """
+    frames = torch.cat([item["pixels"] for item in batch]) if len(batch) > 1 else batch[0]["pixels"]
+    parts = [run(compute.moved(part)) for part in frames.split(FRAMES_PER_FORWARD)]
+    return divided(joined(parts), [len(item["pixels"]) for item in batch])
+
+
+def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Arrays of the same names, laid end to end."""
+    return {name: torch.cat([part[name] for part in parts]) if len(parts) > 1 else parts[0][name] for name in parts[0]}
+
+
+def divided(arrays: Mapping[str, Tensor], rows: Sequence[int]) -> list[dict[str, Tensor]]:
+    """The inverse of `joined`: so many rows of each array for each item."""
+    pieces = {name: array.split(list(rows)) for name, array in arrays.items()}
+    return [{name: split[i] for name, split in pieces.items()} for i in range(len(rows))]
+
+
+def square_pixel_rule(checkpoint: Checkpoint, edge: int, *, model_type: str, video: bool = False) -> PixelRule:
+    """The pixel rule of a checkpoint whose network takes images of edge x edge.
+
+    Raises BadInput where the rule makes images of another size; see `read_pixel_rule` for others.
+    """
+    rule = read_pixel_rule(checkpoint.folder, model_type=model_type, video=video)
+    if rule.size != (edge, edge):
+        raise BadInput(
+            f"The processor of {checkpoint.id} makes images of {rule.size}, not {edge, edge}.",
+            "Check that its processor files belong to this checkpoint.",
+        )
+    return rule

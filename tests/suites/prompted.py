@@ -188,8 +188,8 @@ class PromptedSuite(BackboneSuite):
     def test_prompts_that_fill_many_rows(
         self, checkpoint: Path, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("vfc.extract.language.plans.TOKENS_PER_RIDER", 64)
-        monkeypatch.setattr("vfc.extract.language.plans.ROWS_PER_RIDER", 2)
+        monkeypatch.setattr("vfc.extract.language.prompt_batching.TOKENS_PER_BATCH", 64)
+        monkeypatch.setattr("vfc.extract.language.prompt_batching.ROWS_PER_BATCH", 2)
         for plan in ("packed", "batched"):
             backbone = self.loaded(checkpoint, prompt_batching=plan)
             assert self.compared(oracle, backbone, [many_prompts(7), many_prompts(3)]) <= 1e-5

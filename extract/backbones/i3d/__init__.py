@@ -1,8 +1,8 @@
 """I3D (Inception-v1 3D) over windows of a video of any length: 1024 numbers per window from RGB, 1024 more from flow.
 
-`frames` are the numbers that action segmentation and anticipation work on: means of the last map over its height, width
-and time, RGB first. `--window 64 --stride 64` are the usual stacks; `--window 21 --stride 1 --border repeat` one vector
-around every frame, as the features of 50 Salads and Breakfast were made (with `--flow tv-l1`).
+`frames` are the features used in action segmentation and anticipation: means of the last map over its height, width and
+time, RGB first. `--window 64 --stride 64` gives the usual non-overlapping stacks; `--window 21 --stride 1 --border
+repeat` one vector around every frame, like the features of 50 Salads and Breakfast (with `--flow tv-l1`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from torch import Tensor
 from vfc.cache_schema.values.errors import BadInput, RecordRejected
 from vfc.cache_schema.values.layout import STEPS
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
-from vfc.extract.backbone import BackboneOptions, Chunking, Frames, Prepared, versions
+from vfc.extract.backbone import BackboneOptions, Chunking, Frames, Prepared
 from vfc.extract.frames.pixels import PixelRule, pixel_rule, read_pixel_rule
+from vfc.extract.models.frame_encoder import joined
 from vfc.extract.models.layers import kept_streams
-from vfc.extract.models.taps import COMPUTE, require_device, transferred
+from vfc.extract.models.loading import Compute, require_device
+from vfc.extract.models.recipe import model_recipe
+from vfc.extract.models.taps import transferred
 
 from .flow import normalised, source
 from .network import LEAST_FRAMES, WIDTH, InceptionI3d
@@ -32,12 +35,12 @@ DEFAULT_CHECKPOINT: str | None = None
 WINDOWS: Final = True
 STREAMS: Final = {"video": ("rgb", "flow")}
 CHUNK: Final = 64
-AUTHORS_PIXELS: Final[dict[str, Json]] = {
+AUTHORS_PIXELS: Final[dict[str, Any]] = {
     "video_processor_type": "VideoMAEVideoProcessor",
     "size": {"shortest_edge": 256},
     "crop_size": {"height": 224, "width": 224},
 }
-"""How the network's authors made pixels: short side 256, middle 224 x 224, values from -1 to 1."""
+"""The pixel rule of the network's authors: short side 256, middle 224 x 224, values from -1 to 1."""
 
 
 class I3dBackbone:
@@ -45,43 +48,20 @@ class I3dBackbone:
 
     def __init__(self, options: BackboneOptions) -> None:
         self.options = options
-        if options.checkpoint is None:
-            raise BadInput(
-                "i3d has no checkpoint of its own.",
-                "Give --checkpoint FOLDER with rgb_imagenet.pt (and flow_imagenet.pt) of pytorch-i3d, or a file.",
-            )
-        if options.layers or options.texts:
-            raise BadInput(
-                "i3d keeps one vector per window: it has no layers to name and no texts.",
-                "Leave --layer and --texts out.",
-            )
-        if options.attention is not None or options.max_pixels is not None:
-            raise BadInput("i3d has no attention and takes one size of frames.", "Leave --attention, --max-pixels out.")
-        kept = kept_streams(options.keep, STREAMS)["video"] if options.keep or options.flow else frozenset({"rgb"})
-        if "flow" in kept and options.flow is None:
-            raise BadInput(
-                "Flow is to be kept, but there is none.", "Say where it comes from: --flow dis, or a folder."
-            )
-        if "flow" not in kept and options.flow is not None:
-            raise BadInput("--flow is given, but flow is not kept.", "Add flow to --keep, or leave --flow out.")
-        self.streams = tuple(name for name in STREAMS["video"] if name in kept)
-        self.windows = Windows.asked(options.window, options.stride, options.border, LEAST_FRAMES)
-        self.place = Path(options.checkpoint).expanduser()
+        self.place = _checkpoint_path(options)
+        self.streams = _streams(options)
+        self.windows = Windows.of(options.window, options.stride, options.border, LEAST_FRAMES)
         self.towers: Mapping[str, Tower] = towers(self.place, self.streams)
-        self._flow = source(options.flow) if options.flow is not None else None
+        self._flow = None if options.flow is None else source(options.flow)
         self._require_frames()
         self.rule = _pixel_rule(self.place)
-        if self.rule.size is None:
-            raise BadInput(
-                f"The processor beside {self.place} leaves each video its own shape.", "Set crop_size or size in it."
-            )
         self._widths = [WIDTH // tower.narrow for tower in self.towers.values()]
-        self._dtype = options.dtype or "fp32"
+        self.compute = Compute(options.dtype or "fp32", options.device)
         self._storage: Dtype = options.storage or "fp16"
         self._models: dict[str, InceptionI3d] = {}
 
     def specs(self) -> Mapping[str, tuple[ArraySpec, ...]]:
-        """See `Backbone.specs`: `frames` `[S, D]`, `seconds` float64 `[S]`: when the middle frame is shown."""
+        """See `Backbone.specs`: `frames` `[S, D]`, `seconds` float64 `[S]`, the time of the middle frame."""
         frames = ArraySpec("frames", self._storage, (None, sum(self._widths)), STEPS)
         return {"video": (frames, ArraySpec(SECONDS, "float64", (None,), STEPS))}
 
@@ -91,33 +71,29 @@ class I3dBackbone:
 
     def recipe(self) -> dict[str, Json]:
         """See `Backbone.recipe`."""
-        return {
-            "backbone": "i3d",
-            "checkpoint": {
-                "id": self.place.resolve().name,
-                "revision": None,
-                "digest": digest(self.towers),
-                "architecture": "InceptionI3d",
-            },
-            "taps": {"visual": [], "frames": "mean of Mixed_5c over space and pairs of time steps, then over time"},
-            "streams": list(self.streams),
-            "windows": self.windows.recipe(),
-            "flow": None if self._flow is None else self._flow.recipe(),
-            "pixels": self.rule.recipe(),
-            "compute": {"dtype": self._dtype, "attention": None},
-            "storage": self._storage,
-            "versions": versions(),
-        }
+        checkpoint = {"id": self.place.resolve().name, "revision": None, "digest": digest(self.towers)}
+        return model_recipe(
+            "i3d",
+            checkpoint={**checkpoint, "architecture": "InceptionI3d"},
+            taps={"visual": [], "frames": "mean of Mixed_5c over space and pairs of time steps, then over time"},
+            streams=list(self.streams),
+            windows=self.windows.recipe(),
+            flow=None if self._flow is None else self._flow.recipe(),
+            pixels=self.rule.recipe(),
+            compute=self.compute,
+            attention=None,
+            storage=self._storage,
+        )
 
     def load(self) -> None:
         """See `Backbone.load`."""
         require_device(self.options.device)
         for name, tower in self.towers.items():
-            self._models[name] = tower.load(self.options.device, COMPUTE[self._dtype])
+            self._models[name] = tower.load(self.compute)
 
     @property
     def chunking(self) -> Chunking:
-        """See `StreamingBackbone`: flow between frames needs the last frame again."""
+        """See `StreamingBackbone`: flow between frames needs the last frame of the chunk before."""
         return Chunking(CHUNK, int(self._flow is not None and self._flow.between))
 
     def pixels(self, clip: Frames) -> Prepared:
@@ -132,47 +108,41 @@ class I3dBackbone:
 
     def encode_videos(self, batch: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
         """See `Backbone.encode_videos`: window by window, whatever the batch."""
-        found = []
-        for item in batch:
-            parts = list(self.encode_stream([item]))
-            found.append({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
-        return found
+        return [joined(list(self.encode_stream([item]))) for item in batch]
 
     @torch.inference_mode()
     def encode_stream(self, chunks: Iterable[Mapping[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-        """See `StreamingBackbone`: one row per window, as soon as its last frame is there.
+        """See `StreamingBackbone`: one row per window, as soon as its last frame has arrived.
 
         Raises RecordRejected for a video that is shorter than a window.
         """
-        steps, seen = 0, 0
+        steps, frames = 0, 0
 
-        def rows() -> Iterator[Mapping[str, Tensor]]:
-            nonlocal seen
+        def without_overlap() -> Iterator[Mapping[str, Tensor]]:
+            nonlocal frames
             for i, chunk in enumerate(chunks):
-                again = self.chunking.overlap if i else 0
-                new = {name: rows if name == "flow" else rows[again:] for name, rows in chunk.items()}
-                seen += len(new[SECONDS])
+                overlap = self.chunking.overlap if i else 0
+                new = {name: rows if name == "flow" else rows[overlap:] for name, rows in chunk.items()}
+                frames += len(new[SECONDS])
                 yield new
 
-        for window, seconds in cut(rows(), self.windows, self.streams):
+        for window, seconds in cut(without_overlap(), self.windows, self.streams):
             steps += 1
             yield {"frames": self._vector(window), SECONDS: torch.tensor([seconds], dtype=torch.float64)}
         if not steps:
             flow = " and their flow" if "flow" in self.streams else ""
             raise RecordRejected(
-                f"Its {seen} frames{flow} are fewer than one window of {self.windows.frames} needs.",
+                f"Its {frames} frames{flow} are fewer than one window of {self.windows.frames} needs.",
                 "Give a smaller --window, a denser --frames, or --border repeat.",
             )
 
     def _vector(self, window: Mapping[str, Tensor]) -> Tensor:
-        found = []
-        for name, model in self._models.items():
-            rows = window[name].to(self.options.device, COMPUTE[self._dtype], non_blocking=True)
-            found.append(model.vectors(rows.transpose(0, 1)[None]).mean(dim=1))
-        return transferred(torch.cat(found, dim=1), self._storage)
+        inputs = {name: self.compute.moved(window[name]).transpose(0, 1)[None] for name in self._models}
+        vectors = [model.vectors(inputs[name]).mean(dim=1) for name, model in self._models.items()]
+        return transferred(torch.cat(vectors, dim=1), self._storage)
 
     def _require_frames(self) -> None:
-        """Refuse what no video could give: fewer frames than a window."""
+        """Raise BadInput where --num-frames is less than a window needs, so that no video would give a row."""
         count, needed = self.options.num_frames, self.windows.frames + self.chunking.overlap
         if count is not None and self.windows.border == "drop" and count < needed:
             raise BadInput(
@@ -181,13 +151,45 @@ class I3dBackbone:
             )
 
 
+def _checkpoint_path(options: BackboneOptions) -> Path:
+    """The checkpoint that the options name. Raises BadInput for options that i3d does not have."""
+    if options.checkpoint is None:
+        raise BadInput(
+            "i3d has no checkpoint of its own.",
+            "Give --checkpoint FOLDER with rgb_imagenet.pt (and flow_imagenet.pt) of pytorch-i3d, or a file.",
+        )
+    if options.layers or options.texts:
+        raise BadInput(
+            "i3d keeps one vector per window: it has no layers to name and no texts.",
+            "Leave --layer and --texts out.",
+        )
+    if options.attention is not None or options.max_pixels is not None:
+        raise BadInput("i3d has no attention and takes one size of frames.", "Leave --attention, --max-pixels out.")
+    return Path(options.checkpoint).expanduser()
+
+
+def _streams(options: BackboneOptions) -> tuple[str, ...]:
+    """The streams to keep; rgb alone unless flow is asked for. Raises BadInput where `keep` and `flow` contradict."""
+    kept = kept_streams(options.keep, STREAMS)["video"] if options.keep or options.flow else frozenset({"rgb"})
+    if "flow" in kept and options.flow is None:
+        raise BadInput("--keep names flow, but there is no --flow.", "Give its source: --flow dis, or a folder.")
+    if "flow" not in kept and options.flow is not None:
+        raise BadInput("--flow is given, but flow is not kept.", "Add flow to --keep, or leave --flow out.")
+    return tuple(name for name in STREAMS["video"] if name in kept)
+
+
 def _pixel_rule(place: Path) -> PixelRule:
-    """As the authors made pixels, unless a `preprocessor_config.json` beside the weights says otherwise."""
+    """The authors' pixel rule, unless a `preprocessor_config.json` beside the weights gives another.
+
+    Raises BadInput where the rule has no fixed size.
+    """
     folder = place if place.is_dir() else place.parent
-    if (folder / "preprocessor_config.json").is_file():
-        return read_pixel_rule(folder, model_type="videomae", video=True)
-    section: dict[str, Any] = dict(AUTHORS_PIXELS)
-    return pixel_rule(section, where="i3d")
+    if not (folder / "preprocessor_config.json").is_file():
+        return pixel_rule(dict(AUTHORS_PIXELS), where="i3d")
+    rule = read_pixel_rule(folder, model_type="videomae", video=True)
+    if rule.size is None:
+        raise BadInput(f"The processor beside {place} leaves each video its own shape.", "Set crop_size or size in it.")
+    return rule
 
 
 def build(options: BackboneOptions) -> I3dBackbone:

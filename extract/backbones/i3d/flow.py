@@ -1,4 +1,4 @@
-"""Optical flow for I3D: computed between the frames of a clip by OpenCV, or read from files made before."""
+"""Optical flow for I3D: computed between the frames of a clip by OpenCV, or read from existing files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vfc.extract.frames.pixels import PixelRule, centre_crop, resized
 
 METHODS: Final = ("dis", "tv-l1")
 BOUND: Final = 20.0
-"""Flow is cut off at this many pixels per frame, either way, and divided by it."""
+"""Flow is clipped to this many pixels per frame in both directions, and divided by it."""
 LEVELS: Final = 255.0
 """Images hold flow as grey levels: 0 is -BOUND, 255 is +BOUND."""
 IMAGES: Final = (".jpg", ".jpeg", ".png")
@@ -29,7 +29,7 @@ Fields = npt.NDArray[Any]
 
 
 class Source(Protocol):
-    """Where flow comes from. `between`: it is made from the frames of a clip, and there is one less of it."""
+    """A source of flow. `between`: it is computed between the frames of a clip, so there is one field less."""
 
     between: bool
 
@@ -40,25 +40,25 @@ class Source(Protocol):
         """For the recipe of a store."""
 
 
-def source(asked: str) -> Source:
-    """`dis`, `tv-l1`, or a folder of flow made before.
+def source(name: str) -> Source:
+    """`dis`, `tv-l1`, or a folder of existing flow.
 
     Raises:
-        MissingExtra: OpenCV is not installed, or not the part of it that is needed.
-        MissingPath: neither a method nor a folder.
+        MissingExtra: OpenCV, or the part of it that is needed, is not installed.
+        MissingPath: `name` is neither a method nor a folder.
     """
-    if asked in METHODS:
-        return Computed(asked)
-    if not Path(asked).is_dir():
+    if name in METHODS:
+        return Computed(name)
+    if not Path(name).is_dir():
         raise MissingPath(
-            f"--flow {asked!r} is neither a method nor a folder.",
+            f"--flow {name!r} is neither a method nor a folder.",
             f"Give {' or '.join(METHODS)}, or the folder that holds <video>.npy or <video>/flow_x_*, flow_y_*.",
         )
-    return Read(Path(asked))
+    return Read(Path(name))
 
 
 def opencv(method: str) -> Any:
-    """The module `cv2`, in one thread: how many there are changes the numbers.
+    """The module `cv2`, set to one thread: the number of threads changes the numbers.
 
     Raises MissingExtra.
     """
@@ -90,8 +90,8 @@ class Computed:
 
     def recipe(self) -> dict[str, Json]:
         """See `Source`; with OpenCV's version."""
-        made: dict[str, Json] = {"source": self.method, "opencv": str(opencv(self.method).__version__)}
-        return made | ({"preset": "medium"} if self.method == "dis" else {})
+        recipe: dict[str, Json] = {"source": self.method, "opencv": str(opencv(self.method).__version__)}
+        return recipe | ({"preset": "medium"} if self.method == "dis" else {})
 
     def __call__(self, frames: npt.NDArray[Any], name: str, indices: Sequence[int]) -> Fields:
         """See `Source`: `[T - 1, 2, H, W]`."""
@@ -109,24 +109,24 @@ class Computed:
 
 @dataclass(frozen=True)
 class Read:
-    """Flow made before: `<folder>/<video>.npy` or images `<folder>/<video>/flow_x_00001.jpg`, `flow_y_00001.jpg` ...
+    """Existing flow: `<folder>/<video>.npy` or images `<folder>/<video>/flow_x_00001.jpg`, `flow_y_00001.jpg` ...
 
-    `<video>` is the video's name in the collection, with or without its suffix; segments take theirs from that of
-    their file. Entry i belongs to frame i of the file; where the last frame has none, that of the frame before is
-    taken. Arrays are `[n, H, W, 2]` or `[n, 2, H, W]`: float in pixels per frame, or uint8 in grey levels as in images.
+    `<video>` is the video's name in the collection, with or without its suffix; segments use that of
+    their file. Entry i belongs to frame i of the file; where the last frame has none, it takes that of the frame
+    before. Arrays are `[n, H, W, 2]` or `[n, 2, H, W]`: float in pixels per frame, or uint8 in grey levels.
     """
 
     folder: Path
     between = False
 
     def recipe(self) -> dict[str, Json]:
-        """See `Source`; where the files lie is no part of it."""
+        """See `Source`; without the folder, which does not change the numbers."""
         return {"source": "files"}
 
     def __call__(self, frames: npt.NDArray[Any], name: str, indices: Sequence[int]) -> Fields:
         """See `Source`: `[T, 2, H, W]`.
 
-        Raises RecordRejected where there is none for this video, or not enough.
+        Raises RecordRejected where there is no flow of this video, or too little.
         """
         name = file_of(name)
         array = next((p for p in (self.folder / f"{name}.npy", self.folder / _bare(name)) if p.is_file()), None)
@@ -157,17 +157,17 @@ def _bare(name: str) -> str:
 
 
 def _along(folder: Path, axis: str) -> list[Path]:
-    found = [f for f in folder.iterdir() if f.suffix.lower() in IMAGES and re.match(rf"(flow_)?{axis}[_-]?\d", f.name)]
-    return sorted(found, key=lambda f: int(re.findall(r"\d+", f.stem)[-1]))
+    files = [f for f in folder.iterdir() if f.suffix.lower() in IMAGES and re.match(rf"(flow_)?{axis}[_-]?\d", f.name)]
+    return sorted(files, key=lambda f: int(re.findall(r"\d+", f.stem)[-1]))
 
 
-def _numbers(indices: Sequence[int], there: int, where: Path) -> list[int]:
-    """Which entries; the last frame may lack its own."""
-    if not there or max(indices) > there:
+def _numbers(indices: Sequence[int], count: int, where: Path) -> list[int]:
+    """The entries of these frames; the last frame may lack its own."""
+    if not count or max(indices) > count:
         raise RecordRejected(
-            f"{where} holds flow of {there} frames; frame {max(indices)} was wanted (from 0).", "Make the flow again."
+            f"{where} holds flow of {count} frames; frame {max(indices)} is needed (from 0).", "Compute the flow again."
         )
-    return [min(i, there - 1) for i in indices]
+    return [min(i, count - 1) for i in indices]
 
 
 def _entries(stored: Fields, indices: Sequence[int], where: Path) -> Fields:
@@ -185,7 +185,7 @@ def _from_grey(levels: Fields) -> Fields:
 
 
 def normalised(fields: Fields, rule: PixelRule) -> Tensor:
-    """Flow as the network takes it: resized and cropped as the frames are, values not rescaled, cut off, in [-1, 1]."""
+    """Flow as the network takes it: resized and cropped like the frames, values not rescaled, clipped, in [-1, 1]."""
     x = torch.from_numpy(np.ascontiguousarray(fields))
     old = (x.shape[-2], x.shape[-1])
     new = rule.exact or (resized(*old, rule.shortest_edge, rule.longest_edge) if rule.shortest_edge else old)

@@ -1,7 +1,7 @@
-"""The network: Inception-v1 inflated to 3D (Carreira & Zisserman 2017), up to its last map and the vector made of that.
+"""The network: Inception-v1 inflated to 3D (Carreira & Zisserman 2017), up to its last map and its mean.
 
-Two things set it apart from what a rewrite tends to give. Padding is TensorFlow's SAME, which depends on the size of
-the input and puts the odd zero behind; and the batch norms divide by the root of variance + 1e-3.
+Two details are easily missed. Padding is TensorFlow's SAME, which depends on the size of the input and puts the odd
+zero at the end; and the epsilon of the batch norms is 1e-3.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 BATCH_NORM_EPS: Final = 1e-3
 LEAST_FRAMES: Final = 9
-"""Fewer leave one time step after the last map, of which the pool takes two."""
+"""Fewer give one time step in the last map, and the pool needs two."""
 
 MIXED: Final[dict[str, tuple[int, int, int, int, int, int]]] = {
     "Mixed_3b": (64, 96, 128, 16, 32, 32),
@@ -27,7 +27,7 @@ MIXED: Final[dict[str, tuple[int, int, int, int, int, int]]] = {
     "Mixed_5b": (256, 160, 320, 32, 128, 128),
     "Mixed_5c": (384, 192, 384, 48, 128, 128),
 }
-"""Channels of the units b0, b1a, b1b, b2a, b2b, b3b; a block hands on those of b0, b1b, b2b and b3b."""
+"""Channels of the units b0, b1a, b1b, b2a, b2b, b3b; the output of a block has those of b0, b1b, b2b and b3b."""
 WIDTH: Final = 1024
 STEM: Final = 64
 _POOLS: Final[dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]]] = {
@@ -39,14 +39,14 @@ _POOLS: Final[dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]]] = {
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and behind one axis such that `ceil(size / stride)` outputs come, the odd one behind."""
+    """Zeros before and after one axis that give `ceil(size / stride)` outputs; the odd one comes after."""
     rest = size % stride or stride
     total = max(kernel - rest, 0)
     return total // 2, total - total // 2
 
 
 def padded(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Tensor:
-    """`x` `[B, C, T, H, W]` with the zeros that SAME puts around it."""
+    """`x` `[B, C, T, H, W]` with the zeros of SAME padding around it."""
     both = [same_padding(size, k, s) for size, k, s in zip(x.shape[2:], kernel, stride, strict=True)]
     flat = [zeros for pair in reversed(both) for zeros in pair]
     return functional.pad(x, flat) if any(flat) else x
@@ -67,7 +67,7 @@ class Unit(nn.Module):
 
 
 class MaxPool(nn.Module):
-    """Maximum over a box. What is padded are zeros, not the lowest number: all that comes here is 0 or above."""
+    """Maximum over a box. Padded with zeros, as all inputs are 0 or above."""
 
     def __init__(self, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Mixed(nn.Module):
         self.width = out[0] + out[2] + out[4] + out[5]
 
     def forward(self, x: Tensor) -> Tensor:
-        """The branches' channels, in order, one behind the other."""
+        """The channels of the branches, concatenated in order."""
         branches = (self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x)))
         return torch.cat(branches, dim=1)
 
@@ -100,7 +100,7 @@ class InceptionI3d(nn.Module):
 
     Args:
         channels: Of the input: 3 for RGB, 2 for flow.
-        narrow: Every width is divided by this; 1 is the published network. It takes 8 at most without a remainder.
+        narrow: Every width is divided by this; 1 is the published network. 8 is the largest without a remainder.
     """
 
     def __init__(self, channels: int = 3, narrow: int = 1) -> None:

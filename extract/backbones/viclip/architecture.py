@@ -1,4 +1,4 @@
-"""How large a ViCLIP is: from its configuration, or from the shapes of its weights. Imports no torch."""
+"""The sizes of a ViCLIP, from its configuration or from the shapes of its weights. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODEL_TYPE: Final = "viclip"
 ACTIVATION: Final = "quick_gelu"
 EPS: Final = 1e-5
 HEAD_WIDTH: Final = 64
-"""Of all that was published; where no configuration says otherwise."""
+"""Width of an attention head of all published models; used where no configuration says otherwise."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -29,7 +29,7 @@ class Tower:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Both towers. `patch`, `image`: edges in pixels. `frames`: how many have a learned place in time.
+    """Both towers. `patch`, `image`: edges in pixels. `frames`: number of learned temporal positions.
 
     `context`, `vocabulary`: of the text tower. `embedding`: width of what both project to.
     """
@@ -49,7 +49,7 @@ class Architecture:
         return self.image // self.patch
 
     def to_json(self) -> dict[str, Any]:
-        """As config.json of a checkpoint says it."""
+        """The content of a checkpoint's config.json."""
         return {"model_type": MODEL_TYPE, **asdict(self)}
 
 
@@ -57,19 +57,19 @@ PUBLISHED: Final = {
     "b": Architecture(Tower(768, 12, 12), Tower(512, 12, 8)),
     "l": Architecture(Tower(1024, 24, 16), Tower(768, 12, 12), patch=14, embedding=768),
 }
-"""By the `size` that the published config.json says: B/16 and L/14."""
+"""By the `size` in the published config.json: B/16 and L/14."""
 
 
 def architecture_of(config: Mapping[str, Any], shapes: Callable[[], Shapes], where: str) -> Architecture:
-    """What a checkpoint is: as its config.json says, in this project's words or in the published ones, else by shapes.
+    """The sizes of a checkpoint: from its config.json, in this project's form or the published one, else from shapes.
 
     Args:
         config: config.json; empty where there is none.
-        shapes: Names and shapes of all weights, asked for only where the configuration does not tell.
+        shapes: Returns names and shapes of all weights; called only where the configuration gives no sizes.
         where: The checkpoint, for messages.
 
     Raises:
-        BadInput: another architecture, or a configuration or weights that make no ViCLIP.
+        BadInput: another architecture, or a configuration or weights that are not those of a ViCLIP.
     """
     named = config.get("model_type") or ", ".join(config.get("architectures") or ())
     if named and str(named).lower() != MODEL_TYPE:
@@ -78,7 +78,7 @@ def architecture_of(config: Mapping[str, Any], shapes: Callable[[], Shapes], whe
             "Give another --checkpoint, or the --model that this one belongs to.",
         )
     if isinstance(config.get("vision"), dict):
-        return _spelt_out(config, where)
+        return _from_config(config, where)
     if "size" in config:
         size = str(config["size"]).lower()
         if size not in PUBLISHED:
@@ -89,7 +89,7 @@ def architecture_of(config: Mapping[str, Any], shapes: Callable[[], Shapes], whe
     return _from_shapes(shapes(), where)
 
 
-def _spelt_out(config: Mapping[str, Any], where: str) -> Architecture:
+def _from_config(config: Mapping[str, Any], where: str) -> Architecture:
     try:
         towers = {
             name: Tower(**{key: int(value) for key, value in config[name].items()}) for name in ("vision", "text")
@@ -97,11 +97,11 @@ def _spelt_out(config: Mapping[str, Any], where: str) -> Architecture:
         others = {
             name: int(config[name]) for name in ("patch", "image", "frames", "context", "vocabulary", "embedding")
         }
-        found = Architecture(towers["vision"], towers["text"], **others)
+        architecture = Architecture(towers["vision"], towers["text"], **others)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(
-            f"config.json of {where} does not spell out a ViCLIP: {type(error).__name__}: {error}.",
-            "Take config.json away, and sizes are read from the weights; or copy it again.",
+            f"config.json of {where} does not describe a ViCLIP: {type(error).__name__}: {error}.",
+            "Remove config.json, and sizes are read from the weights; or copy it again.",
         ) from error
     for name, tower in towers.items():
         if tower.heads < 1 or tower.width % tower.heads:
@@ -109,7 +109,7 @@ def _spelt_out(config: Mapping[str, Any], where: str) -> Architecture:
                 f"config.json of {where}: the {name} tower is {tower.width} wide, with {tower.heads} heads.",
                 "The width must be a multiple of the heads.",
             )
-    return found
+    return architecture
 
 
 def _from_shapes(shapes: Shapes, where: str) -> Architecture:

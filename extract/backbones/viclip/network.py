@@ -1,6 +1,6 @@
-"""The network: two stacks of pre-norm blocks, all weights by published names. For inference: nothing is dropped.
+"""The network: two stacks of pre-norm blocks, all weights by published names; for inference.
 
-Training masked nine tenths of the patches; features are made of all of them.
+Training masked nine tenths of the patches; here no patch is masked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Keep = Callable[[Tensor], Kept]
 
 
 class Attention(nn.Module):
-    """Self-attention of all rows; queries, keys and values lie in one matrix, in this order."""
+    """Self-attention of all rows; one matrix holds the weights of queries, keys and values, in this order."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, *, causal: bool = False, rows: int | None = None) -> Tensor:
-        """`[B, S, D]` to `[B, S, D]`; with `rows`, the first so many rows only, which still see all."""
+        """`[B, S, D]` to `[B, S, D]`; with `rows`, the first so many rows only, which still attend to all."""
         if rows is None:
             query, key, value = functional.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         else:
@@ -40,13 +40,13 @@ class Attention(nn.Module):
             rest = functional.linear(x, self.in_proj_weight[width:], self.in_proj_bias[width:])
             key, value = rest.chunk(2, dim=-1)
         query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
-        seen = functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
-        mixed: Tensor = self.out_proj(seen.transpose(1, 2).flatten(2))
+        attended = functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        mixed: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return mixed
 
 
 class Mlp(nn.Module):
-    """Four times as wide within, QuickGELU between."""
+    """Two linear layers with QuickGELU between, four times as wide inside."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -55,8 +55,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., D]` to `[..., D]`."""
-        within = self.c_fc(x)
-        out: Tensor = self.c_proj(within * torch.sigmoid(1.702 * within))
+        inner = self.c_fc(x)
+        out: Tensor = self.c_proj(inner * torch.sigmoid(1.702 * inner))
         return out
 
 
@@ -78,37 +78,37 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The blocks; fewer than the architecture has where nothing above is wanted."""
+    """The blocks; fewer than the architecture has where no layer above is kept."""
 
     def __init__(self, tower: Tower, depth: int) -> None:
         super().__init__()
         self.resblocks = nn.ModuleList(Block(tower.width, tower.heads) for _ in range(depth))
 
     def forward(
-        self, x: Tensor, wanted: Collection[str], keep: Keep[Any], *, causal: bool = False, last: int | None = None
+        self, x: Tensor, layers: Collection[str], keep: Keep[Any], *, causal: bool = False, last: int | None = None
     ) -> tuple[dict[str, Any], Tensor]:
-        """`keep` of what enters block 1 ("0") and of what each block l hands on, as wanted; and the last state.
+        """`keep` of what enters block 1 ("0") and of the output of each block l in `layers`; and the last state.
 
         `last`: how many rows of the last block are needed, where not all.
         """
-        found = {"0": keep(x)} if "0" in wanted else {}
+        states = {"0": keep(x)} if "0" in layers else {}
         for number, block in enumerate(self.resblocks, 1):
             top = number == len(self.resblocks)
             x = block(x, causal=causal, rows=last if top else None)
-            if str(number) in wanted:
-                found[str(number)] = keep(x)
-        return found, x
+            if str(number) in layers:
+                states[str(number)] = keep(x)
+        return states, x
 
 
 class VisionTower(nn.Module):
     """Patches of all frames, and one class token for the video."""
 
     def __init__(self, architecture: Architecture, depth: int | None = None, *, head: bool = True) -> None:
-        """`depth`: only so many blocks; `head`: whether the final norm and the projection are there."""
+        """`depth`: only so many blocks; `head`: whether the final norm and the projection are learned."""
         super().__init__()
         tower, patch = architecture.vision, architecture.patch
         width = tower.width
-        self.layers = tower.layers
+        self.depth = tower.layers
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.positional_embedding = nn.Parameter(torch.empty(1 + architecture.grid**2, width))
         self.temporal_positional_embedding = nn.Parameter(torch.empty(1, architecture.frames, width))
@@ -130,22 +130,22 @@ class VisionTower(nn.Module):
         return normed
 
     def forward(
-        self, clips: Tensor, wanted: Collection[str] = (), keep: Keep[Any] = Tensor.clone, *, embed: bool = True
+        self, clips: Tensor, layers: Collection[str] = (), keep: Keep[Any] = Tensor.clone, *, embed: bool = True
     ) -> tuple[dict[str, Any], Tensor | None]:
-        """States by layer, as `keep` leaves them, and the projected class token `[B, E]` where it is wanted.
+        """`keep` of the states by layer, and with `embed` the projected class token `[B, E]`.
 
-        Where no state of the last block is wanted, it is computed for the class token alone: its other rows would
-        only be thrown away, and are the most of its work.
+        Where no layer needs all rows of the last block, it is computed for the class token alone, a fraction of its
+        work.
         """
-        whole = str(self.layers) in wanted or NORM in wanted
-        found, x = self.transformer(self.tokens(clips), wanted, keep, last=1 if embed and not whole else None)
-        if NORM in wanted:
-            found[NORM] = keep(self.ln_post(x))
-        return found, self.ln_post(x[:, 0]) @ self.proj if embed else None
+        all_rows = str(self.depth) in layers or NORM in layers
+        states, x = self.transformer(self.tokens(clips), layers, keep, last=1 if embed and not all_rows else None)
+        if NORM in layers:
+            states[NORM] = keep(self.ln_post(x))
+        return states, self.ln_post(x[:, 0]) @ self.proj if embed else None
 
 
 class TextTower(nn.Module):
-    """CLIP's text tower with a shorter context; a row sees itself and those before."""
+    """CLIP's text tower with a shorter context, causal."""
 
     def __init__(self, architecture: Architecture, depth: int | None = None, *, head: bool = True) -> None:
         """See `VisionTower`."""
@@ -159,19 +159,19 @@ class TextTower(nn.Module):
             self.text_projection = nn.Parameter(torch.empty(tower.width, architecture.embedding))
 
     def forward(
-        self, ids: Tensor, wanted: Collection[str] = (), keep: Keep[Any] = Tensor.clone, *, embed: bool = True
+        self, ids: Tensor, layers: Collection[str] = (), keep: Keep[Any] = Tensor.clone, *, embed: bool = True
     ) -> tuple[dict[str, Any], Tensor | None]:
         """States by layer, and the projected end of text `[B, E]`, which is the largest of the ids `[B, L]`."""
         x = self.token_embedding(ids) + self.positional_embedding
-        found, x = self.transformer(x, wanted, keep, causal=True)
-        if NORM in wanted:
-            found[NORM] = keep(self.ln_final(x))
+        states, x = self.transformer(x, layers, keep, causal=True)
+        if NORM in layers:
+            states[NORM] = keep(self.ln_final(x))
         ends = x[torch.arange(len(ids), device=x.device), ids.argmax(dim=-1)]
-        return found, self.ln_final(ends) @ self.text_projection if embed else None
+        return states, self.ln_final(ends) @ self.text_projection if embed else None
 
 
 class ViCLIP(nn.Module):
-    """Both towers and the temperature: all that a published file holds."""
+    """Both towers and the temperature: all weights of a published file."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -181,15 +181,15 @@ class ViCLIP(nn.Module):
 
 
 def resized_time(table: Tensor, frames: int) -> Tensor:
-    """Places in time `[1, F, D]` for so many frames `[1, T, D]`.
+    """The temporal position embedding `[1, F, D]` for another number of frames `[1, T, D]`.
 
-    Fewer take the first rows, one takes the mean of all, more are interpolated linearly: what the published code does
-    on loading. Rows beyond the table left at zero could not be told apart.
+    Fewer frames take the first rows, one frame the mean of all, more are interpolated linearly, as the published code
+    does on loading. Zeros for the frames beyond F would give them all the same position.
     """
-    there = table.shape[1]
+    learned = table.shape[1]
     if frames == 1:
         return table.mean(dim=1, keepdim=True)
-    if frames <= there:
+    if frames <= learned:
         return table[:, :frames]
     rows = table.float().transpose(1, 2)
     return functional.interpolate(rows, frames, mode="linear", align_corners=False).transpose(1, 2).to(table.dtype)

@@ -1,4 +1,4 @@
-"""A tiny ViCLIP with random weights, as a checkpoint folder: for tests, and to try things out without a real one."""
+"""A tiny ViCLIP with random weights, as a checkpoint folder: for tests and examples without a real checkpoint."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def write_tiny_viclip(
     context: int = 32,
     seed: int = 0,
 ) -> Path:
-    """Write the checkpoint to `folder`, unless it is there: config.json, weights fp32, vocabulary; by seed alone.
+    """Write the checkpoint to `folder`, unless that exists: config.json, fp32 weights, vocabulary; fixed by `seed`.
 
-    `vfc extract --model viclip --checkpoint <folder>` takes it as it would a published one. All numbers of
+    `vfc extract --model viclip --checkpoint <folder>` takes it like a published one. All numbers of
     `Architecture` can be set but the vocabulary, which is bytes and `WORDS`.
     """
     if folder.exists():

@@ -1,4 +1,4 @@
-"""ViCLIP's tokens: CLIP's byte pairs from the published vocabulary file, with the first id where nothing stands."""
+"""ViCLIP's tokens: CLIP's byte pairs from the published vocabulary file, padded with id 0."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from vfc.extract.models.clip_tokenizer import ClipTokens
 from .architecture import Architecture
 
 MERGES: Final = 49152 - 256 - 2
-"""How many lines of the published vocabulary file are in use, behind its first."""
+"""Number of lines of the published vocabulary file that are used, after its first."""
 PAD: Final = 0
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts as ViCLIP reads them: HTML entities taken back twice, as when it was trained, then `ClipTokens`.
+    """Texts as ViCLIP reads them: HTML entities unescaped twice, as in its training, then `ClipTokens`.
 
-    What was done besides, mending broken encodings by ftfy, is left out.
+    Its training also repaired broken encodings by ftfy; this does not.
     """
 
     tokens: ClipTokens
@@ -66,16 +66,16 @@ def read_bpe(file: Path) -> Any:
     """CLIP's tokenizer from its vocabulary file: bytes, bytes that end a word, merges, start and end of text."""
     from transformers import CLIPTokenizer
 
-    made: Any = CLIPTokenizer  # its annotations know of merges as lines alone
+    tokenizer_class: Any = CLIPTokenizer  # its annotations allow merges as lines only
     try:
         with gzip.open(file, "rt", encoding="utf-8") as opened:
             lines = opened.read().split("\n")[1 : MERGES + 1]
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise BadInput(f"{file} cannot be read: {error}.", "Copy it again from CLIP's or ViCLIP's page.") from error
     merges = [(pair[0], pair[1]) for line in lines if len(pair := line.split()) == 2]
-    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    # Bytes that print stand for themselves, all others for the letters from U+0100 on.
-    symbols = [chr(code) for code in (*seen, *range(0x100, 0x200 - len(seen)))]
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    # Printable bytes are their own symbol; the symbols of all others are the letters from U+0100 on.
+    symbols = [chr(code) for code in (*printable, *range(0x100, 0x200 - len(printable)))]
     pieces = [*symbols, *(f"{symbol}</w>" for symbol in symbols), *(first + second for first, second in merges)]
     pieces += ["<|startoftext|>", "<|endoftext|>"]
-    return made(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges)
+    return tokenizer_class(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges)

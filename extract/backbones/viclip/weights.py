@@ -1,4 +1,4 @@
-"""Weights of a published file, by name: read without running code, wrapping taken off, checked to the last one."""
+"""Weights of a published file, by name: read without running code, unwrapped, and all checked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .architecture import Architecture, Shapes
 from .network import ViCLIP
 
 WRAPPINGS: Final = ("model", "module", "state_dict")
-"""Under which names files hold the weights beside other things."""
+"""Keys under which files hold the weights beside other things."""
 MARK: Final = "vision_encoder.class_embedding"
 SHOWN: Final = 3
 
@@ -34,25 +34,25 @@ def tensors_of(checkpoint: Checkpoint, names: Collection[str]) -> dict[str, Tens
     """These weights, as the files have them; `names` are among those of `shapes_of`."""
     headers = _headers(checkpoint)
     start = _prefix(headers)
-    wanted = {name for name in headers if name.removeprefix(start) in names}
-    found: dict[str, Tensor] = {}
+    full_names = {name for name in headers if name.removeprefix(start) in names}
+    tensors: dict[str, Tensor] = {}
     for file in checkpoint.weights():
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
-                found |= {name: opened.get_tensor(name) for name in wanted.intersection(opened.keys())}
+                tensors |= {name: opened.get_tensor(name) for name in full_names.intersection(opened.keys())}
         else:
-            found |= {name: tensor for name, tensor in _pickled(file, "cpu").items() if name in wanted}
-    return {name.removeprefix(start): tensor for name, tensor in found.items()}
+            tensors |= {name: tensor for name, tensor in _pickled(file, "cpu").items() if name in full_names}
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items()}
 
 
 def check(shapes: Shapes, architecture: Architecture, where: str) -> None:
-    """Hold names and shapes of a file against those of the whole network.
+    """Compare names and shapes of a file with those of the whole network.
 
-    Raises BadInput, with names, where one is lacking, too much, or of another shape.
+    Raises BadInput, with names, where one is missing, unexpected, or of another shape.
     """
     with torch.device("meta"):
-        wanted = {name: tuple(tensor.shape) for name, tensor in ViCLIP(architecture).state_dict().items()}
-    lacking, extra = sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys())
+        expected = {name: tuple(tensor.shape) for name, tensor in ViCLIP(architecture).state_dict().items()}
+    lacking, extra = sorted(expected.keys() - shapes.keys()), sorted(shapes.keys() - expected.keys())
     if lacking:
         raise BadInput(
             f"The checkpoint {where} lacks weights that ViCLIP needs: {_listed(lacking)}.",
@@ -61,38 +61,40 @@ def check(shapes: Shapes, architecture: Architecture, where: str) -> None:
     if extra:
         raise BadInput(
             f"The checkpoint {where} holds weights that ViCLIP has no place for: {_listed(extra)}.",
-            "It was made by another network; features made without these weights would not be its own.",
+            "It belongs to another network; features computed without these weights would be wrong.",
         )
     other = [
-        f"{name} {list(shapes[name])}, not {list(wanted[name])}" for name in wanted if shapes[name] != wanted[name]
+        f"{name} {list(shapes[name])}, not {list(expected[name])}"
+        for name in expected
+        if shapes[name] != expected[name]
     ]
     if other:
         raise BadInput(
             f"Weights of the checkpoint {where} have another shape than its configuration says: {_listed(other)}.",
-            "Put config.json and weights of one checkpoint together, or take config.json away.",
+            "Put config.json and weights of one checkpoint together, or remove config.json.",
         )
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
-    """Give a module that was made on the meta device its weights: those of its own names behind `prefix`."""
-    # Copied: a mapped file's tensors lie where they lie, and the last bits of a product depend on alignment.
+    """Set the weights of a module on the meta device: the tensors of its own names after `prefix`."""
+    # Copied: tensors of a mapped file are not aligned, and the last bits of a product depend on alignment.
     own = {name: tensors[prefix + name].clone() for name in module.state_dict()}
     module.load_state_dict(own, strict=True, assign=True)
 
 
 def _headers(checkpoint: Checkpoint) -> Shapes:
-    found: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for file in checkpoint.weights():
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
-                found |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+                shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
         else:
-            found |= {name: tuple(tensor.shape) for name, tensor in _pickled(file, "meta").items()}
-    return found
+            shapes |= {name: tuple(tensor.shape) for name, tensor in _pickled(file, "meta").items()}
+    return shapes
 
 
 def _prefix(names: Collection[str]) -> str:
-    """What stands before all names, such as `module.`; nothing where the names are not those of a ViCLIP."""
+    """The common prefix of all names, such as `module.`; empty where the names are not those of a ViCLIP."""
     return next((name.removesuffix(MARK) for name in names if name.endswith(MARK)), "")
 
 
@@ -101,8 +103,8 @@ def _pickled(file: Path, device: str) -> dict[str, Tensor]:
         state = _loaded(file, device)
     except pickle.UnpicklingError as error:
         raise BadInput(
-            f"{file} holds more than weights, and reading that would run code of its own.",
-            "Where it is trusted, load it there and save its weights alone, as safetensors.",
+            f"{file} holds more than weights, and reading it would run code from the file.",
+            "If you trust it, load it yourself and save its weights alone, as safetensors.",
         ) from error
     while isinstance(state, dict) and (inner := [state[key] for key in WRAPPINGS if isinstance(state.get(key), dict)]):
         state = inner[0]

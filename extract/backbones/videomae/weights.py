@@ -1,4 +1,4 @@
-"""VideoMAE v2 as its authors publish it: configuration and names of weights, put into the library's.
+"""VideoMAE v2 as its authors publish it: configuration and names of weights, translated to the library's.
 
 There `config.json` describes the network under `model_config`, and a block is `blocks.3.attn.qkv.weight` with biases
 `q_bias` and `v_bias` alone. The network is the library's VideoMAE otherwise, with norms of epsilon 1e-6.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.extract.models.checkpoint import Checkpoint
-from vfc.extract.models.taps import COMPUTE, refuse_lacking, require_device
+from vfc.extract.models.loading import Compute, refuse_missing_weights, require_device
 
 _PARTS: Final = {
     "norm1": "layernorm_before",
@@ -27,7 +27,7 @@ _PARTS: Final = {
 }
 _BIASES: Final = {"attn.q_bias": "query", "attn.v_bias": "value"}
 _HEADS: Final = ("head.", "fc_norm.")
-"""Of the classifier, which pools all of a clip before its norm."""
+"""Weights of the classifier, which averages all tokens of a clip before its norm."""
 _LIMITS: Final[Mapping[str, Any]] = {"cos_attn": False, "use_learnable_pos_emb": False, "init_values": 0.0}
 
 
@@ -40,63 +40,54 @@ def original_config(checkpoint: Checkpoint) -> Any:
     """The library's configuration for it. Raises BadInput for variants of the network that the library lacks."""
     from transformers import VideoMAEConfig
 
-    said: dict[str, Any] = checkpoint.config["model_config"]
+    published: dict[str, Any] = checkpoint.config["model_config"]
     for name, supported in _LIMITS.items():
-        if said.get(name) not in (None, supported):
+        if published.get(name) not in (None, supported):
             raise BadInput(
-                f"The checkpoint {checkpoint.id} has {name} {said[name]!r}, which transformers' VideoMAE lacks.",
+                f"The checkpoint {checkpoint.id} has {name} {published[name]!r}, which transformers' VideoMAE lacks.",
                 "Pick another checkpoint.",
             )
     try:
         fields: dict[str, Any] = {
-            "image_size": said["img_size"],
-            "patch_size": said["patch_size"],
-            "num_frames": said.get("num_frames", said.get("all_frames", 16)),
-            "tubelet_size": said["tubelet_size"],
-            "hidden_size": said["embed_dim"],
-            "num_hidden_layers": said["depth"],
-            "num_attention_heads": said["num_heads"],
-            "intermediate_size": int(said["embed_dim"] * said["mlp_ratio"]),
-            "qkv_bias": bool(said.get("qkv_bias", True)),
-            "use_mean_pooling": bool(said.get("use_mean_pooling", True)),
+            "image_size": published["img_size"],
+            "patch_size": published["patch_size"],
+            "num_frames": published.get("num_frames", published.get("all_frames", 16)),
+            "tubelet_size": published["tubelet_size"],
+            "hidden_size": published["embed_dim"],
+            "num_hidden_layers": published["depth"],
+            "num_attention_heads": published["num_heads"],
+            "intermediate_size": int(published["embed_dim"] * published["mlp_ratio"]),
+            "qkv_bias": bool(published.get("qkv_bias", True)),
+            "use_mean_pooling": bool(published.get("use_mean_pooling", True)),
             "layer_norm_eps": 1e-6,
         }
     except KeyError as error:
         raise BadInput(
-            f"model_config in the config.json of {checkpoint.id} does not say {error}.", "Copy the file again."
+            f"model_config in the config.json of {checkpoint.id} lacks {error}.", "Copy the file again."
         ) from error
     return VideoMAEConfig(**fields)
 
 
-def load_original(
-    cls: Any,
-    checkpoint: Checkpoint,
-    config: Any,
-    *,
-    dtype: str,
-    attention: str | None,
-    device: str,
-    may_lack: Sequence[str] = (),
-) -> Any:
-    """See `taps.load`.
+def load_original(cls: Any, checkpoint: Checkpoint, config: Any, compute: Compute, may_lack: Sequence[str] = ()) -> Any:
+    """See `loading.load`.
 
-    Raises BadInput where weights are lacking, or there are others that the network has no use for.
+    Raises BadInput where weights are missing, or there are some that the network has no place for.
     """
-    require_device(device)
-    model = cls._from_config(copy.deepcopy(config), attn_implementation=attention)
-    state = library_names(_read(checkpoint), checkpoint.id)
-    found = model.load_state_dict(state, strict=False)
+    require_device(compute.device)
+    model = cls._from_config(copy.deepcopy(config), attn_implementation=compute.attention)
+    keys = model.load_state_dict(library_names(_read(checkpoint), checkpoint.id), strict=False)
     remedy = "Its config.json and its weights do not belong together; fetch both again."
-    refuse_lacking(checkpoint, cls, found.missing_keys, may_lack, remedy)
-    if extra := [name for name in found.unexpected_keys if not _in_a_block_of(config, name)]:
+    missing = (name for name in keys.missing_keys if not name.startswith(tuple(may_lack)))
+    refuse_missing_weights(checkpoint, cls, missing, remedy)
+    if extra := [name for name in keys.unexpected_keys if not _in_a_block_of(config, name)]:
         raise BadInput(
             f"The checkpoint {checkpoint.id} holds {extra[0]}, for which its model_config has no place.", remedy
         )
-    return model.eval().to(device, COMPUTE[dtype])
+    return model.eval().to(compute.device, compute.torch_dtype)
 
 
 def _in_a_block_of(config: Any, name: str) -> bool:
-    """Whether a weight belongs to one of the network's blocks, be it one that was not asked for."""
+    """Whether a weight belongs to one of the network's blocks, also to one above the highest tap."""
     block = re.match(r"encoder\.layer\.(\d+)\.", name)
     return block is not None and int(block[1]) < config.num_hidden_layers
 
@@ -118,27 +109,33 @@ def library_names(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
 
     Raises BadInput for a tensor that the library's network has no place for.
     """
-    found: dict[str, Tensor] = {}
+    names: dict[str, Tensor] = {}
     for full, tensor in state.items():
         name = full.removeprefix("model.").removeprefix("encoder.")
         block = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
         if name.startswith(_HEADS):
             continue
         if name.startswith("patch_embed.proj."):
-            found[name.replace("patch_embed.proj", "embeddings.patch_embeddings.projection")] = tensor
+            names[name.replace("patch_embed.proj", "embeddings.patch_embeddings.projection")] = tensor
         elif name.startswith("norm."):
-            found[f"layernorm.{name.removeprefix('norm.')}"] = tensor
-        elif block and block[2] == "attn.qkv.weight":
-            for part, rows in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                found[f"encoder.layer.{block[1]}.attention.attention.{part}.weight"] = rows.clone()
-        elif block and block[2] in _BIASES:
-            found[f"encoder.layer.{block[1]}.attention.attention.{_BIASES[block[2]]}.bias"] = tensor
-        elif block and block[2].rpartition(".")[0] in _PARTS:
-            part, _, kind = block[2].rpartition(".")
-            found[f"encoder.layer.{block[1]}.{_PARTS[part]}.{kind}"] = tensor
+            names[f"layernorm.{name.removeprefix('norm.')}"] = tensor
+        elif block and (of_block := _block_names(block[2], tensor)):
+            names |= {f"encoder.layer.{block[1]}.{part}": rows for part, rows in of_block.items()}
         else:
             raise BadInput(
                 f"The checkpoint {where} holds {full}, for which transformers' VideoMAE has no place.",
                 "Pick another checkpoint.",
             )
-    return found
+    return names
+
+
+def _block_names(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """One tensor of a block under the library's names, empty for an unknown one; `attn.qkv` becomes three."""
+    attention = "attention.attention"
+    if name == "attn.qkv.weight":
+        thirds = zip(("query", "key", "value"), tensor.chunk(3), strict=True)
+        return {f"{attention}.{part}.weight": rows.clone() for part, rows in thirds}
+    if name in _BIASES:
+        return {f"{attention}.{_BIASES[name]}.bias": tensor}
+    part, _, kind = name.rpartition(".")
+    return {f"{_PARTS[part]}.{kind}": tensor} if part in _PARTS else {}

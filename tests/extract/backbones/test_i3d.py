@@ -201,7 +201,7 @@ def test_models_show_needs_no_number_of_frames(checkpoint: Path) -> None:
         ({"num_frames": 8}, "Windows of 64 frames were asked for, of 8 frames per video.\nGive --frames all"),
         ({"layers": ("3",)}, "i3d keeps one vector per window"),
         ({"attention": "sdpa"}, "i3d has no attention"),
-        ({"keep": ("flow",)}, "Flow is to be kept, but there is none.\nSay where it comes from"),
+        ({"keep": ("flow",)}, "--keep names flow, but there is no --flow.\nGive its source"),
         ({"keep": ("rgb",), "flow": "FOLDER"}, "--flow is given, but flow is not kept"),
     ],
 )

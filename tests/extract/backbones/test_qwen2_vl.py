@@ -113,7 +113,7 @@ def test_long_clips_under_a_shared_prefix_are_the_library_s(tiny: Path) -> None:
 
 
 def test_the_chat_template_may_lie_in_any_of_its_files(tiny: Path, tmp_path: Path) -> None:
-    form = opened(tiny).question.form
+    form = opened(tiny).chat.form
     assert form.startswith("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n")
     other = qwen2_checkpoint(tmp_path / "tiny")
     template = (other / "chat_template.jinja").read_text()
@@ -121,7 +121,7 @@ def test_the_chat_template_may_lie_in_any_of_its_files(tiny: Path, tmp_path: Pat
     with pytest.raises(FileNotFoundError, match=r"tiny has no chat template\.\nCopy chat_template\.jinja"):
         opened(other)
     (other / "chat_template.json").write_text(json.dumps({"chat_template": template}))
-    assert opened(other).question.form == form
+    assert opened(other).chat.form == form
     (other / "chat_template.json").write_text(json.dumps({"chat_template": template.replace("helpful", "silent")}))
     assert opened(other).recipe() != opened(tiny).recipe()
 

@@ -242,7 +242,7 @@ def test_one_file_is_a_checkpoint(sixty_four: Path, tmp_path: Path, kind: str) -
     assert backbone.recipe()["checkpoint"]["id"] == file.name
     assert backbone.encode_texts([backbone.tokens("a ball").tensors])[0]["embedding"].shape == (20,)
     shutil.copy(file, tmp_path / "second.pth")
-    with pytest.raises(BadInput, match=r"several files of weights: .*second.pth\.\nGive one of them"):
+    with pytest.raises(BadInput, match=r"several weight files: .*second.pth\.\nGive one of them"):
         opened(tmp_path)
 
 
@@ -288,7 +288,7 @@ class Sly:
 
 def test_a_file_that_would_run_code_is_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"model": {}, "args": Sly()}, tmp_path / "sly.pth")
-    with pytest.raises(BadInput, match=r"sly.pth holds more than weights, and reading that would run code"):
+    with pytest.raises(BadInput, match=r"sly.pth holds more than weights, and reading it would run code"):
         opened(tmp_path / "sly.pth", texts=False)
     assert capsys.readouterr().out == ""
 
@@ -299,8 +299,8 @@ def test_a_file_that_would_run_code_is_not_read(tmp_path: Path, capsys: pytest.C
         ({"model_type": "clip"}, "is a clip model; viclip needs a ViCLIP one"),
         ({"architectures": ["CLIPModel"]}, "is a CLIPModel model"),
         ({"architectures": ["ViCLIP"], "size": "h"}, r"says size 'h'\.\nKnown sizes: b, l"),
-        ({"model_type": "viclip", "vision": {"width": 8}}, "does not spell out a ViCLIP: TypeError"),
-        ({"model_type": "viclip", "vision": {}, "text": {}}, "does not spell out a ViCLIP"),
+        ({"model_type": "viclip", "vision": {"width": 8}}, "does not describe a ViCLIP: TypeError"),
+        ({"model_type": "viclip", "vision": {}, "text": {}}, "does not describe a ViCLIP"),
     ],
 )
 def test_configurations_of_something_else(tmp_path: Path, config: dict[str, Any], message: str) -> None:
@@ -322,7 +322,7 @@ def test_other_files(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"other.safetensors is no ViCLIP: 'vision_encoder.conv1.weight' is not as"):
         opened(tmp_path / "other.safetensors")
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(BadInput, match=r"notes.txt is no file of weights\.\nKnown suffixes: .safetensors"):
+    with pytest.raises(BadInput, match=r"notes.txt is not a weight file\.\nKnown suffixes: .safetensors"):
         opened(tmp_path / "notes.txt")
     torch.save([1], tmp_path / "list.pt")
     with pytest.raises(BadInput, match=r"list.pt holds a list, no weights by name"):

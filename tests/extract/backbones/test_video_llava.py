@@ -113,13 +113,13 @@ def test_weights_are_found_under_the_hub_s_names(tiny: Path, tmp_path: Path) -> 
 def test_half_precision_becomes_single_on_a_cpu_unless_asked_for(tmp_path: Path) -> None:
     checkpoint = video_llava_checkpoint(tmp_path / "half", dtype=torch.float16)
     assert opened(checkpoint).recipe()["compute"]["dtype"] == "fp32"
-    assert opened(checkpoint, device="cuda").dtype == "fp16"
+    assert opened(checkpoint, device="cuda").compute.dtype == "fp16"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_pixels": 100_000}, "video-llava sees every frame in one size.\nLeave out --max-pixels"),
+        ({"max_pixels": 100_000}, "video-llava takes frames of one size.\nLeave out --max-pixels"),
         ({"num_frames": 300}, r"300 frames make a row of 150\d tokens; tiny takes 1024.\nA frame takes 5"),
     ],
 )
@@ -131,7 +131,7 @@ def test_what_cannot_be(tiny: Path, change: dict[str, Any], message: str) -> Non
 def test_pixels_of_another_size_are_refused(tmp_path: Path) -> None:
     checkpoint = video_llava_checkpoint(tmp_path / "tiny")
     (checkpoint / "processor_config.json").write_text(json.dumps({"video_processor": {"crop_size": 42}}))
-    with pytest.raises(BadInput, match=r"makes frames of \(42, 42\), not \(28, 28\)"):
+    with pytest.raises(BadInput, match=r"makes images of \(42, 42\), not \(28, 28\)"):
         opened(checkpoint)
 
 

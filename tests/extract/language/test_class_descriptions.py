@@ -52,7 +52,7 @@ def test_both_files_are_written_with_who_wrote_them_and_how(config: DescribeConf
         return answer(prompt, attempt)
 
     made = describe_classes(config, Silent(), writer=writer)
-    assert (made.written, made.there, made.failed, made.exit_code) == (4, 0, {}, 0)
+    assert (made.written, made.earlier, made.failed, made.exit_code) == (4, 0, {}, 0)
     assert [path.name for path in made.files] == ["2_s_description_ut.json", "2_t_description_ut.json"]
     assert sum('"shake hands"' in prompt for prompt in asked) == 2
     spatial = read_descriptions(made.files[0])
@@ -76,7 +76,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_files(config: Des
     with pytest.raises(KeyboardInterrupt):
         describe_classes(config, Silent(), writer=failing)
     made = describe_classes(config, Silent(), writer=answer)
-    assert (made.written, made.there) == (2, 2)
+    assert (made.written, made.earlier) == (2, 2)
     assert [p.read_bytes() for p in made.files] == [p.read_bytes() for p in whole.files]
     with pytest.raises(RecipeMismatch, match="was written with other settings: prompt differ"):
         describe_classes(replace(config, spatial_prompt="What is {label}?"), Silent(), writer=answer)

@@ -1,4 +1,4 @@
-"""Riders: a small decoder of the library, by hand against a row run whole; and nothing left behind."""
+"""A shared prefix: a small decoder of the library against the same row in one piece; no hook stays."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 import transformers
 from suites.checkpoints import randomise
 
-from vfc.extract.language.shared_prefix import Rider, riding
-from vfc.extract.models.taps import Tap, caught
+from vfc.extract.language.shared_prefix import SuffixRows, suffixes_along
+from vfc.extract.models.taps import Tap, captured
 
 
 @pytest.fixture(scope="module")
@@ -30,75 +30,75 @@ def kept(_: str, states: torch.Tensor) -> torch.Tensor:
     return states.clone()
 
 
-def one_rider(model: Any, ids: torch.Tensor, prefix: int) -> Rider:
+def one_suffix(model: Any, ids: torch.Tensor, prefix: int) -> SuffixRows:
     hidden = model.embed_tokens(ids)
     n = ids.shape[1]
     mask = torch.cat([torch.ones(n, prefix, dtype=torch.bool), torch.ones(n, n, dtype=torch.bool).tril()], dim=1)
     rope = model.rotary_emb(hidden, prefix + torch.arange(n)[None])
-    return Rider(hidden, rope, mask[None, None], slice(0, 1), prefix)
+    return SuffixRows(hidden, rope, mask[None, None], slice(0, 1), prefix)
 
 
-def run(model: Any, ids: torch.Tensor, riders: list[Rider], layers: tuple[str, ...]) -> None:
-    with riding(model, riders, layers, kept) as cache:
+def run(model: Any, ids: torch.Tensor, suffixes: list[SuffixRows], layers: tuple[str, ...]) -> None:
+    with suffixes_along(model, suffixes, layers, kept) as cache:
         model(inputs_embeds=model.embed_tokens(ids), past_key_values=cache, use_cache=True)
 
 
 @torch.inference_mode()
-def test_a_rider_has_the_states_of_the_row_that_it_would_end(model: Any) -> None:
+def test_a_suffix_has_the_states_of_the_whole_row(model: Any) -> None:
     ids = torch.randint(20, (1, 11), generator=torch.Generator().manual_seed(1))
     last: list[torch.Tensor] = []
     handle = model.layers[2].register_forward_hook(lambda _m, _a, out: last.append(out))
     whole = model(ids, output_hidden_states=True).hidden_states
     handle.remove()
-    riders = [one_rider(model, ids[:, 7:], 7), one_rider(model, ids[:, 7:9], 7)]
-    run(model, ids[:, :7], riders, ("0", "1", "3", "norm"))
+    suffixes = [one_suffix(model, ids[:, 7:], 7), one_suffix(model, ids[:, 7:9], 7)]
+    run(model, ids[:, :7], suffixes, ("0", "1", "3", "norm"))
     expected = {"0": whole[0], "1": whole[1], "3": last[0], "norm": whole[3]}
-    for rider, length in zip(riders, (4, 2), strict=True):
-        assert rider.found.keys() == expected.keys()
+    for suffix, length in zip(suffixes, (4, 2), strict=True):
+        assert suffix.states.keys() == expected.keys()
         for layer, states in expected.items():
-            torch.testing.assert_close(rider.found[layer], states[:, 7 : 7 + length], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(suffix.states[layer], states[:, 7 : 7 + length], rtol=1e-4, atol=1e-5)
 
 
 @torch.inference_mode()
-def test_one_row_of_the_prefix_serves_many(model: Any) -> None:
+def test_many_suffixes_share_one_row_of_the_prefix(model: Any) -> None:
     ids = torch.randint(20, (2, 9), generator=torch.Generator().manual_seed(2))
-    rider = one_rider(model, torch.tensor([[1, 2, 3], [4, 5, 6]]), 5)
-    rider.rows = slice(1, 2)
-    run(model, ids[:, :5], [rider], ("3",))
+    suffix = one_suffix(model, torch.tensor([[1, 2, 3], [4, 5, 6]]), 5)
+    suffix.rows = slice(1, 2)
+    run(model, ids[:, :5], [suffix], ("3",))
     for row in range(2):
-        alone = one_rider(model, torch.tensor([[1, 2, 3], [4, 5, 6]])[row : row + 1], 5)
+        alone = one_suffix(model, torch.tensor([[1, 2, 3], [4, 5, 6]])[row : row + 1], 5)
         run(model, ids[1:, :5], [alone], ("3",))
-        torch.testing.assert_close(rider.found["3"][row], alone.found["3"][0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(suffix.states["3"][row], alone.states["3"][0], rtol=1e-4, atol=1e-5)
 
 
 @torch.inference_mode()
 def test_only_one_block_s_keys_and_values_are_held(model: Any) -> None:
-    held = []
-    with riding(model, [one_rider(model, torch.tensor([[1, 2]]), 5)], ("3",), kept) as cache:
+    newest = []
+    with suffixes_along(model, [one_suffix(model, torch.tensor([[1, 2]]), 5)], ("3",), kept) as cache:
         for block in model.layers:
-            block.register_forward_hook(lambda *_: held.append(cache.newest))
+            block.register_forward_hook(lambda *_: newest.append(cache.newest))
         model(inputs_embeds=model.embed_tokens(torch.ones(1, 5, dtype=torch.int64)), past_key_values=cache)
-    assert held == [None] * 3
+    assert newest == [None] * 3
     assert cache.get_seq_length() == 0
     for block in model.layers:
         block._forward_hooks.clear()
 
 
 @torch.inference_mode()
-def test_riders_have_passed_when_the_last_tap_ends_the_forward(model: Any) -> None:
-    rider = one_rider(model, torch.tensor([[1, 2]]), 5)
+def test_suffixes_have_run_when_the_last_tap_ends_the_forward(model: Any) -> None:
+    suffix = one_suffix(model, torch.tensor([[1, 2]]), 5)
     hidden = model.embed_tokens(torch.ones(1, 5, dtype=torch.int64))
     with (
-        riding(model, [rider], ("2",), kept) as cache,
-        caught(model, {"2": Tap("layers.1")}, kept, stop=True) as found,
+        suffixes_along(model, [suffix], ("2",), kept) as cache,
+        captured(model, {"2": Tap("layers.1")}, kept, stop=True) as captured_states,
     ):
         model(inputs_embeds=hidden, past_key_values=cache)
-    assert found.keys() == rider.found.keys() == {"2"}
+    assert captured_states.keys() == suffix.states.keys() == {"2"}
 
 
 def test_no_hook_stays_when_a_forward_fails(model: Any) -> None:
-    rider = one_rider(model, torch.tensor([[1]]), 3)
-    rider.columns = "three"  # type: ignore[assignment]
+    suffix = one_suffix(model, torch.tensor([[1]]), 3)
+    suffix.columns = "three"  # type: ignore[assignment]
     with pytest.raises(TypeError):
-        run(model, torch.ones(1, 3, dtype=torch.int64), [rider], ("1",))
+        run(model, torch.ones(1, 3, dtype=torch.int64), [suffix], ("1",))
     assert not any(block._forward_hooks for block in model.layers)

@@ -9,8 +9,9 @@ import transformers
 from suites.checkpoints import TOWER
 
 from vfc.cache_schema.values.errors import BadInput
-from vfc.extract.models.block_discovery import anatomy, token_grid
-from vfc.extract.models.taps import Tap, on_meta
+from vfc.extract.models.block_discovery import discover_blocks, token_grid
+from vfc.extract.models.loading import on_meta
+from vfc.extract.models.taps import Tap
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def taken_apart(config: Any, edge: int = 32) -> Any:
 
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-    return anatomy(on_meta(MODEL_MAPPING[type(config)], copy.deepcopy(config), None), (edge, edge))
+    return discover_blocks(on_meta(MODEL_MAPPING[type(config)], copy.deepcopy(config), None), (edge, edge))
 
 
 def test_a_transformer() -> None:

@@ -12,19 +12,13 @@ from suites.checkpoints import TOWER, image_checkpoint
 from torch import Tensor, nn
 
 from vfc.cache_schema.values.errors import BadInput
+from vfc.extract.backbone import BackboneOptions
 from vfc.extract.models.checkpoint import locate
-from vfc.extract.models.taps import (
-    FRAMES_PER_FORWARD,
-    Tap,
-    attention_of,
-    caught,
-    compute_dtype,
-    load,
-    on_meta,
-    over_frames,
-    shortened,
-    transferred,
-)
+from vfc.extract.models.frame_encoder import FRAMES_PER_FORWARD, over_frames
+from vfc.extract.models.loading import Compute, attention_of, load, on_meta
+from vfc.extract.models.taps import Tap, captured, shortened, transferred
+
+CPU = Compute("fp32", "cpu")
 
 
 class AddOne(nn.Module):
@@ -64,7 +58,7 @@ TAPS = {"0": Tap("blocks.0", "input"), "1": Tap("blocks.0"), "3": Tap("blocks.2"
 
 def test_inputs_and_outputs_are_caught_and_hooks_removed() -> None:
     toy = Toy()
-    with caught(toy, TAPS, copied) as found:
+    with captured(toy, TAPS, copied) as found:
         assert hooks(toy) == 3
         assert torch.equal(toy(torch.zeros(2)), torch.full((2,), 3.0))
     assert {name: value[0].item() for name, value in found.items()} == {"0": 0, "1": 1, "3": 3}
@@ -72,14 +66,14 @@ def test_inputs_and_outputs_are_caught_and_hooks_removed() -> None:
 
 
 def test_what_was_caught_is_safe_from_later_writes() -> None:
-    with caught(toy := Toy(in_place=True), TAPS, copied) as found:
+    with captured(toy := Toy(in_place=True), TAPS, copied) as found:
         toy(torch.zeros(1))
     assert {name: value.item() for name, value in found.items()} == {"0": 0, "1": 1, "3": 111}
 
 
 def test_a_pass_ends_with_the_last_tap() -> None:
     toy = Toy(5)
-    with caught(toy, {"2": Tap("blocks.1")}, copied, stop=True) as found:
+    with captured(toy, {"2": Tap("blocks.1")}, copied, stop=True) as found:
         toy(torch.zeros(1))
         raise AssertionError("not reached")
     assert found["2"].item() == 2
@@ -91,7 +85,7 @@ def test_a_block_that_runs_twice_is_an_error() -> None:
     toy = Toy(twice=True)
     with (
         pytest.raises(RuntimeError, match="the module of tap '1' ran twice"),
-        caught(toy, {"1": Tap("blocks.0")}, copied),
+        captured(toy, {"1": Tap("blocks.0")}, copied),
     ):
         toy(torch.zeros(1))
     assert hooks(toy) == 0
@@ -99,7 +93,7 @@ def test_a_block_that_runs_twice_is_an_error() -> None:
 
 def test_a_tap_that_is_never_reached_is_an_error() -> None:
     toy = Toy()
-    with pytest.raises(RuntimeError, match="never reached: 1, 3"), caught(toy, {k: TAPS[k] for k in "13"}, copied):
+    with pytest.raises(RuntimeError, match="never reached: 1, 3"), captured(toy, {k: TAPS[k] for k in "13"}, copied):
         pass
     assert hooks(toy) == 0
 
@@ -110,13 +104,13 @@ def test_what_is_no_tensor_is_an_error() -> None:
             return "words"
 
     model = nn.Sequential(Says())
-    with pytest.raises(RuntimeError, match="tap 'x' saw a str"), caught(model, {"x": Tap("0")}, copied):
+    with pytest.raises(RuntimeError, match="tap 'x' captured a str"), captured(model, {"x": Tap("0")}, copied):
         model(torch.zeros(1))
 
 
 def test_other_errors_pass_through_and_leave_no_hooks() -> None:
     toy = Toy()
-    with pytest.raises(ZeroDivisionError), caught(toy, TAPS, copied, stop=True):
+    with pytest.raises(ZeroDivisionError), captured(toy, TAPS, copied, stop=True):
         _ = 1 / 0
     assert hooks(toy) == 0
 
@@ -140,7 +134,7 @@ def test_upper_layers_are_never_read(tmp_path: Path) -> None:
     checkpoint = locate(str(image_checkpoint(tmp_path, "vit")), default=None, family="image")
     config = transformers.ViTConfig.from_pretrained(checkpoint.folder)
     whole, short = (
-        load(cls, checkpoint, config, dtype="fp32", attention=None, device="cpu")
+        load(cls, checkpoint, config, CPU)
         for cls in (transformers.ViTModel, shortened(transformers.ViTModel, "layers.0"))
     )
     block = sum(p.numel() for p in whole.layers[0].parameters())
@@ -156,15 +150,15 @@ def test_weights_that_are_missing_are_refused_unless_allowed(tmp_path: Path) -> 
     with pytest.raises(
         BadInput, match=r"lacks weights that ViTModel needs: layers.3.* and 13 more.\nIts config.json names"
     ):
-        load(transformers.ViTModel, checkpoint, config, dtype="fp32", attention=None, device="cpu")
-    load(transformers.ViTModel, checkpoint, config, dtype="fp32", attention=None, device="cpu", may_lack=("layers.3.",))
+        load(transformers.ViTModel, checkpoint, config, CPU)
+    load(transformers.ViTModel, checkpoint, config, CPU, may_lack=("layers.3.",))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_a_device_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     checkpoint = locate(str(image_checkpoint(tmp_path, "vit")), default=None, family="image")
     with pytest.raises(BadInput, match=r"The device cuda:1 was asked for, and there is none here.\nLeave out --device"):
-        load(transformers.ViTModel, checkpoint, None, dtype="fp32", attention=None, device="cuda:1")
+        load(transformers.ViTModel, checkpoint, None, Compute("fp32", "cuda:1"))
 
 
 def test_pickled_weights_are_read_as_weights_only(tmp_path: Path) -> None:
@@ -176,7 +170,7 @@ def test_pickled_weights_are_read_as_weights_only(tmp_path: Path) -> None:
     torch.save(tensors, folder / "pytorch_model.bin")
     checkpoint = locate(str(folder), default=None, family="image")
     config = transformers.ViTConfig.from_pretrained(folder)
-    model = load(transformers.ViTModel, checkpoint, config, dtype="fp32", attention=None, device="cpu")
+    model = load(transformers.ViTModel, checkpoint, config, CPU)
     assert torch.equal(model.layernorm.weight, tensors["layernorm.weight"])
 
 
@@ -187,7 +181,7 @@ def test_loading_is_silent_and_leaves_logging_as_it_was(tmp_path: Path, capfd: p
     config = transformers.ViTConfig.from_pretrained(checkpoint.folder)
     before = (logging.get_verbosity(), logging.is_progress_bar_enabled())
     capfd.readouterr()
-    load(shortened(transformers.ViTModel, "layers.0"), checkpoint, config, dtype="fp32", attention=None, device="cpu")
+    load(shortened(transformers.ViTModel, "layers.0"), checkpoint, config, CPU)
     assert capfd.readouterr() == ("", "")
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
 
@@ -196,11 +190,11 @@ def test_the_compute_dtype() -> None:
     def config(dtype: torch.dtype | None) -> Any:
         return transformers.ViTConfig(dtype=dtype)
 
-    assert compute_dtype(None, config(torch.bfloat16), "cpu") == "bf16"
-    assert compute_dtype(None, config(torch.float16), "cpu") == "fp32"
-    assert compute_dtype(None, config(torch.float16), "cuda:0") == "fp16"
-    assert compute_dtype("fp16", config(torch.float32), "cpu") == "fp16"
-    assert compute_dtype(None, config(None), "cuda") == "fp32"
+    assert Compute.of(BackboneOptions(dtype=None, device="cpu"), config(torch.bfloat16)).dtype == "bf16"
+    assert Compute.of(BackboneOptions(dtype=None, device="cpu"), config(torch.float16)).dtype == "fp32"
+    assert Compute.of(BackboneOptions(dtype=None, device="cuda:0"), config(torch.float16)).dtype == "fp16"
+    assert Compute.of(BackboneOptions(dtype="fp16", device="cpu"), config(torch.float32)).dtype == "fp16"
+    assert Compute.of(BackboneOptions(dtype=None, device="cuda"), config(None)).dtype == "fp32"
 
 
 def test_a_model_on_meta_holds_no_memory_and_tells_its_attention() -> None:
@@ -232,7 +226,7 @@ def test_frames_of_several_clips_go_through_in_passes_and_come_back_apart() -> N
 
     lengths = (3, FRAMES_PER_FORWARD, 1)
     batch = [{"pixels": torch.randn(length, 3, 2, 2)} for length in lengths]
-    out = over_frames(batch, run, device="cpu", dtype="fp32")
+    out = over_frames(batch, run, CPU)
     assert passes == [FRAMES_PER_FORWARD, 4]
     for item, arrays in zip(batch, out, strict=True):
         assert torch.equal(arrays["pixels"], item["pixels"])

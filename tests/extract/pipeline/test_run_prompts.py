@@ -383,7 +383,7 @@ def test_a_video_too_short_repeats_its_last_frame_and_says_so(run: Run, tmp_path
             BadInput,
             r"--prompt-batching packed contradicts deterministic mode.*\nLeave --prompt-batching out",
         ),
-        ({"max_pixels": 100_000}, BadInput, r"--max-pixels 100000 was given; video-llava sees every frame"),
+        ({"max_pixels": 100_000}, BadInput, r"--max-pixels 100000 is given; video-llava takes frames of one size"),
         ({"max_pixels": 0}, BadInput, r"--max-pixels is 0"),
         ({"texts": "classes"}, BadInput, r"video-llava has no text tower"),
     ],

@@ -135,7 +135,7 @@ def test_flow_that_is_not_there_costs_its_video(tmp_path: Path) -> None:
     with pytest.raises(RecordRejected, match=r"There is no flow of 'a/b\.mp4'"):
         flow(frames, "a/b.mp4", [0])
     np.save(tmp_path / "c.npy", FIELDS)
-    with pytest.raises(RecordRejected, match=r"c\.npy holds flow of 5 frames; frame 6 was wanted"):
+    with pytest.raises(RecordRejected, match=r"c\.npy holds flow of 5 frames; frame 6 is needed"):
         flow(frames, "c.mp4", [6])
     np.save(tmp_path / "c.npy", FIELDS[0])
     with pytest.raises(RecordRejected, match=r"has the shape \(2, 6, 8\)"):

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from vfc.cache_schema.values.errors import BadInput, MissingPath
 from vfc.extract.backbones.i3d.weights import Tower, published, towers
+from vfc.extract.models.loading import Compute
+
+CPU = Compute("fp32", "cpu")
 
 
 def written(path: Path, state: dict[str, Tensor]) -> Path:
@@ -24,8 +27,8 @@ def written(path: Path, state: dict[str, Tensor]) -> Path:
 
 def test_both_spellings_are_the_same_network(tmp_path: Path) -> None:
     state = piergiaj(3)
-    one = Tower("rgb", written(tmp_path / "rgb_imagenet.pt", state)).load("cpu", torch.float32)
-    other = Tower("rgb", written(tmp_path / "model_rgb.pth", hassony(state))).load("cpu", torch.float32)
+    one = Tower("rgb", written(tmp_path / "rgb_imagenet.pt", state)).load(CPU)
+    other = Tower("rgb", written(tmp_path / "model_rgb.pth", hassony(state))).load(CPU)
     assert one.narrow == 8
     for (name, here), (_, there) in zip(one.state_dict().items(), other.state_dict().items(), strict=True):
         if not name.endswith("num_batches_tracked"):
@@ -50,7 +53,7 @@ def test_wrappings_are_taken_off(tmp_path: Path, name: str) -> None:
         torch.save({"state_dict": state, "epoch": 3}, tmp_path / name)
     else:
         save_file(state, tmp_path / name)
-    assert Tower("rgb", tmp_path / name).load("cpu", torch.float32).width == 128
+    assert Tower("rgb", tmp_path / name).load(CPU).width == 128
 
 
 def test_the_wrong_tower_is_refused_by_name(tmp_path: Path) -> None:
@@ -75,7 +78,7 @@ def test_other_networks_and_lacking_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         BadInput, match=r"lacks weights .* rgb tower needs: Mixed_4e\.b0\.conv3d\.weight .*running_mean"
     ):
-        Tower("rgb", poor).load("cpu", torch.float32)
+        Tower("rgb", poor).load(CPU)
 
 
 def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
@@ -91,12 +94,12 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
 def test_which_file_is_which(tmp_path: Path) -> None:
     with pytest.raises(MissingPath, match="There is no checkpoint"):
         towers(tmp_path / "none", ("rgb",))
-    with pytest.raises(MissingPath, match=r"one weight file with 'rgb' in its name; there: none"):
+    with pytest.raises(MissingPath, match=r"one weight file with 'rgb' in its name; it holds: none"):
         towers(tmp_path, ("rgb",))
     for name in ("rgb_imagenet.pt", "flow_imagenet.pt", "flow_charades.pt"):
         (tmp_path / name).touch()
     assert towers(tmp_path, ("rgb",))["rgb"].file.name == "rgb_imagenet.pt"
-    with pytest.raises(BadInput, match=r"there: flow_charades\.pt, flow_imagenet\.pt"):
+    with pytest.raises(BadInput, match=r"it holds: flow_charades\.pt, flow_imagenet\.pt"):
         towers(tmp_path, ("rgb", "flow"))
     both = towers(tmp_path / "rgb_imagenet.pt", ("rgb", "flow"))
     assert [tower.file.name for tower in both.values()] == ["rgb_imagenet.pt", "flow_imagenet.pt"]

@@ -87,7 +87,7 @@ def test_borders_by_hand() -> None:
 
 
 def test_the_anticipation_release_s_window_is_ten_frames_either_way() -> None:
-    windows = Windows.asked(21, 8, "repeat", 9)
+    windows = Windows.of(21, 8, "repeat", 9)
     assert [windows.start(step) for step in (0, 1, 5)] == [-10, -2, 30]
     assert [windows.middle(step) for step in (0, 1, 5)] == [0, 8, 40]
 
@@ -118,11 +118,11 @@ def test_no_more_is_held_than_a_window_and_a_piece(monkeypatch: pytest.MonkeyPat
 )
 def test_windows_that_cannot_be(asked: tuple[int, int, None], message: str) -> None:
     with pytest.raises(BadInput, match=message):
-        Windows.asked(asked[0], asked[1], asked[2], 9)
+        Windows.of(asked[0], asked[1], asked[2], 9)
 
 
 def test_defaults_are_stacks_of_64_side_by_side() -> None:
-    assert Windows.asked(None, None, None, 9) == Windows(64, 64, "drop")
-    assert Windows.asked(21, None, "zero", 9) == Windows(21, 21, "zero")
+    assert Windows.of(None, None, None, 9) == Windows(64, 64, "drop")
+    assert Windows.of(21, None, "zero", 9) == Windows(21, 21, "zero")
     with pytest.raises(UnknownName, match=r"There is no border 'repeats'\. Did you mean 'repeat'"):
-        Windows.asked(21, 1, "repeats", 9)
+        Windows.of(21, 1, "repeats", 9)
