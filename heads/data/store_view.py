@@ -13,7 +13,7 @@ from vfc.cache_schema.values.errors import BadInput, UnknownName, VfcError
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import ArraySpec, Json
 
-from .arrays import array_names, choose_array, choose_sequence
+from .arrays import array_names, choose_array
 from .features import as_served
 from .text_stream import NO_TEXT, TextStream, choose_prompt, templates_of, text_array
 
@@ -30,8 +30,7 @@ class Wants:
     needs exactly one template. Roles in `optional` may be absent. `remedy`: the line to type where something is not
     there. `prefer`: arrays taken before all others where None is wanted and the user asks for none.
 
-    `tokens`: `[T, N, D]` as stored, not averaged to `[T, D]`. `text`: the text stream too. `steps`: arrays of steps
-    `[None, D]` instead of fixed shapes; `labelled`: with class ids in the same store.
+    `tokens`: `[T, N, D]` as stored, not averaged to `[T, D]`. `text`: the text stream too.
     """
 
     clips: Mapping[str, str | None] = field(default_factory=lambda: {"visual": None})
@@ -41,8 +40,6 @@ class Wants:
     prefer: tuple[str, ...] = ()
     tokens: bool = False
     text: bool = False
-    steps: bool = False
-    labelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,8 +169,6 @@ def rows_in_use(rows: Annotations, reader: StoreReader, progress: Progress, *, v
 
 
 def _clip_arrays(reader: StoreReader, wants: Wants, array: str, layer: str) -> dict[str, ArraySpec]:
-    if wants.steps:
-        return {"visual": choose_sequence(reader, array, labelled=wants.labelled)}
     if (array or layer) and None not in wants.clips.values():
         raise BadInput(
             f"This head reads {', '.join(map(str, wants.clips.values()))}; --array and --layer change nothing.",

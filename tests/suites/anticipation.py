@@ -51,7 +51,7 @@ class AnticipationHeadSuite(HeadSuite):
         return Batch(
             visual=torch.randn(tasks, steps, width, generator=generator) * valid[..., None],
             valid=valid,
-            told=past.masked_fill(~valid, -1),
+            observed_labels=past.masked_fill(~valid, -1),
             past=past.masked_fill(~valid, -100),
             actions=actions.masked_fill(~there, -1),
             durations=durations / durations.sum(dim=1, keepdim=True),
@@ -62,7 +62,7 @@ class AnticipationHeadSuite(HeadSuite):
         steps = int(batch.valid[order].sum(dim=1).max())
         cut = {
             name: None if (value := getattr(batch, name)) is None else value[order][:, :steps]
-            for name in ("visual", "valid", "told", "past")
+            for name in ("visual", "valid", "observed_labels", "past")
         }
         return Batch(**cut, actions=batch.actions[order], durations=batch.durations[order])
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -116,9 +116,8 @@ class Config:
 
 
 class Head(AnticipationHead):
-    """`visual [B, S, D]` and class ids `told [B, S]` to N segments, through `[text | visual | queries]` in the LLM."""
+    """`visual [B, S, D]` and `observed_labels [B, S]` to N segments, through `[text | visual | queries]` in the LLM."""
 
-    told: ClassVar[bool] = True
     query: Tensor
     table: Tensor
 
@@ -128,7 +127,7 @@ class Head(AnticipationHead):
         return _SAMPLING[settings.preset]
 
     @classmethod
-    def reads_told(cls, settings: Config) -> bool:
+    def reads_observed_labels(cls, settings: Config) -> bool:
         """Only where text is shown."""
         return settings.modalities != "visual"
 
@@ -222,12 +221,12 @@ class Head(AnticipationHead):
         return states
 
     def _text(self, batch: Batch) -> Tensor:
-        if batch.told is None or not self.names_of_classes:
+        if batch.observed_labels is None or not self.names_of_classes:
             raise BadInput(
                 "ActionLLM's text needs a class id per observed step and the names of the classes.",
                 "Give the task labels with their class list, or use --modalities visual.",
             )
-        return self.table[batch.told.clamp(min=0)]
+        return self.table[batch.observed_labels.clamp(min=0)]
 
     def _check_length(self, observed: int) -> None:
         length, limit = len(self.past) * observed + self.queries, self.trunk.limit

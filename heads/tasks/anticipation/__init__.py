@@ -9,10 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from vfc.cache_schema.values.progress import Progress
-from vfc.heads.contract.head import Head
 from vfc.heads.contract.train_config import TrainConfig
 
 from .contract import AnticipationHead as AnticipationHead
@@ -27,18 +23,10 @@ from .settings import Config as Config
 from .splits import over_runs as over_runs
 from .tables import pictures as pictures
 from .tables import tables as tables
-from .task import Anticipation
+from .task import prepare as prepare
 
 SEQUENCES = True
 TRAIN = TrainConfig(epochs=60, batch=8, validate_every=0, select="last")
-
-
-def prepare(
-    config: Config, train: TrainConfig, head: type[Head], settings: Any, device: torch.device, progress: Progress
-) -> Anticipation:
-    """The task on the store `config.cache`, ready to train and test `head`."""
-    assert issubclass(head, AnticipationHead)
-    return Anticipation(config, train, head, settings, device, progress)
 
 
 def confusion(result: Mapping[str, Any]) -> None:

@@ -1,11 +1,11 @@
-"""What a head of the anticipation task is given, what it answers, and the losses that such heads share."""
+"""The batches and predictions of heads of the anticipation task, and the losses that they share."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,16 +21,16 @@ IGNORED = -100
 class Batch:
     """Observed steps of B windows, and what follows them.
 
-    `visual [B, S, D]` is padded with 0 at the end, `valid [B, S]` is True where a step is one. `told [B, S]` are class
-    ids as a classifier saw the observed steps (or the truth), padded with -1; None unless the head asks for them.
-    `past [B, S]` are the true ones, padded with -100. `actions [B, M]` are the classes of the segments of the window to
-    predict, padded with -1, and `durations [B, M]` their shares of it, padded with 0; M is the most of the batch. At
-    test, `past` is all padding and there are no actions.
+    `visual [B, S, D]` is padded with 0 at the end, `valid [B, S]` is True where a step is one. `observed_labels [B, S]`
+    are class ids of the observed steps by a classifier (or the ground truth), padded with -1; None unless the head asks
+    for them. `past [B, S]` is their ground truth, padded with -100. `actions [B, M]` are the classes of the segments of
+    the window to predict, padded with -1, and `durations [B, M]` their shares of it, padded with 0; M is the largest
+    number in the batch. At test, `past` is all padding and there are no actions.
     """
 
     visual: Tensor
     valid: Tensor
-    told: Tensor | None
+    observed_labels: Tensor | None
     past: Tensor
     actions: Tensor
     durations: Tensor
@@ -46,7 +46,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What a method reads of a video by itself; each can be set in the task's settings.
+    """How a method samples a video by default; each can be set in the task's settings.
 
     `stride`: one label frame in so many is a step. `ratios`: shares of a video observed in training. `offsets`: so many
     training windows per ratio, each a step later than the one before. `phases`: in so many places within a stride the
@@ -62,9 +62,6 @@ class Sampling:
 class AnticipationHead(Head):
     """A head that answers with N segments. `specs`: `visual` of shape (None, D), `classes` of shape (K,)."""
 
-    told: ClassVar[bool] = False
-    """True where the head reads `Batch.told`."""
-
     queries: int
     """How many segments it answers with, N."""
 
@@ -73,20 +70,20 @@ class AnticipationHead(Head):
 
     @classmethod
     def sampling(cls, settings: Any) -> Sampling:
-        """What the method reads with `settings`, its own Config, where the task's settings leave it open."""
+        """The sampling with `settings`, the method's own Config, where the task's settings leave it open."""
         return Sampling()
 
     @classmethod
-    def reads_told(cls, settings: Any) -> bool:
-        """True where the head, with `settings`, its own Config, reads `Batch.told`."""
-        return cls.told
+    def reads_observed_labels(cls, settings: Any) -> bool:
+        """Whether the head, with `settings`, its own Config, reads `Batch.observed_labels`."""
+        return False
 
     def name_classes(self, names: Sequence[str]) -> None:
-        """Told once, after the head was made and before anything else."""
+        """Called once after construction, before anything else."""
         self.names_of_classes = tuple(names)
 
     def set_task(self, task: Any) -> None:
-        """The task knows what the classes are called."""
+        """Takes the class names from the task."""
         self.name_classes(task.class_names)
 
     @abstractmethod

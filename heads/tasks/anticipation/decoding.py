@@ -1,4 +1,4 @@
-"""From what the queries answer to a class per frame: segments one after the other, until the first "no more action".
+"""From the answers of the queries to a class per frame: segments in order, until the first "no more action".
 
 All three rules give a segment `int(0.5 + frames * share)` frames, its share being exp(duration) over the sum of those
 before the first NONE. They differ where rounding leaves frames over, and where the first query says NONE:
@@ -51,8 +51,8 @@ class Decoder:
 
     def _count(self, classes: Ids, none: int) -> int:
         """How many queries come before the first NONE."""
-        found = np.flatnonzero(classes == none)
-        if len(found):
-            self._last = int(found[0])
-            return int(found[0])
+        ends = np.flatnonzero(classes == none)
+        if len(ends):
+            self._last = int(ends[0])
+            return int(ends[0])
         return len(classes) if self._rule != "futr" or self._last is None else self._last

@@ -1,7 +1,7 @@
-"""What is known of sequences: the class of every frame, the class names, the official splits.
+"""The ground truth of sequences: the class of every frame, the class names, the official splits.
 
-It lies in the store where sequences were imported. Where their features were extracted from videos, it is read from
-beside them: a folder with `groundTruth/<video>.txt`, `mapping.txt` and `splits/*.bundle`.
+A store of imported sequences holds it. For features that were extracted from videos it is read from a folder with
+`groundTruth/<video>.txt`, `mapping.txt` and `splits/*.bundle`.
 """
 
 from __future__ import annotations
@@ -16,27 +16,29 @@ import numpy as np
 
 from vfc.cache_schema.annotations import Annotation, Annotations, load
 from vfc.cache_schema.exchange.mstcn import read_mapping, read_splits, read_truth
-from vfc.cache_schema.reader import StoreReader
+from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.values.errors import BadInput, MissingPath, MissingRecord, unknown_name
 from vfc.cache_schema.values.record import Key
+from vfc.heads.data.arrays import choose_sequence
+from vfc.heads.data.store_view import StoreView
 
 from .segments import Ids
 from .settings import SequenceSettings
 
 
-class Truth(Protocol):
+class GroundTruth(Protocol):
     """Class names by id, class ids of a video's frames, and the videos of a split."""
 
     class_names: tuple[str, ...]
 
     def ids(self, name: str) -> Ids:
-        """Class ids `[n]` of the video that the store calls `name`; MissingRecord where there are none."""
+        """Class ids `[n]` of a video by its name in the store; MissingRecord where it has none."""
 
     def annotations(self, split: str) -> Annotations:
-        """The rows of a split, with the names of the store; UnknownName with those there are."""
+        """The rows of a split, with the names of the store; UnknownName that lists the splits."""
 
 
-class StoreTruth:
+class StoreGroundTruth:
     """As an import keeps it: the array `labels`, `axes/labels-classes.json`, `annotations/split<n>.jsonl`."""
 
     def __init__(self, reader: StoreReader) -> None:
@@ -51,15 +53,15 @@ class StoreTruth:
         self._reader = reader
 
     def ids(self, name: str) -> Ids:
-        """See `Truth`."""
+        """See `GroundTruth`."""
         return np.array(self._reader.view(Key("video", name), "labels"), np.int64)
 
     def annotations(self, split: str) -> Annotations:
-        """See `Truth`."""
+        """See `GroundTruth`."""
         return load(self._reader.root, split)
 
 
-class FolderTruth:
+class FolderGroundTruth:
     """As MS-TCN's folders have it. `P03/cam01/tea.avi` of a store is `tea` there, or `P03_cam01_tea`."""
 
     def __init__(self, folder: Path, reader: StoreReader) -> None:
@@ -74,15 +76,15 @@ class FolderTruth:
         names = sorted({key.name for key in reader.keys("video")})
         short = [PurePosixPath(name).with_suffix("").name for name in names]
         long = [str(PurePosixPath(name).with_suffix("")).replace("/", "_") for name in names]
-        alone = {stem for stem, count in Counter(short).items() if count == 1}
+        unique = {stem for stem, count in Counter(short).items() if count == 1}
         self._stems = {
-            n: a if a in alone and b not in self._files else b for n, a, b in zip(names, short, long, strict=True)
+            n: a if a in unique and b not in self._files else b for n, a, b in zip(names, short, long, strict=True)
         }
         self._store_names = {b: n for n, b in zip(names, long, strict=True)}
-        self._store_names |= {a: n for n, a in zip(names, short, strict=True) if a in alone}
+        self._store_names |= {a: n for n, a in zip(names, short, strict=True) if a in unique}
 
     def ids(self, name: str) -> Ids:
-        """See `Truth`."""
+        """See `GroundTruth`."""
         stem = self._stems.get(name, name)
         if stem not in self._files:
             raise MissingRecord(
@@ -92,22 +94,39 @@ class FolderTruth:
         return read_truth(self._files[stem], self.class_names)
 
     def annotations(self, split: str) -> Annotations:
-        """See `Truth`."""
-        found = read_splits(self._folder / "splits", self._files)
-        if split not in found:
-            raise unknown_name(f"split in {self._folder / 'splits'}", split, found)
-        rows = (Annotation(self._store_names.get(row.name, row.name), split=row.split) for row in found[split])
+        """See `GroundTruth`."""
+        splits = read_splits(self._folder / "splits", self._files)
+        if split not in splits:
+            raise unknown_name(f"split in {self._folder / 'splits'}", split, splits)
+        rows = (Annotation(self._store_names.get(row.name, row.name), split=row.split) for row in splits[split])
         return Annotations(tuple(rows))
 
 
 def digest_of(videos: Iterable[tuple[str, Ids]]) -> str:
-    """SHA-256 over names and class ids; what labels beside a store are known by in a result."""
-    found = hashlib.sha256()
+    """SHA-256 over names and class ids; it names labels that are not in the store in a result."""
+    hasher = hashlib.sha256()
     for name, ids in videos:
-        found.update(name.encode() + b"\0" + ids.tobytes())
-    return found.hexdigest()
+        hasher.update(name.encode() + b"\0" + ids.tobytes())
+    return hasher.hexdigest()
 
 
-def truth_of(reader: StoreReader, settings: SequenceSettings) -> Truth:
-    """The truth of a store's sequences: from `--labels` where given, else from the store."""
-    return StoreTruth(reader) if settings.labels is None else FolderTruth(settings.labels, reader)
+def resolve_sequences(settings: SequenceSettings) -> tuple[StoreView, GroundTruth]:
+    """The sequences of a store with the annotations of the split; their ground truth, from `--labels` or the store.
+
+    Raises:
+        UnknownName: no sequences, no such array, or no such split.
+        BadInput: several arrays could be meant; no ordered list of classes.
+        MissingPath: `--labels` is no folder of labels.
+    """
+    reader = open_store(settings.cache)
+    array = choose_sequence(reader, settings.array, labelled=settings.labels is None)
+    truth: GroundTruth = (
+        StoreGroundTruth(reader) if settings.labels is None else FolderGroundTruth(settings.labels, reader)
+    )
+    return StoreView(reader, truth.annotations(settings.split_name), {"visual": array}), truth
+
+
+def stored_names(store: StoreView, split: str) -> list[str]:
+    """The videos of a split that the store has."""
+    stored = {key.name for key in store.reader.keys("video") if key.view == 0}
+    return [row.name for row in store.annotations.rows if row.split == split and row.name in stored]

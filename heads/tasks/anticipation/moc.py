@@ -36,16 +36,16 @@ class Tally:
         start = int(ratio * n)
         for i, share in enumerate(self.predict):
             stop = min(int((ratio + share) * n), start + len(future), n)
-            asked = truth[start:stop]
-            right = asked[asked == future[: stop - start]]
+            scored = truth[start:stop]
+            right = scored[scored == future[: stop - start]]
             self.right[place, i] += np.bincount(right, minlength=self.right.shape[-1])
-            self.frames[place, i] += np.bincount(asked, minlength=self.right.shape[-1])
+            self.frames[place, i] += np.bincount(scored, minlength=self.right.shape[-1])
 
     def moc(self) -> Grid:
         """Mean over classes, `[A, P]`, shares of 1."""
-        there = self.frames > 0
-        accuracy: Grid = np.divide(self.right, self.frames, out=np.zeros(there.shape), where=there)
-        return np.asarray(accuracy.sum(axis=-1) / there.sum(axis=-1).clip(1))
+        occurs = self.frames > 0
+        accuracy: Grid = np.divide(self.right, self.frames, out=np.zeros(occurs.shape), where=occurs)
+        return np.asarray(accuracy.sum(axis=-1) / occurs.sum(axis=-1).clip(1))
 
     def classes(self) -> npt.NDArray[Any]:
         """How many classes each mean is over, `[A, P]`."""

@@ -1,8 +1,7 @@
-"""What a head is told of the past: the class of every observed step, as a classifier saw it, or in truth."""
+"""The observed labels that a head reads: the class of every observed step, by a classifier or by the ground truth."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,17 @@ from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.values.errors import BadInput, MissingPath, RecipeMismatch
 from vfc.cache_schema.values.record import Key
 
+from .dataset import SequenceDataset
 from .segments import Ids, runs
-from .sequences import Sequences
 
 
 def labels_folder(root: Path, split: str) -> Path:
-    """Where the frame classifier's labels of a split lie: `derived/frame-labels-<split>` of the store."""
+    """The folder of the frame classifier's labels of a split: `derived/frame-labels-<split>` of the store."""
     return root / "derived" / f"frame-labels-{Path(split).stem}"
 
 
-def told_labels(reader: StoreReader, source: str, split: str, videos: Sequences) -> tuple[list[Ids], str]:
-    """Class ids of one frame in `videos.every` of every video, and the digest of where they come from.
+def observed_labels(reader: StoreReader, source: str, split: str, videos: SequenceDataset) -> tuple[list[Ids], str]:
+    """Class ids of one frame in `videos.every` of every video, and the digest of the labels.
 
     `source`: `truth`, `predicted` (by the frame classifier, for this split), or the folder of a store of labels.
 
@@ -38,21 +37,21 @@ def told_labels(reader: StoreReader, source: str, split: str, videos: Sequences)
     if not folder.exists():
         raise MissingPath(
             f"There are no predicted labels for {split!r}: {folder} is missing.",
-            f"Make them: vfc train-head frame-classifier --cache {reader.root} (the same --fold); or --told truth.",
+            f"Make them: vfc train-head frame-classifier --cache {reader.root} (the same --fold); or "
+            "--observed-labels truth.",
         )
     labels = open_store(folder)
     _require(labels, reader, split)
-    rows = labels.locate([Key("video", name) for name in videos.names])
-    return [_steps(labels, int(row), i, videos) for i, row in enumerate(rows)], labels.digest
+    records = labels.locate([Key("video", name) for name in videos.names])
+    return [_steps(labels, int(record), i, videos) for i, record in enumerate(records)], labels.digest
 
 
 def _require(labels: StoreReader, reader: StoreReader, split: str) -> None:
     """Refuse labels that were made for another split, or from another store."""
-    made: dict[str, Any] = dict(labels.recipe.fields)
-    parent = made.get("parent") or {}
-    wanted = {"split": Path(split).stem, "parent": reader.recipe.digest}
-    found = {"split": made.get("split"), "parent": parent.get("digest")}
-    wrong = [f"{name}: {found[name]} there, {wanted[name]} asked" for name in wanted if found[name] != wanted[name]]
+    recipe: dict[str, Any] = dict(labels.recipe.fields)
+    stored = {"split": recipe.get("split"), "parent": (recipe.get("parent") or {}).get("digest")}
+    expected = {"split": Path(split).stem, "parent": reader.recipe.digest}
+    wrong = [f"{n}: {stored[n]} there, {expected[n]} asked" for n in expected if stored[n] != expected[n]]
     if wrong:
         raise RecipeMismatch(
             f"The labels in {labels.root} were predicted for something else: {'; '.join(wrong)}.",
@@ -60,10 +59,10 @@ def _require(labels: StoreReader, reader: StoreReader, split: str) -> None:
         )
 
 
-def _steps(labels: StoreReader, row: int, video: int, videos: Sequences) -> Ids:
+def _steps(labels: StoreReader, record: int, video: int, videos: SequenceDataset) -> Ids:
     """The labels of one video at the rows that are read; stored rows are as dense as those of the features."""
-    every = int(labels.metadata(row).get("stride") or 1)  # type: ignore[arg-type]
-    ids: Ids = np.array(labels.view(row, "labels"), np.int64)[:: max(1, videos.every // every)]
+    every = int(labels.metadata(record).get("stride") or 1)  # type: ignore[arg-type]
+    ids: Ids = np.array(labels.view(record, "labels"), np.int64)[:: max(1, videos.every // every)]
     count = -(-len(videos.labels[video]) // videos.every)
     if len(ids) < count or videos.every % every:
         raise BadInput(
@@ -74,17 +73,9 @@ def _steps(labels: StoreReader, row: int, video: int, videos: Sequences) -> Ids:
 
 
 def disturbed(ids: Ids, share: float, classes: int, draw: np.random.Generator) -> Ids:
-    """Labels with about `share` of their segments told as a class drawn at random."""
+    """Labels with about `share` of their segments replaced by a class drawn at random."""
     if not share:
         return ids
     actions, lengths = runs(ids)
     changed = np.where(draw.random(len(actions)) < share, draw.integers(classes, size=len(actions)), actions)
     return np.repeat(changed, lengths)
-
-
-def stacked(rows: Sequence[Ids], padding: int) -> Ids:
-    """Rows of different length as one array `[B, S]`, padded at the end."""
-    out = np.full((len(rows), max(map(len, rows), default=0)), padding, np.int64)
-    for into, ids in zip(out, rows, strict=True):
-        into[: len(ids)] = ids
-    return out

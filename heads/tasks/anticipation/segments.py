@@ -1,6 +1,6 @@
-"""Labels as segments, and which part of a video is observed, which is to be predicted.
+"""Labels as segments, and the windows of a video: the part that is observed and the part that is to be predicted.
 
-Sizes are cut as in the codes of the field: `int(ratio * n)` in floating point.
+Sizes are rounded as in the released codes: `int(ratio * n)` in floating point.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class Window:
     unit: int = 1
     phase: int = 0
 
-    def seen(self, stride: int) -> Ids:
+    def observed_frames(self, stride: int) -> Ids:
         """The label frames of the observed steps, one in `stride`."""
         return np.arange(self.start, self.start + self.observed, stride // self.unit) * self.unit + self.phase
 
-    def to_come(self, stride: int) -> Ids:
+    def future_frames(self, stride: int) -> Ids:
         """The label frames of the steps to predict, one in `stride`, from the first frame that is not observed."""
         first = self.start + self.observed
         return np.arange(first, first + self.future, stride // self.unit) * self.unit + self.phase
 
     def room(self, frames: int) -> int:
-        """By how many of a video's `frames` the window can lie later, and more, without anything left to predict."""
+        """How many of a video's `frames` follow the observed part: a window that many frames later predicts nothing."""
         return frames - (self.start + self.observed) * self.unit
 
     def later(self, phase: int, frames: int) -> Window:

@@ -16,7 +16,7 @@ Rate = Literal["full", "subsampled"]
 
 @dataclass(frozen=True)
 class SequenceSettings:
-    """Which sequences, and which split of them."""
+    """Settings that choose the sequences and their split."""
 
     cache: Path = field(default=Path("./store"), metadata={"help": "The store to read.", "panel": "Input"})
     array: str = field(
@@ -50,18 +50,27 @@ class SequenceSettings:
 
 @dataclass(frozen=True)
 class Config(SequenceSettings):
-    """Which windows of the sequences are learned from and tested, and how they are scored."""
+    """The windows that are trained on and tested, and how they are scored."""
 
     told: str = field(
         default="predicted",
         metadata={
-            "help": "Past classes for heads that read them: predicted (made by frame-classifier), truth, or a store.",
+            "help": "Observed labels for heads that read them: predicted (by frame-classifier), truth, or a store.",
+            "flag": "observed_labels",
+            "renamed_from": ("told",),
             "panel": "Input",
         },
     )
+    """The observed labels; run folders call this setting `told`."""
+
     told_noise: float = field(
         default=0.0,
-        metadata={"help": "In training: share of past segments told with a random class.", "panel": "Training"},
+        metadata={
+            "help": "In training: share of observed segments whose label is replaced by a random class.",
+            "flag": "observed_labels_noise",
+            "renamed_from": ("told_noise",),
+            "panel": "Training",
+        },
     )
     stride: int = field(
         default=0, metadata={"help": "One label frame in so many is a step; 0: the method's.", "panel": "Protocol"}
@@ -111,6 +120,11 @@ class Config(SequenceSettings):
             "panel": "Protocol",
         },
     )
+
+    @property
+    def full_rate(self) -> bool:
+        """Whether every label frame is scored."""
+        return self.rate == "full"
 
     def sampling(self, own: Sampling) -> Sampling:
         """The settings given, else those of the method."""

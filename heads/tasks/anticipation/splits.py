@@ -1,4 +1,4 @@
-"""Results of several splits and seeds of one protocol as one: means over splits, per-split rows, paired differences."""
+"""Tables of several splits and seeds of one protocol: means over splits, per-split rows, paired differences."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def per_split(results: Sequence[Mapping[str, Any]]) -> dict[str, Grids]:
                 f"These runs differ in {name}: {', '.join(sorted(values)) or 'there are none'}.",
                 "Give runs of one store and one protocol: splits, seeds and heads may differ.",
             )
-    found: dict[str, dict[str, dict[int, Any]]] = {}
+    by_head: dict[str, dict[str, dict[int, Any]]] = {}
     for result in results:
-        seeds = found.setdefault(result["head"], {}).setdefault(result["split"], {})
+        seeds = by_head.setdefault(result["head"], {}).setdefault(result["split"], {})
         if result["seed"] in seeds:
             raise BadInput(
                 f"{result['head']} on {result['split']} with seed {result['seed']} is there twice.",
@@ -44,7 +44,7 @@ def per_split(results: Sequence[Mapping[str, Any]]) -> dict[str, Grids]:
             )
         seeds[result["seed"]] = result["moc"]
     grids: dict[str, Grids] = {}
-    for head, splits in found.items():
+    for head, splits in by_head.items():
         if len({tuple(sorted(seeds)) for seeds in splits.values()}) > 1:
             listed = "; ".join(f"{split}: {sorted(seeds)}" for split, seeds in sorted(splits.items()))
             raise BadInput(f"The splits of {head} have different seeds: {listed}.", "Run the seeds that are missing.")
@@ -61,13 +61,13 @@ def over_runs(results: Sequence[Mapping[str, Any]]) -> list[Table]:
     parts: dict[str, list[Mapping[str, Any]]] = {}
     for result in results:
         parts.setdefault(str([result[name] for name in _ALIKE]), []).append(result)
-    shown: list[Table] = []
+    drawn: list[Table] = []
     for part in parts.values():
         try:
-            shown += over_splits(part)
+            drawn += over_splits(part)
         except BadInput as error:
-            shown.append(Table(error.problem, (error.remedy,), ()))
-    return shown
+            drawn.append(Table(error.problem, (error.remedy,), ()))
+    return drawn
 
 
 def over_splits(results: Sequence[Mapping[str, Any]]) -> list[Table]:
@@ -85,7 +85,7 @@ def over_splits(results: Sequence[Mapping[str, Any]]) -> list[Table]:
         for head in heads
         for split, grid in grids[head].items()
     ]
-    apart = [_apart(head, grids[head], name, grids[name]) for head in heads for name in grids if name not in heads]
+    differences = [_difference(h, grids[h], name, grids[name]) for h in heads for name in grids if name not in heads]
     scored = "every label frame scored" if first["rate"] == "full" else "subsampled labels scored"
     return [
         Table(f"MoC in %, mean over splits, {scored}; observed→predicted", ("", *columns, "mean"), tuple(means)),
@@ -93,20 +93,20 @@ def over_splits(results: Sequence[Mapping[str, Any]]) -> list[Table]:
         Table(
             "Difference of the means over all columns, in points, paired over splits",
             ("", "mean ± 95 %", "splits above 0", "every split"),
-            tuple(apart),
+            tuple(differences),
         ),
     ]
 
 
-def _apart(head: str, here: Grids, name: str, there: Grids) -> tuple[str, ...]:
-    apart = [100 * float((here[split] - there[split]).mean()) for split in here]
-    half = "" if len(apart) < 3 else f" ± {_half_width(apart):.2f}"
-    above = sum(value > 0 for value in apart)
+def _difference(head: str, of_head: Grids, name: str, of_name: Grids) -> tuple[str, ...]:
+    points = [100 * float((of_head[split] - of_name[split]).mean()) for split in of_head]
+    half = "" if len(points) < 3 else f" ± {_half_width(points):.2f}"
+    above = sum(value > 0 for value in points)
     return (
         f"{head} - {name}",
-        f"{statistics.mean(apart):+.2f}{half}",
-        f"{above} of {len(apart)}",
-        ", ".join(f"{value:+.2f}" for value in apart),
+        f"{statistics.mean(points):+.2f}{half}",
+        f"{above} of {len(points)}",
+        ", ".join(f"{value:+.2f}" for value in points),
     )
 
 

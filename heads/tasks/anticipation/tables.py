@@ -38,14 +38,14 @@ def best_on_test(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def pictures(result: Mapping[str, Any]) -> list[str]:
     """Segments of a few test videos, prediction below truth, as SVG."""
-    shown: dict[float, list[Mapping[str, Any]]] = {}
+    by_ratio: dict[float, list[Mapping[str, Any]]] = {}
     for row in result["pictures"]:
-        shown.setdefault(row["observed"], []).append(row)
+        by_ratio.setdefault(row["observed"], []).append(row)
     return [
         segments_picture(
             f"{ratio:g} observed",
             [(f"{row['video']} {which}", row[which], row["start"]) for row in rows for which in ("truth", "predicted")],
             result["class_names"],
         )
-        for ratio, rows in shown.items()
+        for ratio, rows in by_ratio.items()
     ]

@@ -3,260 +3,212 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import numpy as np
 import torch
 
-from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress, Silent
 from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.heads.contract.head import Head
 from vfc.heads.contract.train_config import TrainConfig
-from vfc.heads.data.arrays import choose_sequence
+from vfc.heads.data.store_view import StoreView
 from vfc.heads.runs.run_folder import ITEMS
 
 from . import trivial_baselines
-from .contract import AnticipationHead
+from .contract import AnticipationHead, Batch, Sampling
+from .dataset import SequenceDataset
 from .decoding import Decoder
-from .ground_truth import digest_of, truth_of
+from .ground_truth import digest_of, resolve_sequences, stored_names
 from .moc import Tally
-from .observed_labels import told_labels
+from .observed_labels import disturbed, observed_labels
 from .segments import Ids, runs
-from .sequences import Sequences
 from .settings import Config
 from .windows import Sample, collate, cut_of, moved, observed_steps, one_pass, windows
 
-_SHOWN: Final = 3
+_PICTURES: Final = 3
 """Test videos of which the report has a picture."""
 
 
 @dataclass(frozen=True)
-class _Part:
-    """The videos of a split, and what a head is told of them."""
+class Part:
+    """The videos of a split that the store has, and how many it lacks; their observed labels if the head reads them."""
 
-    videos: Sequences
-    told: list[Ids] | None
+    videos: SequenceDataset
+    missing: int
+    observed: list[Ids] | None = None
+    observed_digest: str = ""
 
 
 @dataclass(frozen=True)
-class _Found:
+class Forecast:
     """The score of a head, and what it predicted: (place of the observed ratio, video) -> class ids."""
 
     tally: Tally
     predicted: Mapping[tuple[int, int], Ids]
 
 
+@dataclass(frozen=True)
 class Anticipation:
     """The task on one store; see `head.Task`."""
 
-    def __init__(
-        self,
-        config: Config,
-        train: TrainConfig,
-        head: type[AnticipationHead],
-        settings: Any,
-        device: torch.device,
-        progress: Progress,
-    ) -> None:
-        self._config, self._train, self._device, self._progress = config, train, device, progress
-        self._reader = open_store(config.cache)
-        self._array = choose_sequence(self._reader, config.array, labelled=config.labels is None)
-        self._truth = truth_of(self._reader, config)
-        self.class_names = self._truth.class_names
-        self._sampling = config.sampling(head.sampling(settings))
-        self._full = config.rate == "full"
-        self._told = head.reads_told(settings)
-        self._told_digest = ""
-        self._annotations = self._truth.annotations(config.split_name)
-        self._parts = {split: self._part(split) for split in ("train", "val", "test") if self._names(split)}
-        if "train" not in self._parts or "test" not in self._parts:
-            raise BadInput(
-                f"The annotations {config.split_name!r} have no video of this store to train on, or none to test on.",
-                "They need rows with split 'train' and 'test' and the names of the store's videos; see --fold.",
-            )
-        self._samples = windows(self._parts["train"].videos, self._sampling, full=self._full)
-        for split, part in self._parts.items():
-            if split != "train":
-                self._tests(part)  # too short a video is refused now
-        self.per_pass = -(-len(self._samples) // train.batch)
-        served = ArraySpec(self._array.name, "fp32", self._array.shape, self._array.layout)
-        self.specs: Mapping[str, ArraySpec] = {
-            "visual": served,
-            "classes": ArraySpec("classes", "int64", (len(self.class_names),)),
-        }
-        self.identity: Mapping[str, Json] = {
-            "store_digest": self._reader.digest,
-            "recipe_digest": self._reader.recipe.digest,
-            "annotations_digest": self._annotations.digest,
-            "array": self._array.name,
-            "split": config.split_name,
-            "list_digest": digest([config.split_name, self._annotations.digest, *self._names("test")]),
-            "stride": self._sampling.stride,
-            "train_ratios": list(self._sampling.ratios),
-            "offsets": self._sampling.offsets,
-            **({"phases": self._sampling.phases} if self._sampling.phases > 1 else {}),
-            **({} if config.labels is None else {"labels_digest": self._labels_digest()}),
-            **({"told_digest": self._told_digest} if self._told else {}),
-        }
-        self.recipe: Mapping[str, Json] = self._reader.recipe.fields
+    config: Config
+    train: TrainConfig
+    device: torch.device
+    progress: Progress
+    store: StoreView
+    class_names: tuple[str, ...]
+    sampling: Sampling
+    parts: Mapping[str, Part]
+    samples: Sequence[Sample]
 
-    def batches(self, start: int) -> Generator[Any]:
+    @property
+    def per_pass(self) -> int:
+        """See `head.Task`."""
+        return -(-len(self.samples) // self.train.batch)
+
+    @property
+    def specs(self) -> Mapping[str, ArraySpec]:
+        """See `head.Task`."""
+        return sequence_specs(self.store, self.class_names)
+
+    @property
+    def identity(self) -> Mapping[str, Json]:
+        """See `head.Task`."""
+        split, sampling, test = self.config.split_name, self.sampling, self.parts["test"]
+        datasets = [self.parts[name].videos for name in sorted(self.parts)]
+        return {
+            **self.store.identity,
+            "array": self.store.visual.name,
+            "split": split,
+            "list_digest": digest([split, self.store.annotations.digest, *test.videos.names]),
+            "stride": sampling.stride,
+            "train_ratios": list(sampling.ratios),
+            "offsets": sampling.offsets,
+            **({"phases": sampling.phases} if sampling.phases > 1 else {}),
+            **({} if self.config.labels is None else {"labels_digest": labels_digest(datasets)}),
+            **({} if test.observed is None else {"told_digest": test.observed_digest}),
+        }
+
+    @property
+    def recipe(self) -> Mapping[str, Json]:
+        """See `head.Task`."""
+        return self.store.recipe
+
+    def batches(self, start: int) -> Generator[Batch]:
         """Training batches `start`, `start + 1` ...: passes in orders drawn from (seed, pass)."""
-        part, stride = self._parts["train"], self._sampling.stride
-        self._progress.say(
-            f"{len(self._samples)} windows of {len(part.videos.names)} videos to train on, features kept in: "
-            f"{part.videos.placement}."
+        videos, stride = self.parts["train"].videos, self.sampling.stride
+        self.progress.say(
+            f"{len(self.samples)} windows of {len(videos.names)} videos to train on, features kept in: "
+            f"{videos.placement}."
         )
-        lengths = [observed_steps(sample, stride) for sample in self._samples]
+        lengths = [observed_steps(sample, stride) for sample in self.samples]
         for number in itertools.count(start // self.per_pass):
-            order = one_pass(lengths, self._train.batch, np.random.default_rng([self._train.seed, number]))
+            order = one_pass(lengths, self.train.batch, np.random.default_rng([self.train.seed, number]))
             first = start - number * self.per_pass if number == start // self.per_pass else 0
             later = self._drawn(order, number, first)
             for i in range(first, self.per_pass):
                 (samples, draw), later = later, self._drawn(order, number, i + 1)
                 for sample in later[0]:
-                    part.videos.prefetch(sample.video, sample.cut.seen(stride))
-                yield collate(
-                    part.videos,
-                    samples,
-                    part.told,
-                    device=self._device,
-                    learning=True,
-                    noise=self._config.told_noise,
-                    classes=len(self.class_names),
-                    draw=draw,
-                )
+                    videos.prefetch(sample.video, sample.cut.observed_frames(stride))
+                yield self._collated("train", samples, learning=True, disturb=self._disturb(draw))
 
     def _drawn(self, order: list[list[int]], number: int, i: int) -> tuple[list[Sample], np.random.Generator]:
-        """The windows of batch `i` of a pass, none behind its end, and what is drawn for the batch after them."""
-        draw = np.random.default_rng([self._train.seed, number, i])
-        samples = [self._samples[place] for places in order[i : i + 1] for place in places]
-        return moved(self._parts["train"].videos, samples, draw), draw
+        """The windows of batch `i` of a pass, none after its end, and what is drawn for the batch after them."""
+        draw = np.random.default_rng([self.train.seed, number, i])
+        samples = [self.samples[place] for places in order[i : i + 1] for place in places]
+        return moved(self.parts["train"].videos, samples, draw), draw
+
+    def _disturb(self, draw: np.random.Generator) -> Callable[[Ids], Ids]:
+        return lambda ids: disturbed(ids, self.config.told_noise, len(self.class_names), draw)
+
+    def _collated(
+        self, split: str, samples: Sequence[Sample], *, learning: bool, disturb: Callable[[Ids], Ids] | None = None
+    ) -> Batch:
+        part = self.parts[split]
+        return collate(part.videos, samples, part.observed, device=self.device, learning=learning, disturb=disturb)
 
     def validate(self, head: Head) -> float | None:
         """Mean MoC of the val videos; None where there are none."""
-        if "val" not in self._parts:
-            return None
-        return float(self._score(head, self._parts["val"], Silent()).tally.moc().mean())
+        return float(self.forecast(head, "val", Silent()).tally.moc().mean()) if "val" in self.parts else None
 
     def watch(self, head: Head) -> dict[str, Json] | None:
         """MoC of the test videos in the middle of training; only for --report-best-on-test."""
-        if not self._config.report_best_on_test:
+        if not self.config.report_best_on_test:
             return None
-        return {"moc": self._score(head, self._parts["test"], Silent()).tally.moc().tolist()}
+        return {"moc": self.forecast(head, "test", Silent()).tally.moc().tolist()}
 
     def test(self, head: Head, progress: Progress) -> dict[str, Json]:
-        """The head and the trivial predictors on the test videos."""
-        part, config = self._parts["test"], self._config
-        found = self._score(head, part, progress)
-        queries = cast("AnticipationHead", head).queries
-        predictors = trivial_baselines.rows(
-            self._scored(self._parts["train"].videos),
-            classes=len(self.class_names),
-            queries=queries,
-            rule=config.decoding,
-        )
-        others: list[Json] = []
-        for name, predictor in predictors.items():
-            tally = trivial_baselines.tallied(
-                predictor, self._scored(part.videos), len(self.class_names), config.observe, config.predict
-            )
-            others.append({"name": name, "moc": tally.moc().tolist()})
+        """The head and the trivial baselines on the test videos."""
+        part, config = self.parts["test"], self.config
+        forecast = self.forecast(head, "test", progress)
         return {
             "task": "anticipation",
             "observe": list(config.observe),
             "predict": list(config.predict),
             "rate": config.rate,
             "decoding": config.decoding,
-            "told": config.told if self._told else "",
+            "told": "" if part.observed is None else config.told,
             "videos": len(part.videos.names),
-            "missing_videos": self._missing("test"),
-            "moc": found.tally.moc().tolist(),
-            "mean_moc": float(found.tally.moc().mean()),
-            "classes_counted": found.tally.classes().tolist(),
-            "baselines": others,
+            "missing_videos": part.missing,
+            "moc": forecast.tally.moc().tolist(),
+            "mean_moc": float(forecast.tally.moc().mean()),
+            "classes_counted": forecast.tally.classes().tolist(),
+            "baselines": self._baselines(cast("AnticipationHead", head).queries),
             "class_names": list(self.class_names),
-            "pictures": self._pictures(part.videos, found),
-            ITEMS: self._items(part.videos, found),
+            "pictures": self._pictures(part.videos, forecast),
+            ITEMS: self._items(part.videos, forecast),
         }
 
-    def _names(self, split: str) -> list[str]:
-        there = {key.name for key in self._reader.keys("video") if key.view == 0}
-        return [row.name for row in self._annotations.rows if row.split == split and row.name in there]
+    def _baselines(self, queries: int) -> list[Json]:
+        """The trivial baselines on the test videos."""
+        config, classes = self.config, len(self.class_names)
+        train, test = (self._scored(self.parts[split].videos) for split in ("train", "test"))
+        predictors = trivial_baselines.rows(train, classes=classes, queries=queries, rule=config.decoding)
+        tallies = {
+            name: trivial_baselines.tallied(predictor, test, classes, config.observe, config.predict)
+            for name, predictor in predictors.items()
+        }
+        return [{"name": name, "moc": tally.moc().tolist()} for name, tally in tallies.items()]
 
-    def _labels_digest(self) -> str:
-        parts = (self._parts[split].videos for split in sorted(self._parts))
-        return digest_of((name, ids) for part in parts for name, ids in zip(part.names, part.labels, strict=True))
-
-    def _missing(self, split: str) -> int:
-        return sum(row.split == split for row in self._annotations.rows) - len(self._names(split))
-
-    def _part(self, split: str) -> _Part:
-        names, missing = self._names(split), self._missing(split)
-        if missing:
-            self._progress.say(f"{missing} of the {missing + len(names)} {split} videos are not in this store.")
-        videos = Sequences(
-            self._reader,
-            names,
-            self._array,
-            self._truth,
-            stride=self._sampling.stride,
-            device=self._device,
-            resident=self._config.resident,
-            phases=self._sampling.phases if split == "train" else 1,
-        )
-        if not self._told:
-            return _Part(videos, None)
-        told, self._told_digest = told_labels(self._reader, self._config.told, self._config.split_name, videos)
-        return _Part(videos, told)
-
-    def _scored(self, videos: Sequences) -> list[Ids]:
+    def _scored(self, videos: SequenceDataset) -> list[Ids]:
         """The labels that are scored."""
-        return videos.labels if self._full else [ids[:: videos.stride] for ids in videos.labels]
+        return videos.labels if self.config.full_rate else [ids[:: videos.stride] for ids in videos.labels]
 
-    def _tests(self, part: _Part) -> list[tuple[int, Sample]]:
-        """(place of the observed ratio, window) of every test; videos in order within each ratio."""
-        return [
-            (place, Sample(video, cut_of(part.videos, video, ratio, full=self._full)))
-            for place, ratio in enumerate(self._config.observe)
-            for video in range(len(part.videos.names))
-        ]
-
-    def _score(self, head: Head, part: _Part, progress: Progress) -> _Found:
+    def forecast(self, head: Head, split: str, progress: Progress) -> Forecast:
         """Predict every window, windows of like length together; then decode them in order."""
-        tests = self._tests(part)
+        videos = self.parts[split].videos
+        tests = test_windows(videos, self.config)
         progress.begin("Test", len(tests), "windows")
         order = sorted(range(len(tests)), key=lambda i: tests[i][1].cut.observed)
         answers: dict[int, tuple[Any, Any]] = {}
-        for start in range(0, len(order), self._train.batch):
-            places = order[start : start + self._train.batch]
-            samples = [tests[i][1] for i in places]
-            batch = collate(part.videos, samples, part.told, device=self._device, learning=False)
+        for start in range(0, len(order), self.train.batch):
+            places = order[start : start + self.train.batch]
+            batch = self._collated(split, [tests[i][1] for i in places], learning=False)
             answer = cast("AnticipationHead", head).predict(batch)
             rows = zip(answer.actions.float().cpu().numpy(), answer.durations.float().cpu().numpy(), strict=True)
             answers.update(zip(places, rows, strict=True))
             progress.advance(len(places))
-        tally = Tally(len(self.class_names), self._config.observe, self._config.predict)
-        scored = self._scored(part.videos)
+        tally = Tally(len(self.class_names), self.config.observe, self.config.predict)
+        scored = self._scored(videos)
         predicted = {}
-        decoders = [Decoder(self._config.decoding) for _ in self._config.observe]
+        decoders = [Decoder(self.config.decoding) for _ in self.config.observe]
         for i, (place, sample) in enumerate(tests):
             future = decoders[place](*answers[i], sample.cut.future)
             tally.add(place, scored[sample.video], future)
             predicted[place, sample.video] = future
-        return _Found(tally, predicted)
+        return Forecast(tally, predicted)
 
-    def _items(self, videos: Sequences, found: _Found) -> list[Json]:
+    def _items(self, videos: SequenceDataset, forecast: Forecast) -> list[Json]:
         """Every test: its predicted segments, and the share of frames of the longest horizon that are right."""
         rows: list[Json] = []
         scored = self._scored(videos)
-        for (place, video), future in found.predicted.items():
-            ratio, truth = self._config.observe[place], scored[video]
+        for (place, video), future in forecast.predicted.items():
+            ratio, truth = self.config.observe[place], scored[video]
             start = int(ratio * len(truth))
             actions, lengths = runs(future)
             rows.append(
@@ -269,21 +221,77 @@ class Anticipation:
             )
         return rows
 
-    def _pictures(self, videos: Sequences, found: _Found) -> list[Json]:
-        """Truth and prediction as segments, of a few videos spread over the test list."""
-        chosen: Sequence[int] = np.unique(np.linspace(0, len(videos.names) - 1, _SHOWN).round().astype(int)).tolist()
+    def _pictures(self, videos: SequenceDataset, forecast: Forecast) -> list[Json]:
+        """Ground truth and prediction as segments, of a few videos spread over the test list."""
+        chosen: Sequence[int] = np.unique(np.linspace(0, len(videos.names) - 1, _PICTURES).round().astype(int)).tolist()
         scored, rows = self._scored(videos), []
-        for (place, video), future in found.predicted.items():
+        for (place, video), future in forecast.predicted.items():
             if video in chosen:
                 truth = scored[video]
-                start = int(self._config.observe[place] * len(truth))
+                start = int(self.config.observe[place] * len(truth))
                 rows.append(
                     {
                         "video": videos.names[video],
-                        "observed": self._config.observe[place],
+                        "observed": self.config.observe[place],
                         "truth": [part.tolist() for part in runs(truth)],
                         "predicted": [part.tolist() for part in runs(np.concatenate([truth[:start], future]))],
                         "start": start,
                     }
                 )
         return cast("list[Json]", rows)
+
+
+def prepare(
+    config: Config, train: TrainConfig, head: type[Head], settings: Any, device: torch.device, progress: Progress
+) -> Anticipation:
+    """The task on the store `config.cache`, ready to train and test `head`."""
+    assert issubclass(head, AnticipationHead)
+    store, truth = resolve_sequences(config)
+    sampling = config.sampling(head.sampling(settings))
+    reads_labels = head.reads_observed_labels(settings)
+    parts = {}
+    for split in ("train", "val", "test"):
+        names = stored_names(store, split)
+        missing = sum(row.split == split for row in store.annotations.rows) - len(names)
+        if not names:
+            continue
+        if missing:
+            progress.say(f"{missing} of the {missing + len(names)} {split} videos are not in this store.")
+        phases = sampling.phases if split == "train" else 1
+        videos = SequenceDataset(
+            store, names, truth, stride=sampling.stride, device=device, resident=config.resident, phases=phases
+        )
+        labels = observed_labels(store.reader, config.told, config.split_name, videos) if reads_labels else (None, "")
+        parts[split] = Part(videos, missing, *labels)
+    if "train" not in parts or "test" not in parts:
+        raise BadInput(
+            f"The annotations {config.split_name!r} have no video of this store to train on, or none to test on.",
+            "They need rows with split 'train' and 'test' and the names of the store's videos; see --fold.",
+        )
+    samples = windows(parts["train"].videos, sampling, full=config.full_rate)
+    for split in parts.keys() - {"train"}:
+        test_windows(parts[split].videos, config)  # too short a video is refused now
+    return Anticipation(config, train, device, progress, store, truth.class_names, sampling, parts, samples)
+
+
+def test_windows(videos: SequenceDataset, config: Config) -> list[tuple[int, Sample]]:
+    """(place of the observed ratio, window) of every test; videos in order within each ratio.
+
+    Raises:
+        BadInput: too short a video.
+    """
+    return [
+        (place, Sample(video, cut_of(videos, video, ratio, full=config.full_rate)))
+        for place, ratio in enumerate(config.observe)
+        for video in range(len(videos.names))
+    ]
+
+
+def sequence_specs(store: StoreView, class_names: Sequence[str]) -> dict[str, ArraySpec]:
+    """The streams of a head on sequences: `visual [None, D]`, and the number of classes."""
+    return {**store.specs, "classes": ArraySpec("classes", "int64", (len(class_names),))}
+
+
+def labels_digest(datasets: Sequence[SequenceDataset]) -> str:
+    """Digest of the class ids of all videos."""
+    return digest_of((name, ids) for videos in datasets for name, ids in zip(videos.names, videos.labels, strict=True))

@@ -1,4 +1,4 @@
-"""Predictors that learn nothing, or one class: rows beside every head."""
+"""Trivial baselines: predictors that learn nothing, or one class; rows beside every head."""
 
 from __future__ import annotations
 

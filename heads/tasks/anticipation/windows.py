@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from vfc.cache_schema.values.errors import BadInput
 
 from .contract import IGNORED, Batch, Sampling
-from .observed_labels import disturbed, stacked
+from .dataset import SequenceDataset
 from .segments import Ids, Window, runs, window
-from .sequences import Sequences
 
+_NONE: Final[Ids] = np.zeros(0, np.int64)
 _BUCKET: Final = 16
-"""Batches whose windows are sorted by length among themselves: little padding, and still another order every pass."""
+"""Batches whose windows are sorted together by length: little padding, and still another order in every pass."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +30,22 @@ class Sample:
     cut: Window
 
 
-def windows(videos: Sequences, sampling: Sampling, *, full: bool) -> list[Sample]:
+def windows(videos: SequenceDataset, sampling: Sampling, *, full: bool) -> list[Sample]:
     """The training windows of all videos: every ratio from every offset, as far as something is left to predict.
 
     Raises:
         BadInput: a video that is shorter than the shortest window.
     """
-    found = []
-    for video in range(len(videos.names)):
-        for ratio in sampling.ratios:
-            for offset in range(sampling.offsets):
-                cut = cut_of(videos, video, ratio, full=full, offset=offset)
-                if cut.future > 0:
-                    found.append(Sample(video, cut))
-    return found
+    samples = [
+        Sample(video, cut_of(videos, video, ratio, full=full, offset=offset))
+        for video in range(len(videos.names))
+        for ratio in sampling.ratios
+        for offset in range(sampling.offsets)
+    ]
+    return [sample for sample in samples if sample.cut.future > 0]
 
 
-def cut_of(videos: Sequences, video: int, ratio: float, *, full: bool, offset: int = 0) -> Window:
+def cut_of(videos: SequenceDataset, video: int, ratio: float, *, full: bool, offset: int = 0) -> Window:
     """The window of one video.
 
     Raises:
@@ -62,17 +62,17 @@ def cut_of(videos: Sequences, video: int, ratio: float, *, full: bool, offset: i
     return cut
 
 
-def moved(videos: Sequences, samples: Sequence[Sample], draw: np.random.Generator) -> list[Sample]:
+def moved(videos: SequenceDataset, samples: Sequence[Sample], draw: np.random.Generator) -> list[Sample]:
     """Training windows with their steps at places drawn within a stride; as they are where there is but one place."""
     if videos.every == videos.stride:
         return list(samples)
-    found = []
+    later = []
     for sample in samples:
         frames = len(videos.labels[sample.video])
         places = -(-min(videos.stride, sample.cut.room(frames)) // videos.every)
         phase = int(draw.integers(places)) * videos.every
-        found.append(Sample(sample.video, sample.cut.later(phase, frames)))
-    return found
+        later.append(Sample(sample.video, sample.cut.later(phase, frames)))
+    return later
 
 
 def one_pass(lengths: Sequence[int], batch: int, generator: np.random.Generator) -> list[list[int]]:
@@ -91,53 +91,46 @@ def observed_steps(sample: Sample, stride: int) -> int:
 
 
 def collate(
-    videos: Sequences,
+    videos: SequenceDataset,
     samples: Sequence[Sample],
-    told: Sequence[Ids] | None,
+    observed_labels: Sequence[Ids] | None,
     *,
     device: torch.device,
     learning: bool,
-    noise: float = 0.0,
-    classes: int = 0,
-    draw: np.random.Generator | None = None,
+    disturb: Callable[[Ids], Ids] | None = None,
 ) -> Batch:
-    """Windows as one batch; what a head may learn from (past and future classes) only where it is `learning`.
+    """Windows as one batch; the ground truth of past and future only where the head is `learning`.
 
-    `noise`: share of the segments of `told` that are changed, by `draw`.
+    `observed_labels`: per video, one frame in `videos.every`; `disturb` changes those of a window.
     """
-    stride = videos.stride
-    seen = [sample.cut.seen(stride) for sample in samples]
-    features = [videos.steps(s.video, frames) for s, frames in zip(samples, seen, strict=True)]
-    lengths = torch.tensor([len(frames) for frames in seen])
-    past, actions, durations = [], [], []
-    for sample, frames in zip(samples, seen, strict=True):
-        ids = videos.labels[sample.video]
-        past.append(ids[frames])
-        future, counts = runs(ids[sample.cut.to_come(stride)])
-        actions.append(future)
-        durations.append(counts / counts.sum())
-    if not learning:
-        past = [np.full_like(ids, IGNORED) for ids in past]
-        actions, durations = [future[:0] for future in actions], [shares[:0] for shares in durations]
-    words = None
-    if told is not None:
-        spoken = [told[s.video][frames // videos.every] for s, frames in zip(samples, seen, strict=True)]
-        if noise and draw is not None:
-            spoken = [disturbed(ids, noise, classes, draw) for ids in spoken]
-        words = _tensor(stacked(spoken, -1), device)
-    laid = _tensor(stacked(actions, -1), device)
-    shares = torch.zeros(laid.shape)
-    for row, values in zip(shares, durations, strict=True):
-        row[: len(values)] = torch.from_numpy(values)
+    frames = [sample.cut.observed_frames(videos.stride) for sample in samples]
+    features = [videos.steps(s.video, at) for s, at in zip(samples, frames, strict=True)]
+    lengths = torch.tensor([len(at) for at in frames])
+    past = [videos.labels[s.video][at] if learning else _NONE for s, at in zip(samples, frames, strict=True)]
+    futures = [_future(videos, sample) if learning else (_NONE, _NONE) for sample in samples]
+    labels = None
+    if observed_labels is not None:
+        rows = [observed_labels[s.video][at // videos.every] for s, at in zip(samples, frames, strict=True)]
+        labels = padded([disturb(row) for row in rows] if disturb else rows, -1).to(device)
     return Batch(
         visual=torch.nn.utils.rnn.pad_sequence(features, batch_first=True),
         valid=(torch.arange(int(lengths.max())) < lengths[:, None]).to(device),
-        told=words,
-        past=_tensor(stacked(past, IGNORED), device),
-        actions=laid,
-        durations=shares.to(device),
+        observed_labels=labels,
+        past=padded(past, IGNORED, int(lengths.max())).to(device),
+        actions=padded([actions for actions, _ in futures], -1).to(device),
+        durations=padded([shares for _, shares in futures], 0.0).float().to(device),
     )
 
 
-def _tensor(values: Ids, device: torch.device) -> Tensor:
-    return torch.from_numpy(values).to(device)
+def _future(videos: SequenceDataset, sample: Sample) -> tuple[Ids, npt.NDArray[np.float64]]:
+    """Classes and shares of the segments to predict."""
+    actions, lengths = runs(videos.labels[sample.video][sample.cut.future_frames(videos.stride)])
+    return actions, lengths / lengths.sum()
+
+
+def padded(rows: Sequence[npt.NDArray[Any]], padding: float, length: int = 0) -> Tensor:
+    """Rows of different length as one tensor `[B, S]`, padded at the end to the longest, or to `length`."""
+    out = np.full((len(rows), max([length, *map(len, rows)])), padding)
+    for into, values in zip(out, rows, strict=True):
+        into[: len(values)] = values
+    return torch.from_numpy(out)

@@ -79,7 +79,7 @@ def batch_of(lengths: tuple[int, ...], segments: tuple[int, ...], seed: int = 0)
     return Batch(
         visual=torch.randn(count, steps, WIDTH, generator=generator) * valid[..., None],
         valid=valid,
-        told=past.masked_fill(~valid, -1),
+        observed_labels=past.masked_fill(~valid, -1),
         past=past.masked_fill(~valid, -100),
         actions=torch.randint(CLASSES, (count, most), generator=generator).masked_fill(~there, -1),
         durations=shares / shares.sum(dim=1, keepdim=True),
@@ -369,7 +369,7 @@ class TestSequences:
             with torch.no_grad():
                 together, losses = head.predict(batch), head.loss(batch)
                 alone = [
-                    Batch(batch.visual[i : i + 1, :n], batch.valid[i : i + 1, :n], batch.told[i : i + 1, :n],
+                    Batch(batch.visual[i : i + 1, :n], batch.valid[i : i + 1, :n], batch.observed_labels[i : i + 1, :n],
                           batch.past[i : i + 1, :n], batch.actions[i : i + 1], batch.durations[i : i + 1])
                     for i, n in enumerate((9, 4, 6))
                 ]  # fmt: skip
@@ -389,7 +389,7 @@ class TestSequences:
         assert set(made(Config(modalities="visual")).loss(batch)) == {"past visual", "action", "duration"}
         assert set(made(Config(modalities="text")).loss(batch)) == {"past text", "action", "duration"}
         assert set(made(Config(loss_text=False, loss_visual=False)).loss(batch)) == {"action", "duration"}
-        untold = replace(batch, told=None)
+        untold = replace(batch, observed_labels=None)
         made(Config(modalities="visual")).loss(untold)
         with pytest.raises(BadInput, match=r"text needs a class id per observed step[\s\S]*--modalities visual"):
             made().loss(untold)

@@ -31,14 +31,15 @@ from vfc.cache_schema.values.record import ArraySpec, Json, Key, Record
 from vfc.cache_schema.writer import StoreWriter
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.data.arrays import choose_sequence
+from vfc.heads.data.store_view import StoreView
 from vfc.heads.evaluation.compare_runs import ReportConfig, report
 from vfc.heads.methods import frame_classifier, futr
 from vfc.heads.results.tables import read_rows
 from vfc.heads.tasks import anticipation, frame_labels
-from vfc.heads.tasks.anticipation.ground_truth import StoreTruth
-from vfc.heads.tasks.anticipation.observed_labels import disturbed, told_labels
+from vfc.heads.tasks.anticipation.dataset import SequenceDataset, stored_stride
+from vfc.heads.tasks.anticipation.ground_truth import StoreGroundTruth
+from vfc.heads.tasks.anticipation.observed_labels import disturbed, observed_labels
 from vfc.heads.tasks.anticipation.segments import Window
-from vfc.heads.tasks.anticipation.sequences import Sequences, stored_stride
 from vfc.heads.tasks.anticipation.splits import over_runs, over_splits, per_split
 from vfc.heads.tasks.anticipation.trivial_baselines import repeat_last, tallied
 from vfc.heads.tasks.anticipation.windows import Sample, collate, cut_of, moved, one_pass, windows
@@ -50,9 +51,11 @@ TRAINING = TrainConfig(epochs=2, batch=8, lr=3e-3, validate_every=0, select="las
 
 
 class Hearing(anticipation.AnticipationHead):
-    """A head that is told past classes; used as a class alone."""
+    """A head that reads observed labels; used as a class alone."""
 
-    told = True
+    @classmethod
+    def reads_observed_labels(cls, settings: Any) -> bool:
+        return True
 
 
 @pytest.fixture
@@ -65,10 +68,10 @@ def task(store: Path, head: Any = futr.Head, train: TrainConfig = TRAINING, **se
     return anticipation.prepare(config, train, head, FUTR, CPU, Silent())
 
 
-def sequences(store: Path, names: list[str], stride: int = 4, **settings: Any) -> Sequences:
+def sequences(store: Path, names: list[str], stride: int = 4, **settings: Any) -> SequenceDataset:
     reader = open_store(store)
-    spec = choose_sequence(reader)
-    return Sequences(reader, names, spec, StoreTruth(reader), stride=stride, device=CPU, **settings)
+    view = StoreView(reader, Annotations(()), {"visual": choose_sequence(reader)})
+    return SequenceDataset(view, names, StoreGroundTruth(reader), stride=stride, device=CPU, **settings)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16", "int8"])
@@ -118,22 +121,22 @@ def test_a_batch_equals_a_loop_over_frames(store: Path) -> None:
 def test_phases_are_the_same_windows_some_frames_later(tmp_path: Path, resident: str, full: bool) -> None:
     store = write_made_up(tmp_path / "store", stride=2)
     videos = sequences(store, ["v00", "v03"], stride=8, phases=4, resident=resident)
-    told, _ = told_labels(open_store(store), "truth", "split1", videos)
+    told, _ = observed_labels(open_store(store), "truth", "split1", videos)
     samples = windows(videos, anticipation.Sampling(8, (0.2, 0.5), 40), full=full)
     whole = [open_store(store).read(Key("video", name), "features") for name in ("v00", "v03")]
     chosen = set()
     for trial in range(12):
         later = moved(videos, samples, np.random.default_rng(trial))
         batch = collate(videos, later, told, device=CPU, learning=True)
-        assert torch.equal(batch.told.clamp(min=0)[batch.valid], batch.past[batch.valid])
+        assert torch.equal(batch.observed_labels.clamp(min=0)[batch.valid], batch.past[batch.valid])
         for row, (before, after) in enumerate(zip(samples, later, strict=True)):
             n, phase = len(videos.labels[before.video]), after.cut.phase
             chosen.add(phase)
-            seen = [i + phase for i in before.cut.seen(8).tolist()]
-            assert after.cut.seen(8).tolist() == seen
+            seen = [i + phase for i in before.cut.observed_frames(8).tolist()]
+            assert after.cut.observed_frames(8).tolist() == seen
             np.testing.assert_array_equal(batch.visual[row, : len(seen)], whole[before.video][[i // 2 for i in seen]])
-            to_come = [i + phase for i in before.cut.to_come(8).tolist()]
-            assert after.cut.to_come(8).tolist() == [i for i in to_come if i < n]
+            to_come = [i + phase for i in before.cut.future_frames(8).tolist()]
+            assert after.cut.future_frames(8).tolist() == [i for i in to_come if i < n]
             assert after.cut.future > 0
     assert chosen == {0, 2, 4, 6}
 
@@ -144,7 +147,7 @@ def test_a_window_at_the_end_moves_no_further_than_something_is_left(store: Path
     cut = Window(n - 23, 20, 3)
     phases = {moved(videos, [Sample(0, cut)], np.random.default_rng(i))[0].cut.phase for i in range(60)}
     assert phases == {0, 1, 2}
-    assert cut.later(2, n).to_come(8).tolist() == [n - 1]
+    assert cut.later(2, n).future_frames(8).tolist() == [n - 1]
 
 
 def test_only_training_draws_phases(store: Path) -> None:
@@ -216,8 +219,8 @@ def test_subsampled_windows_are_cut_after_striding(store: Path) -> None:
     n = len(videos.labels[0])
     kept = len(range(0, n, 8))
     cut = cut_of(videos, 0, 0.3, full=False)
-    assert cut.seen(8).tolist() == [8 * i for i in range(int(0.3 * kept))]
-    assert cut.to_come(8).tolist() == [8 * i for i in range(int(0.3 * kept), int(0.3 * kept) + int(0.5 * kept))]
+    assert cut.observed_frames(8).tolist() == [8 * i for i in range(int(0.3 * kept))]
+    assert cut.future_frames(8).tolist() == [8 * i for i in range(int(0.3 * kept), int(0.3 * kept) + int(0.5 * kept))]
 
 
 def test_a_run_from_end_to_end(store: Path, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,9 +325,9 @@ def test_labels_of_the_frame_classifier_are_what_heads_are_told(tmp_path: Path) 
     assert inspect(store, Silent()).derived
     heard = task(store, Hearing)
     batch = next(heard.batches(0))
-    assert batch.told.shape == batch.past.shape
-    assert ((batch.told == -1) == ~batch.valid).all()
-    agree = (batch.told == batch.past)[batch.valid].float().mean()
+    assert batch.observed_labels.shape == batch.past.shape
+    assert ((batch.observed_labels == -1) == ~batch.valid).all()
+    agree = (batch.observed_labels == batch.past)[batch.valid].float().mean()
     assert agree == pytest.approx(row["train_accuracy"], abs=0.15)
     # Deterministic, and other settings are refused before they are trained.
     again = classify(store, tmp_path / "again")
@@ -366,7 +369,7 @@ def test_labels_of_another_split_or_store_are_refused(tmp_path: Path, store: Pat
         task(store, Hearing, told=other)
     away = write_made_up(tmp_path / "away", seed=5)
     with pytest.raises(RecipeMismatch, match="for something else: parent: "):
-        told_labels(open_store(away), other, "split2", sequences(away, ["v00"]))
+        observed_labels(open_store(away), other, "split2", sequences(away, ["v00"]))
 
 
 def test_noise_changes_whole_segments() -> None:
@@ -383,7 +386,7 @@ def test_noise_changes_whole_segments() -> None:
 def test_told_the_truth_with_noise_in_training_alone(store: Path) -> None:
     heard = task(store, Hearing, told="truth", told_noise=0.5)
     batch = next(heard.batches(0))
-    assert 0.2 < (batch.told == batch.past)[batch.valid].float().mean() < 0.95
+    assert 0.2 < (batch.observed_labels == batch.past)[batch.valid].float().mean() < 0.95
 
 
 def broken(root: Path, *, labels: int = 100, rows: int = 100, top: int = 3, names: int = 4, **extra: Any) -> Path:

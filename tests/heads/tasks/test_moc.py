@@ -129,7 +129,7 @@ def test_no_step_is_both_observed_and_predicted(n: int, ratio: float, stride: in
     cut = window(n, ratio, stride=stride, full=full, offset=offset)
     if cut.observed < 1 or cut.future < 1:
         return
-    seen, later = cut.seen(stride), cut.to_come(stride)
+    seen, later = cut.observed_frames(stride), cut.future_frames(stride)
     assert seen[0] == offset * stride
     assert (np.diff(seen) == stride).all()
     assert (np.diff(later) == stride).all()

@@ -13,18 +13,20 @@ from torch import Tensor
 from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.values.dtypes import stored_dtype
 from vfc.cache_schema.values.errors import BadInput
-from vfc.cache_schema.values.record import ArraySpec, Key
+from vfc.cache_schema.values.record import Key
+from vfc.heads.data.dataset import VideoDataset, in_view
 from vfc.heads.data.features import STORED, as_float, finite
 from vfc.heads.data.placement import Placement, Resident, placed
+from vfc.heads.data.store_view import StoreView
 
-from .ground_truth import Truth
+from .ground_truth import GroundTruth
 from .segments import Ids
 
 _SLACK: Final = (25, 0.01)
 """Frames, and share, by which features and labels may differ: those of the published archives do by a few."""
 
 
-class Sequences:
+class SequenceDataset(VideoDataset):
     """Labels and features of the videos `names`, in this order.
 
     `labels[i]` are the class ids `[n]` of every label frame of video i; n is cut to what labels and features share.
@@ -38,10 +40,9 @@ class Sequences:
 
     def __init__(
         self,
-        reader: StoreReader,
+        store: StoreView,
         names: Sequence[str],
-        array: ArraySpec,
-        truth: Truth,
+        truth: GroundTruth,
         *,
         stride: int,
         device: torch.device,
@@ -53,26 +54,32 @@ class Sequences:
                 f"Steps of {stride} frames cannot begin in {phases} places at equal distances.",
                 f"Give --phases as a divisor of {stride}.",
             )
-        self.names, self.stride, self.every = tuple(names), stride, stride // phases
-        self._reader, self._array, self._device = reader, array, device
-        keys = [Key("video", name) for name in names]
-        self._rows = [int(row) for row in reader.locate(keys)]
-        self._stored = [_every(reader, row) for row in self._rows]
+        super().__init__(store.reader, names, in_view(0))
+        self.stride, self.every = stride, stride // phases
+        self._reader, self._array, self._device = store.reader, store.visual, device
+        self._records = [int(record) for record in store.reader.locate(self.keys)]
+        self._stored = [row_stride(store.reader, record) for record in self._records]
         self.labels = [self._checked(i, truth) for i in range(len(names))]
-        rows = [-(-len(ids) // self.every) for ids in self.labels]
-        self._first = np.cumsum([0, *rows])
-        self.placement: Placement = self._place(int(self._first[-1])) if resident == "auto" else resident
+        counts = [-(-len(ids) // self.every) for ids in self.labels]
+        self._offsets = np.cumsum([0, *counts])
+        num_bytes = int(self._offsets[-1]) * self.width * STORED[self._array.dtype].itemsize
+        self._placement: Placement = placed(num_bytes, device, resident)
         self._values: Tensor | None = None
-        if self.placement != "off":
-            on = torch.device("cpu") if self.placement == "ram" else device
-            self._values = torch.empty((int(self._first[-1]), self.width), dtype=STORED[array.dtype], device=on)
-            for i, count in enumerate(rows):
-                self._values[self._first[i] : self._first[i + 1]] = self._read(i, np.arange(count) * self.every)
+        if self._placement != "off":
+            on = torch.device("cpu") if self._placement == "ram" else device
+            self._values = torch.empty((int(self._offsets[-1]), self.width), dtype=STORED[self._array.dtype], device=on)
+            for i, count in enumerate(counts):
+                self._values[self._offsets[i] : self._offsets[i + 1]] = self._read(i, np.arange(count) * self.every)
         self._scales = (
-            [torch.from_numpy(np.array(reader.scale(row, array.name))) for row in self._rows]
-            if array.dtype == "int8"
+            [torch.from_numpy(np.array(store.reader.scale(record, self._array.name))) for record in self._records]
+            if self._array.dtype == "int8"
             else None
         )
+
+    @property
+    def placement(self) -> str:
+        """See `VideoDataset`."""
+        return self._placement
 
     @property
     def width(self) -> int:
@@ -82,37 +89,37 @@ class Sequences:
     def steps(self, video: int, frames: Ids) -> Tensor:
         """Features at label frames `[S]`, evenly spaced multiples of `every`: float32 `[S, D]` on the device."""
         if self._values is None:
-            found = self._read(video, frames)
+            stored = self._read(video, frames)
         else:
             start, stop, step = _span(frames, self.every)
-            found = self._values[self._first[video] + start : self._first[video] + stop : step]
+            stored = self._values[self._offsets[video] + start : self._offsets[video] + stop : step]
         scale = None if self._scales is None else self._scales[video][None]
-        return as_float(found.to(self._device, non_blocking=True)[None], scale)[0]
+        return as_float(stored.to(self._device, non_blocking=True)[None], scale)[0]
 
     def single(self, videos: Sequence[int], frames: Ids) -> Tensor:
         """Features at one label frame each of several videos, float32 `[M, D]` on the device."""
         if self._values is None or self._scales is not None:
             return torch.cat([self.steps(video, frames[i : i + 1]) for i, video in enumerate(videos)])
-        rows = torch.from_numpy(self._first[np.asarray(videos)] + frames // self.every).to(self._values.device)
+        rows = torch.from_numpy(self._offsets[np.asarray(videos)] + frames // self.every).to(self._values.device)
         return self._values[rows].to(self._device, non_blocking=True).float()
 
     def prefetch(self, video: int, frames: Ids) -> None:
-        """Say that these steps will be asked for soon."""
+        """Ask the system to read the features at these label frames ahead of time."""
         if self._values is None:
             span = _span(frames, self._stored[video])
-            self._reader.prefetch(np.array([self._rows[video]]), self._array.name, *span)
+            self._reader.prefetch(np.array([self._records[video]]), self._array.name, *span)
 
     def _read(self, video: int, frames: Ids) -> Tensor:
         stored: Any = np.empty((len(frames), self.width), stored_dtype(self._array.dtype))
-        self._reader.window(self._rows[video], self._array.name, *_span(frames, self._stored[video]), out=stored)
+        self._reader.window(self._records[video], self._array.name, *_span(frames, self._stored[video]), out=stored)
         if self._array.dtype == "bf16":
             stored = stored.view(np.int16)
         values = torch.from_numpy(stored).view(STORED[self._array.dtype])
         finite(values[None], torch.tensor([video]), lambda i: f"{self._array.name} of {self.names[i]!r}")
         return values
 
-    def _checked(self, video: int, truth: Truth) -> Ids:
-        row, name, every = self._rows[video], self.names[video], self._stored[video]
+    def _checked(self, video: int, truth: GroundTruth) -> Ids:
+        name, every = self.names[video], self._stored[video]
         if self.stride % every:
             raise BadInput(
                 f"{name!r} was stored with one row per {every} frames, so one in {self.stride} frames cannot be had.",
@@ -125,7 +132,7 @@ class Sequences:
                 f"Give --phases {self.stride // every}, or a divisor of it.",
             )
         ids, classes = truth.ids(name), len(truth.class_names)
-        covered = self._reader.length(row, self._array.name) * every
+        covered = self._reader.length(self._records[video], self._array.name) * every
         if abs(covered - len(ids)) >= every + max(_SLACK[0], _SLACK[1] * len(ids)):
             raise BadInput(
                 f"{name!r} has labels for {len(ids)} frames and features for {covered} (one row per {every} frames).",
@@ -139,9 +146,6 @@ class Sequences:
             )
         return ids[:covered]
 
-    def _place(self, rows: int) -> Placement:
-        return placed(rows * self.width * STORED[self._array.dtype].itemsize, self._device)
-
 
 def _span(frames: Ids, every: int) -> tuple[int, int, int]:
     """Start, stop and step of the rows, one per `every` label frames, that lie at evenly spaced `frames`."""
@@ -151,11 +155,11 @@ def _span(frames: Ids, every: int) -> tuple[int, int, int]:
 
 def stored_stride(reader: StoreReader, names: Sequence[str]) -> int:
     """The smallest stride at which all of these videos can be read: that of the stored rows."""
-    rows = reader.locate([Key("video", name) for name in names])
-    return math.lcm(*{_every(reader, int(row)) for row in rows})
+    records = reader.locate([Key("video", name) for name in names])
+    return math.lcm(*{row_stride(reader, int(record)) for record in records})
 
 
-def _every(reader: StoreReader, row: int) -> int:
+def row_stride(reader: StoreReader, record: int) -> int:
     """Label frames per stored row: row i is of frame i times this.
 
     Raises:
@@ -168,4 +172,4 @@ def _every(reader: StoreReader, row: int) -> int:
             "last frames of a video have none.",
             "Extract with --border repeat (and --window 21, --stride 1 as published features are made).",
         )
-    return int(cast("int", reader.metadata(row).get("stride") or windows.get("stride") or 1))
+    return int(cast("int", reader.metadata(record).get("stride") or windows.get("stride") or 1))
