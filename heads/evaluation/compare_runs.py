@@ -13,6 +13,7 @@ from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import Json
 from vfc.heads import tasks
+from vfc.heads.contract.settings import setting
 from vfc.heads.results.tables import Table, percent, read_rows
 from vfc.heads.runs.paired_statistics import Difference, Group, Run, difference
 
@@ -32,12 +33,8 @@ class ReportConfig:
     runs: tuple[Path, ...] = field(
         default=(), metadata={"help": "Run folders, or folders of run folders.", "argument": True, "metavar": "RUN..."}
     )
-    against: tuple[Path, ...] = field(
-        default=(),
-        metadata={
-            "help": "Runs to compare the others with, item by item; the other seeds of their groups are included.",
-            "panel": "Protocol",
-        },
+    against: tuple[Path, ...] = setting(
+        (), "Runs to compare the others with, item by item; the other seeds of their groups are included.", "Protocol"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, cast
 
@@ -18,6 +18,7 @@ from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import Json
 from vfc.heads.contract.ranges import AT_LEAST_ONE, POSITIVE, check_range
+from vfc.heads.contract.settings import setting
 from vfc.heads.data.store_view import StoreView, Wants, resolve
 from vfc.heads.results.tables import Table, percent
 from vfc.heads.similarity.matching import METRICS, REPRESENTATIONS, comparable
@@ -39,30 +40,22 @@ _SPLITS: Final = ("test", "val", "train", "all")
 class MeasureSettings(RawSettings, EpisodeSettings):
     """Which tasks are measured, and what is subtracted first."""
 
-    centre: Literal["none", "train", "all"] = field(
-        default="none",
-        metadata={
-            "help": "Subtract the mean feature of the clips in the train split, or of all clips in use.",
-            "panel": "Protocol",
-            "choices": ("none", "train", "all"),
-        },
+    centre: Literal["none", "train", "all"] = setting(
+        "none",
+        "Subtract the mean feature of the clips in the train split, or of all clips in use.",
+        "Protocol",
+        choices=("none", "train", "all"),
     )
-    split: Literal["test", "val", "train", "all"] = field(
-        default="test", metadata={"help": "Classes the tasks come from.", "panel": "Protocol", "choices": _SPLITS}
+    split: Literal["test", "val", "train", "all"] = setting(
+        "test", "Classes the tasks come from.", "Protocol", choices=_SPLITS
     )
-    tasks: int = field(default=10_000, metadata={"help": "Number of tasks.", "panel": "Protocol"})
-    seed: int = field(default=0, metadata={"help": "Seed of the tasks, and of a seeded split.", "panel": "Protocol"})
-    episodes: Path | None = field(
-        default=None,
-        metadata={
-            "help": "Fixed list of tasks (vfc episodes); its split, sizes and seed replace the flags.",
-            "panel": "Protocol",
-        },
+    tasks: int = setting(10_000, "Number of tasks.", "Protocol")
+    seed: int = setting(0, "Seed of the tasks, and of a seeded split.", "Protocol")
+    episodes: Path | None = setting(
+        None, "Fixed list of tasks (vfc episodes); its split, sizes and seed replace the flags.", "Protocol"
     )
-    otam_lambda: float = field(
-        default=0.1, metadata={"help": "otam: lambda of the soft minimum; CLIP-FSAR uses 0.5.", "panel": "Protocol"}
-    )
-    view: int = field(default=0, metadata={"help": "View to test on; 0 is the clean one.", "panel": "Input"})
+    otam_lambda: float = setting(0.1, "otam: lambda of the soft minimum; CLIP-FSAR uses 0.5.", "Protocol")
+    view: int = setting(0, "View to test on; 0 is the clean one.", "Input")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,21 +67,12 @@ class MeasureSettings(RawSettings, EpisodeSettings):
 class EvalConfig(ArraySettings, MeasureSettings):
     """`vfc eval`: what is compared, how, on which tasks."""
 
-    metric: str = field(
-        default="mean-cosine",
-        metadata={
-            "help": "Metric between two clips.",
-            "panel": "Protocol",
-            "choices": ("avg", "dec-avg", *METRICS),
-        },
-    )
-    representation: str | None = field(
-        default=None,
-        metadata={
-            "help": "Clip representation; default: mean for mean-cosine, ordered for the other metrics.",
-            "panel": "Protocol",
-            "choices": tuple(REPRESENTATIONS),
-        },
+    metric: str = setting("mean-cosine", "Metric between two clips.", "Protocol", choices=("avg", "dec-avg", *METRICS))
+    representation: str | None = setting(
+        None,
+        "Clip representation; default: mean for mean-cosine, ordered for the other metrics.",
+        "Protocol",
+        choices=tuple(REPRESENTATIONS),
     )
 
     def __post_init__(self) -> None:
@@ -109,13 +93,13 @@ class EvalConfig(ArraySettings, MeasureSettings):
 class EpisodesConfig(EpisodeSettings):
     """`vfc episodes`: which tasks are drawn, and where the list is written."""
 
-    view: int = field(default=0, metadata={"help": "View the clips must have.", "panel": "Input"})
-    split: Literal["test", "val", "train", "all"] = field(
-        default="test", metadata={"help": "Classes the tasks come from.", "panel": "Protocol", "choices": _SPLITS}
+    view: int = setting(0, "View the clips must have.", "Input")
+    split: Literal["test", "val", "train", "all"] = setting(
+        "test", "Classes the tasks come from.", "Protocol", choices=_SPLITS
     )
-    tasks: int = field(default=10_000, metadata={"help": "Number of tasks.", "panel": "Protocol"})
-    seed: int = field(default=0, metadata={"help": "Seed of the tasks, and of a seeded split.", "panel": "Protocol"})
-    out: Path = field(default=Path("episodes.jsonl"), metadata={"help": "File to write.", "panel": "Output"})
+    tasks: int = setting(10_000, "Number of tasks.", "Protocol")
+    seed: int = setting(0, "Seed of the tasks, and of a seeded split.", "Protocol")
+    out: Path = setting(Path("episodes.jsonl"), "File to write.", "Output")
 
     def __post_init__(self) -> None:
         check_range(self, AT_LEAST_ONE, "tasks")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,6 +12,7 @@ from vfc.cache_schema.values.errors import UnknownName, unknown_name
 from vfc.cache_schema.values.layout import ArrayName
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import Json
+from vfc.heads.contract.settings import setting
 from vfc.heads.data.arrays import array_names
 from vfc.heads.data.features import servable
 from vfc.heads.data.store_view import Wants, resolve
@@ -26,28 +27,12 @@ from .evaluate import EvalConfig, MeasureSettings, annotated, episode_list, meas
 class ProbeConfig(MeasureSettings):
     """`vfc probe-layers`: as `vfc eval`, for several metrics and all layers."""
 
-    metrics: tuple[str, ...] = field(
-        default=("avg", "dec-avg", "mpmm"),
-        metadata={
-            "help": "Metrics to run.",
-            "panel": "Protocol",
-            "flag": "metric",
-            "choices": ("avg", "dec-avg", *METRICS),
-        },
+    metrics: tuple[str, ...] = setting(
+        ("avg", "dec-avg", "mpmm"), "Metrics to run.", "Protocol", flag="metric", choices=("avg", "dec-avg", *METRICS)
     )
-    layers: tuple[str, ...] = field(
-        default=(), metadata={"help": "Only these layers.", "panel": "Input", "flag": "layer", "metavar": "LAYER,..."}
-    )
-    both: bool = field(
-        default=True,
-        metadata={
-            "help": "Run mpmm with both distances, Euclidean and cosine (no paper says which).",
-            "panel": "Protocol",
-        },
-    )
-    page: Path = field(
-        default=Path("layers.html"), metadata={"help": "HTML page with table and curve.", "panel": "Output"}
-    )
+    layers: tuple[str, ...] = setting((), "Only these layers.", "Input", flag="layer", metavar="LAYER,...")
+    both: bool = setting(True, "Run mpmm with both distances, Euclidean and cosine (no paper says which).", "Protocol")
+    page: Path = setting(Path("layers.html"), "HTML page with table and curve.", "Output")
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vfc.heads.contract.settings import setting
 from vfc.heads.data.placement import Resident
 
 from .contract import Sampling
@@ -18,28 +19,15 @@ Rate = Literal["full", "subsampled"]
 class SequenceSettings:
     """Settings that choose the sequences and their split."""
 
-    cache: Path = field(default=Path("./store"), metadata={"help": "The store to read.", "panel": "Input"})
-    array: str = field(
-        default="",
-        metadata={"help": "Array of features; default: the only one with a row per time step.", "panel": "Input"},
+    cache: Path = setting(Path("./store"), "The store to read.", "Input")
+    array: str = setting("", "Array of features; default: the only one with a row per time step.", "Input")
+    fold: int = setting(1, "Official split: reads annotations 'split<n>'.", "Input")
+    annotations: str = setting("", "Other annotations with train and test, instead of --fold.", "Input")
+    labels: Path | None = setting(
+        None, "Labels, if the store has none: a folder with groundTruth/, mapping.txt and splits/.", "Input"
     )
-    fold: int = field(default=1, metadata={"help": "Official split: reads annotations 'split<n>'.", "panel": "Input"})
-    annotations: str = field(
-        default="", metadata={"help": "Other annotations with train and test, instead of --fold.", "panel": "Input"}
-    )
-    labels: Path | None = field(
-        default=None,
-        metadata={
-            "help": "Labels, if the store has none: a folder with groundTruth/, mapping.txt and splits/.",
-            "panel": "Input",
-        },
-    )
-    resident: Resident = field(
-        default="auto",
-        metadata={
-            "help": "Where features are kept; auto: in memory if they fit; off: on disk.",
-            "panel": "Performance",
-        },
+    resident: Resident = setting(
+        "auto", "Where features are kept; auto: in memory if they fit; off: on disk.", "Performance"
     )
 
     @property
@@ -52,73 +40,44 @@ class SequenceSettings:
 class Config(SequenceSettings):
     """The windows that are trained on and tested, and how they are scored."""
 
-    told: str = field(
-        default="predicted",
-        metadata={
-            "help": "Observed labels for heads that read them: predicted (by frame-classifier), truth, or a store.",
-            "flag": "observed_labels",
-            "renamed_from": ("told",),
-            "panel": "Input",
-        },
+    told: str = setting(
+        "predicted",
+        "Observed labels for heads that read them: predicted (by frame-classifier), truth, or a store.",
+        "Input",
+        flag="observed_labels",
+        renamed_from=("told",),
     )
     """The observed labels; run folders call this setting `told`."""
 
-    told_noise: float = field(
-        default=0.0,
-        metadata={
-            "help": "In training: share of observed segments whose label is replaced by a random class.",
-            "flag": "observed_labels_noise",
-            "renamed_from": ("told_noise",),
-            "panel": "Training",
-        },
+    told_noise: float = setting(
+        0.0,
+        "In training: share of observed segments whose label is replaced by a random class.",
+        "Training",
+        flag="observed_labels_noise",
+        renamed_from=("told_noise",),
     )
-    stride: int = field(
-        default=0, metadata={"help": "One label frame in so many is a step; 0: the method's.", "panel": "Protocol"}
+    stride: int = setting(0, "One label frame in so many is a step; 0: the method's.", "Protocol")
+    train_ratios: tuple[float, ...] = setting((), "Shares observed in training; none: the method's.", "Protocol")
+    offsets: int = setting(0, "Training windows per ratio, each a step later; 0: the method's.", "Protocol")
+    phases: int = setting(
+        0,
+        "Training windows draw where in a stride their steps lie, out of so many places; 0: the method's.",
+        "Protocol",
     )
-    train_ratios: tuple[float, ...] = field(
-        default=(), metadata={"help": "Shares observed in training; none: the method's.", "panel": "Protocol"}
+    observe: tuple[float, ...] = setting((0.2, 0.3), "Shares of a video observed at test.", "Protocol")
+    predict: tuple[float, ...] = setting(
+        (0.1, 0.2, 0.3, 0.5), "Shares of a video predicted at test, 0.5 at most.", "Protocol"
     )
-    offsets: int = field(
-        default=0,
-        metadata={
-            "help": "Training windows per ratio, each a step later; 0: the method's.",
-            "panel": "Protocol",
-        },
+    rate: Rate = setting(
+        "full", "full: every label frame counts; subsampled: one in --stride, as ActionLLM's code does.", "Protocol"
     )
-    phases: int = field(
-        default=0,
-        metadata={
-            "help": "Training windows draw where in a stride their steps lie, out of so many places; 0: the method's.",
-            "panel": "Protocol",
-        },
+    decoding: Rule = setting(
+        "extend", "Queries to frames: extend (last segment takes what rounding leaves), or as released.", "Protocol"
     )
-    observe: tuple[float, ...] = field(
-        default=(0.2, 0.3), metadata={"help": "Shares of a video observed at test.", "panel": "Protocol"}
-    )
-    predict: tuple[float, ...] = field(
-        default=(0.1, 0.2, 0.3, 0.5),
-        metadata={"help": "Shares of a video predicted at test, 0.5 at most.", "panel": "Protocol"},
-    )
-    rate: Rate = field(
-        default="full",
-        metadata={
-            "help": "full: every label frame counts; subsampled: one in --stride, as ActionLLM's code does.",
-            "panel": "Protocol",
-        },
-    )
-    decoding: Rule = field(
-        default="extend",
-        metadata={
-            "help": "Queries to frames: extend (last segment takes what rounding leaves), or as released.",
-            "panel": "Protocol",
-        },
-    )
-    report_best_on_test: bool = field(
-        default=False,
-        metadata={
-            "help": "Also measure the test videos at every validation and show the best: chosen on test, no result.",
-            "panel": "Protocol",
-        },
+    report_best_on_test: bool = setting(
+        False,
+        "Also measure the test videos at every validation and show the best: chosen on test, no result.",
+        "Protocol",
     )
 
     @property

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from vfc.heads.contract.ranges import BELOW_ONE, NOT_NEGATIVE, check_range
+from vfc.heads.contract.settings import setting
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.data.placement import Resident
 
@@ -19,100 +20,48 @@ PROTOCOLS: Final = ("all", "base-to-novel", "zero-shot")
 class Config:
     """What is trained on, what is tested, and how."""
 
-    cache: Path = field(default=Path("./store"), metadata={"help": "The store to read.", "panel": "Input"})
-    annotations: str = field(
-        default="default",
-        metadata={"help": "Labels and splits: a name in the store, or a .jsonl file.", "panel": "Input"},
+    cache: Path = setting(Path("./store"), "The store to read.", "Input")
+    annotations: str = setting("default", "Labels and splits: a name in the store, or a .jsonl file.", "Input")
+    array: str = setting("", "Name of the array; default: frames, else the only array.", "Input")
+    layer: str = setting("", "Layer of the array: 7, norm.", "Input")
+    template: tuple[str, ...] = setting(
+        (), "Class texts of these templates, by id or by text; default: all templates.", "Input", commas=False
     )
-    array: str = field(
-        default="", metadata={"help": "Name of the array; default: frames, else the only array.", "panel": "Input"}
+    class_list: Path | None = setting(
+        None, "File with the ordered class names, one per line; default: sorted.", "Input"
     )
-    layer: str = field(default="", metadata={"help": "Layer of the array: 7, norm.", "panel": "Input"})
-    template: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            "help": "Class texts of these templates, by id or by text; default: all templates.",
-            "panel": "Input",
-            "commas": False,
-        },
+    train_list: Path | None = setting(None, "Published list of the training videos, with --test-list.", "Input")
+    test_list: Path | None = setting(None, "Published list of the test videos.", "Input")
+    test_cache: Path | None = setting(None, "Store to test on, if it is a different one.", "Input")
+    test_annotations: str = setting("", "Annotations in --test-cache; default: those named by --annotations.", "Input")
+    protocol: Literal["all", "base-to-novel", "zero-shot"] = setting(
+        "all",
+        "base-to-novel: train on the frequent half of the classes, test on both; zero-shot: on others.",
+        "Protocol",
+        choices=PROTOCOLS,
     )
-    class_list: Path | None = field(
-        default=None,
-        metadata={"help": "File with the ordered class names, one per line; default: sorted.", "panel": "Input"},
+    shots: int = setting(0, "Training videos per class; 0: all.", "Protocol")
+    shot_seed: int | None = setting(None, "Seed of the list of shots; default: --seed.", "Protocol")
+    allow_fewer: bool = setting(False, "Accept classes with fewer videos than --shots.", "Protocol")
+    fold: str = setting("", "Test on this fold of the annotations, train on the others.", "Protocol")
+    split_seed: int = setting(0, "Seed of a split where none is given, apart from --seed.", "Protocol")
+    val_fraction: float = setting(0.0, "Share of each class's training videos held out, for --select val.", "Protocol")
+    train_views: str = setting(
+        "auto", "Views drawn in training: auto (clean, augmented), all, or 0,10001-10004.", "Protocol"
     )
-    train_list: Path | None = field(
-        default=None, metadata={"help": "Published list of the training videos, with --test-list.", "panel": "Input"}
+    test_views: str = setting(
+        "0",
+        "Views that are tested and averaged: 0, 401-404, 4x3 (clips x crops), or all (except augmented).",
+        "Protocol",
     )
-    test_list: Path | None = field(
-        default=None, metadata={"help": "Published list of the test videos.", "panel": "Input"}
+    view_sum: Literal["logits", "probabilities"] = setting(
+        "logits", "What is averaged over the views of a clip.", "Protocol", choices=("logits", "probabilities")
     )
-    test_cache: Path | None = field(
-        default=None, metadata={"help": "Store to test on, if it is a different one.", "panel": "Input"}
+    shuffle_frames: bool = setting(
+        False, "Control experiment: random order of frames, new for each clip and epoch, also at test.", "Protocol"
     )
-    test_annotations: str = field(
-        default="",
-        metadata={"help": "Annotations in --test-cache; default: those named by --annotations.", "panel": "Input"},
-    )
-    protocol: Literal["all", "base-to-novel", "zero-shot"] = field(
-        default="all",
-        metadata={
-            "help": "base-to-novel: train on the frequent half of the classes, test on both; zero-shot: on others.",
-            "panel": "Protocol",
-            "choices": PROTOCOLS,
-        },
-    )
-    shots: int = field(default=0, metadata={"help": "Training videos per class; 0: all.", "panel": "Protocol"})
-    shot_seed: int | None = field(
-        default=None, metadata={"help": "Seed of the list of shots; default: --seed.", "panel": "Protocol"}
-    )
-    allow_fewer: bool = field(
-        default=False, metadata={"help": "Accept classes with fewer videos than --shots.", "panel": "Protocol"}
-    )
-    fold: str = field(
-        default="", metadata={"help": "Test on this fold of the annotations, train on the others.", "panel": "Protocol"}
-    )
-    split_seed: int = field(
-        default=0, metadata={"help": "Seed of a split where none is given, apart from --seed.", "panel": "Protocol"}
-    )
-    val_fraction: float = field(
-        default=0.0,
-        metadata={"help": "Share of each class's training videos held out, for --select val.", "panel": "Protocol"},
-    )
-    train_views: str = field(
-        default="auto",
-        metadata={
-            "help": "Views drawn in training: auto (clean, augmented), all, or 0,10001-10004.",
-            "panel": "Protocol",
-        },
-    )
-    test_views: str = field(
-        default="0",
-        metadata={
-            "help": "Views that are tested and averaged: 0, 401-404, 4x3 (clips x crops), or all (except augmented).",
-            "panel": "Protocol",
-        },
-    )
-    view_sum: Literal["logits", "probabilities"] = field(
-        default="logits",
-        metadata={
-            "help": "What is averaged over the views of a clip.",
-            "panel": "Protocol",
-            "choices": ("logits", "probabilities"),
-        },
-    )
-    shuffle_frames: bool = field(
-        default=False,
-        metadata={
-            "help": "Control experiment: random order of frames, new for each clip and epoch, also at test.",
-            "panel": "Protocol",
-        },
-    )
-    resident: Resident = field(
-        default="auto",
-        metadata={
-            "help": "Where the training clips are kept; auto: in memory if they fit; off: on disk.",
-            "panel": "Performance",
-        },
+    resident: Resident = setting(
+        "auto", "Where the training clips are kept; auto: in memory if they fit; off: on disk.", "Performance"
     )
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,7 @@ from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import Json
+from vfc.heads.contract.settings import setting
 from vfc.heads.data.store_view import rows_in_use
 
 _GATHER_BYTES: Final = 64 << 20
@@ -28,29 +29,21 @@ _GATHER_BYTES: Final = 64 << 20
 class EpisodeSettings:
     """Settings of a few-shot measurement beside the features: store, labels, classes, size of a task."""
 
-    cache: Path = field(default=Path("./store"), metadata={"help": "The store to read.", "panel": "Input"})
-    annotations: str = field(
-        default="default",
-        metadata={"help": "Labels and splits: a name in the store, or a .jsonl file.", "panel": "Input"},
-    )
-    classes: str = field(
-        default="",
-        metadata={"help": "Split of the classes: a built-in list (hmdb51-arn ...) or 'seeded'.", "panel": "Input"},
-    )
-    way: int = field(default=5, metadata={"help": "Classes per task.", "panel": "Protocol"})
-    shot: int = field(default=1, metadata={"help": "Labelled clips per class.", "panel": "Protocol"})
-    queries: int = field(default=1, metadata={"help": "Query clips per class, at test.", "panel": "Protocol"})
+    cache: Path = setting(Path("./store"), "The store to read.", "Input")
+    annotations: str = setting("default", "Labels and splits: a name in the store, or a .jsonl file.", "Input")
+    classes: str = setting("", "Split of the classes: a built-in list (hmdb51-arn ...) or 'seeded'.", "Input")
+    way: int = setting(5, "Classes per task.", "Protocol")
+    shot: int = setting(1, "Labelled clips per class.", "Protocol")
+    queries: int = setting(1, "Query clips per class, at test.", "Protocol")
 
 
 @dataclass(frozen=True)
 class ArraySettings:
     """Settings that choose the array and the view."""
 
-    array: str = field(
-        default="", metadata={"help": "Name of the array; default: frames, else the only array.", "panel": "Input"}
-    )
-    layer: str = field(default="", metadata={"help": "Layer of the array: 31, norm.", "panel": "Input"})
-    view: int = field(default=0, metadata={"help": "View to test on; 0 is the clean one.", "panel": "Input"})
+    array: str = setting("", "Name of the array; default: frames, else the only array.", "Input")
+    layer: str = setting("", "Layer of the array: 31, norm.", "Input")
+    view: int = setting(0, "View to test on; 0 is the clean one.", "Input")
 
 
 def in_use(

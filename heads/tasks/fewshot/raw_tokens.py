@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.heads.contract.ranges import AT_LEAST_ONE, check_range
+from vfc.heads.contract.settings import setting
 from vfc.heads.similarity import token_distances
 from vfc.heads.similarity.prototypes import correct_prototypes, prototype_distances, prototypes
 from vfc.heads.similarity.token_distances import TokenDistances
@@ -25,20 +26,11 @@ STREAM_METRICS: Final = ("avg", "dec-avg", "mpmm")
 class RawSettings:
     """How raw tokens are compared."""
 
-    distance: Literal["euclidean", "cosine"] | None = field(
-        default=None,
-        metadata={
-            "help": "Between two vectors, for avg, dec-avg and mpmm; default: euclidean for mpmm, else cosine.",
-            "panel": "Protocol",
-        },
+    distance: Literal["euclidean", "cosine"] | None = setting(
+        None, "Between two vectors, for avg, dec-avg and mpmm; default: euclidean for mpmm, else cosine.", "Protocol"
     )
-    u: int = field(
-        default=10, metadata={"help": "mpmm: how many of the largest distances are averaged.", "panel": "Protocol"}
-    )
-    prompt: str = field(
-        default="",
-        metadata={"help": "Prompt of the text stream: an id, known, or none to leave text out.", "panel": "Input"},
-    )
+    u: int = setting(10, "mpmm: how many of the largest distances are averaged.", "Protocol")
+    prompt: str = setting("", "Prompt of the text stream: an id, known, or none to leave text out.", "Input")
 
     def __post_init__(self) -> None:
         check_range(self, AT_LEAST_ONE, "u")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -24,6 +24,7 @@ from vfc.cache_schema.values.progress import Progress, Silent
 from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.heads.contract.head import Head
 from vfc.heads.contract.ranges import AT_LEAST_ONE, NOT_NEGATIVE, check_range
+from vfc.heads.contract.settings import setting
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.data.dataset import VideoDataset, in_view
 from vfc.heads.data.features import sizes
@@ -46,34 +47,16 @@ from .episodic_head import batch_of, draw_peers, score_head
 class Config(ArraySettings, EpisodeSettings):
     """The few-shot protocol for a trained head."""
 
-    prompt: str = field(
-        default="",
-        metadata={"help": "Prompt of the text stream: an id, known, or none to leave text out.", "panel": "Input"},
+    prompt: str = setting("", "Prompt of the text stream: an id, known, or none to leave text out.", "Input")
+    train_queries: int = setting(5, "Query clips per class, in training.", "Protocol")
+    train_tasks: int = setting(
+        0, "Number of distinct training tasks, repeated in order; 0: always new tasks.", "Protocol"
     )
-    train_queries: int = field(default=5, metadata={"help": "Query clips per class, in training.", "panel": "Protocol"})
-    train_tasks: int = field(
-        default=0,
-        metadata={
-            "help": "Number of distinct training tasks, repeated in order; 0: always new tasks.",
-            "panel": "Protocol",
-        },
-    )
-    val_tasks: int = field(
-        default=500, metadata={"help": "Tasks of the val classes in each validation.", "panel": "Protocol"}
-    )
-    tasks: int = field(
-        default=10_000, metadata={"help": "Tasks of the test classes; tested once.", "panel": "Protocol"}
-    )
-    episode_seed: int = field(
-        default=0,
-        metadata={"help": "Seed of val and test tasks and of a seeded split; apart from --seed.", "panel": "Protocol"},
-    )
-    resident: Resident = field(
-        default="auto",
-        metadata={
-            "help": "Where the train split is kept; auto: in memory if it fits; off: on disk.",
-            "panel": "Performance",
-        },
+    val_tasks: int = setting(500, "Tasks of the val classes in each validation.", "Protocol")
+    tasks: int = setting(10_000, "Tasks of the test classes; tested once.", "Protocol")
+    episode_seed: int = setting(0, "Seed of val and test tasks and of a seeded split; apart from --seed.", "Protocol")
+    resident: Resident = setting(
+        "auto", "Where the train split is kept; auto: in memory if it fits; off: on disk.", "Performance"
     )
 
     def __post_init__(self) -> None:

@@ -165,7 +165,7 @@ def test_without_text_it_says_so(tmp_path: Path) -> None:
     config = replace(TASK, cache=told_store(tmp_path / "s"), prompt="none")
     row: Any = train("fsar", config, SMALL, replace(QUICK, out=tmp_path / "run"), told).row
     assert "text" not in row
-    assert any("There is no text stream here" in line for line in told.lines)
+    assert any("This store has no text stream" in line for line in told.lines)
 
 
 def test_the_last_step_counts_where_asked(tmp_path: Path) -> None:
