@@ -173,7 +173,7 @@ def test_tokens_are_averaged_and_layers_chosen(make_store: MakeStore) -> None:
         (
             {"metric": "otam", "representation": "mean"},
             BadInput,
-            "compares sequences of frames; their mean has no order",
+            "compares sequences of frames; a mean is not a sequence",
         ),
         ({"metric": "dec-avg", "representation": "mean"}, BadInput, "takes the mean of whole streams"),
         ({"shot": 8}, BadInput, "has 8 videos"),
