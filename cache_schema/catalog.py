@@ -189,27 +189,23 @@ def save(root: Path, catalog: Catalog) -> None:
 
 def _merge(root: Path, saved: Catalog | None, names: set[str], *, keep: bool) -> Catalog:
     """Join what `saved` knows with the parts that it does not name; drop those that are gone, or keep their numbers."""
-    parts: list[PartInfo] = []
-    hashes, keys, lengths = [np.empty((0, 16), np.uint8)], [np.empty(0, np.uint8)], [np.empty(0, np.int64)]
+    pieces: list[tuple[PartInfo, npt.NDArray[np.uint8], npt.NDArray[np.uint8], Rows]] = []
     for i, info in enumerate(saved.parts if saved else ()):
         if saved is not None and (keep or info.name in names):
             start, stop = saved.first[i : i + 2].tolist()
             offsets = saved.key_offsets[start : stop + 1]
-            parts.append(info)
-            hashes.append(saved.hashes[start:stop])
-            keys.append(saved.keys[offsets[0] : offsets[-1]])
-            lengths.append(np.diff(offsets))
-    fresh = [Part(root / "parts" / name) for name in names - {part.name for part in parts}]
+            keys = saved.keys[offsets[0] : offsets[-1]]
+            pieces.append((info, saved.hashes[start:stop], keys, np.diff(offsets)))
+    fresh = [Part(root / "parts" / name) for name in names - {info.name for info, *_ in pieces}]
     for part in sorted(fresh, key=lambda part: part.info.order):
-        parts.append(part.info)
-        hashes.append(part.table["hashes"])
-        keys.append(part.table["keys"])
-        lengths.append(np.diff(part.table["keys.offsets"]))
+        table = part.table
+        pieces.append((part.info, table["hashes"], table["keys"], np.diff(table["keys.offsets"])))
+    parts = tuple(info for info, *_ in pieces)
     gone = frozenset(part.name for part in parts) - names
-    joined = np.concatenate(hashes)
-    heads, rows = _winners(parts, joined, gone)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(lengths), dtype=np.int64)])
-    return Catalog(tuple(parts), joined, np.concatenate(keys), offsets, heads, rows, gone)
+    hashes = np.concatenate([np.empty((0, 16), np.uint8), *(piece[1] for piece in pieces)])
+    key_bytes = np.concatenate([np.empty(0, np.uint8), *(piece[2] for piece in pieces)])
+    key_offsets = np.cumsum(np.concatenate([np.zeros(1, np.int64), *(piece[3] for piece in pieces)]), dtype=np.int64)
+    return Catalog(parts, hashes, key_bytes, key_offsets, *_winners(parts, hashes, gone), gone)
 
 
 def _first_halves(hashes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:

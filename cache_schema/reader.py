@@ -287,9 +287,7 @@ class StoreReader:
         return record if record >= 0 else int(self.locate([place])[0])
 
     def _numbers(self, records: Records) -> npt.NDArray[np.int64]:
-        if isinstance(records, np.ndarray):
-            return records
-        return self.locate(records)
+        return records if isinstance(records, np.ndarray) else self.locate(records)
 
     def _part_of(self, record: int) -> int:
         """Which part a record is in.

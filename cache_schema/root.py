@@ -52,11 +52,7 @@ def create_root(root: Path, recipe: Recipe) -> None:
 
 
 def require_free(root: Path) -> None:
-    """Refuse a folder that is neither empty nor a store being made.
-
-    Raises:
-        NotAStore: It is one.
-    """
+    """Refuse a folder that is neither empty nor a store being made. Raises NotAStore: It is one."""
     if root.exists() and not root.is_dir():
         raise NotAStore(f"{root} is a file, not a store.", "Give a folder.")
     present = {path.name for path in root.iterdir() if not path.name.startswith(".")} if root.exists() else set()
@@ -142,11 +138,7 @@ def _shown(specs: Sequence[ArraySpec]) -> str:
 
 
 def read_kinds(root: Path) -> dict[str, tuple[ArraySpec, ...]]:
-    """The arrays of every kind that is declared.
-
-    Raises:
-        Damaged: A file that cannot be read as what was written.
-    """
+    """The arrays of every kind that is declared. Raises Damaged: A file that cannot be read as what was written."""
     kinds = {}
     for path in sorted((root / "kinds").glob("*.json")):
         content = _read(path)
@@ -193,11 +185,7 @@ def bind_axis(root: Path, axis: str, name: str, content: Json) -> None:
 
 
 def read_axis(root: Path, axis: str) -> dict[str, Json]:
-    """What every id of an axis means.
-
-    Raises:
-        Damaged: A file that cannot be read as what was written.
-    """
+    """What every id of an axis means. Raises Damaged: A file that cannot be read as what was written."""
     contents = {}
     for path in sorted((root / "axes").glob(f"{axis}-*.json")):
         bound = _read(path)
@@ -208,6 +196,17 @@ def read_axis(root: Path, axis: str) -> dict[str, Json]:
         except (LookupError, TypeError) as error:
             raise _damaged(path) from error
     return contents
+
+
+def read_axes(root: Path) -> dict[str, dict[str, Json]]:
+    """Every axis with what its ids mean; raises as `read_axis`."""
+    return {axis: read_axis(root, axis) for axis in axis_names(root)}
+
+
+def axis_names(root: Path) -> list[str]:
+    """The axes that have ids, sorted."""
+    files = (path.name for path in (root / "axes").glob("*-*.json"))
+    return sorted({name.partition("-")[0] for name in files if not name.startswith(".")})
 
 
 def _bind(path: Path, content: Json) -> Any:

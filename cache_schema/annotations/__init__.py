@@ -6,7 +6,7 @@ part; the digest is named in every result.
 
 from .groups import Groups, group_of, groups
 from .lists import class_list, class_lists
-from .rows import SPLITS, Annotation, Annotations, as_lines, load, read_annotations, segment, source, write_annotations
+from .rows import SPLITS, Annotation, Annotations, load, read_annotations, segment, source, write_annotations
 from .splits import with_class_split, with_video_split
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "Annotation",
     "Annotations",
     "Groups",
-    "as_lines",
     "class_list",
     "class_lists",
     "group_of",

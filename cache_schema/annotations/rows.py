@@ -134,11 +134,7 @@ class Annotations:
         return sorted({row.label for row in self.rows} - {""})
 
     def of_split(self, split: str) -> Annotations:
-        """The rows of one split; `all` is every row.
-
-        Raises:
-            UnknownName: no row has this split.
-        """
+        """The rows of one split; `all` is every row. Raises UnknownName: no row has this split."""
         if split == "all":
             return self
         if split not in self.splits():
@@ -220,6 +216,11 @@ def as_lines(annotations: Annotations) -> list[str]:
     """A line of JSON for every row, without what is not known."""
     rows = ({k: value for k, value in asdict(row).items() if value not in ("", None)} for row in annotations.rows)
     return [json.dumps(row, ensure_ascii=False) for row in rows]
+
+
+def annotation_files(store_root: Path) -> dict[str, Path]:
+    """The sets of annotations of a store, or of an export, by name, sorted."""
+    return {path.stem: path for path in sorted((store_root / "annotations").glob("*.jsonl"))}
 
 
 def load(store_root: Path, name_or_file: str = "default") -> Annotations:

@@ -17,7 +17,7 @@ from vfc.cache_schema.parts.zarr_format import unpack_typed
 from vfc.cache_schema.values.dtypes import decode
 from vfc.cache_schema.values.errors import BadInput, MissingExtra, RecordRejected, unknown_name
 
-from .sources import Array, Item, Source, reading
+from .sources import Array, Item, Source, readable, reading
 
 HDF5: Final = (".h5", ".hdf5", ".hdf", ".he5")
 FILES: Final = (".npy", ".npz", ".safetensors", ".pt", ".pth")
@@ -87,24 +87,22 @@ def arrays_in(path: Path) -> dict[str, Callable[[], Array]]:
     Raises:
         RecordRejected: it cannot be read.
     """
-    loaders: dict[str, Callable[[], Array]] = {}
-
-    def listed() -> Array:
-        if path.suffix == ".npy":
-            loaders[""] = partial(np.load, path, mmap_mode="r", allow_pickle=False)
-        elif path.suffix == ".npz":
-            if not zipfile.is_zipfile(path):
-                raise ValueError("it was cut short, or is no npz file")
-            zipped = np.load(path, allow_pickle=False)
-            loaders.update({name: partial(zipped.__getitem__, name) for name in zipped.files})
-        elif path.suffix == ".safetensors":
-            loaders.update({n: partial(_float_of, dtype, values) for n, (dtype, values) in tensors_in(path).items()})
-        else:
-            loaders.update(read_torch(path))
-        return np.empty(0)
-
-    reading(path, listed)
+    with readable(path):
+        loaders = _loaders(path)
     return {name: partial(reading, path, load) for name, load in loaders.items()}
+
+
+def _loaders(path: Path) -> dict[str, Callable[[], Array]]:
+    if path.suffix == ".npy":
+        return {"": partial(np.load, path, mmap_mode="r", allow_pickle=False)}
+    if path.suffix == ".npz":
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it was cut short, or is no npz file")
+        zipped = np.load(path, allow_pickle=False)
+        return {name: partial(zipped.__getitem__, name) for name in zipped.files}
+    if path.suffix == ".safetensors":
+        return {name: partial(_float_of, dtype, values) for name, (dtype, values) in tensors_in(path).items()}
+    return read_torch(path)
 
 
 def tensors_in(path: Path) -> dict[str, tuple[str, Array]]:

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from vfc.cache_schema.annotations import Annotation, Annotations, read_annotations
+from vfc.cache_schema.annotations.rows import annotation_files
 from vfc.cache_schema.parts.zarr_format import checksum
 from vfc.cache_schema.values.dtypes import StoredArray, stored_arrays
 from vfc.cache_schema.values.errors import BadInput, RecordRejected
@@ -103,7 +104,7 @@ def open_export(place: Path) -> OpenedExport:
             "Fetch that file again, or run `vfc store export` again: it goes on.",
         )
     records = [exported_record(place, row, kinds[row["kind"]]) for row in rows.values()]
-    sets = {path.stem: read_annotations(path) for path in sorted((place / "annotations").glob("*.jsonl"))}
+    sets = {name: read_annotations(path) for name, path in annotation_files(place).items()}
     return OpenedExport(about, records, sets)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 from vfc.cache_schema.reader import StoreReader
-from vfc.cache_schema.root import read_axis
+from vfc.cache_schema.root import read_axes
 from vfc.cache_schema.values.errors import BadInput, unknown_name
-from vfc.cache_schema.values.record import ArraySpec, Json, Key
+from vfc.cache_schema.values.record import ArraySpec, Json
+from vfc.cache_schema.values.report import Report
 
 FORMS: Final[Mapping[str, str]] = {
     "hdf5": "vfc hdf5 export 1",
@@ -20,7 +21,7 @@ FORMS: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True)
-class ExportReport:
+class ExportReport(Report):
     """What was exported: records, arrays, files and bytes there (HDF5: of the file that points at the store).
 
     `present` records were there already, `mended` ones were there but not as they should be; `checked` were read back.
@@ -35,10 +36,6 @@ class ExportReport:
     present: int = 0
     mended: int = 0
     checked: int = 0
-
-    def to_json(self) -> dict[str, Json]:
-        """As one JSON document."""
-        return cast("dict[str, Json]", asdict(self))
 
 
 def chosen(reader: StoreReader, arrays: Sequence[str]) -> dict[str, tuple[ArraySpec, ...]]:
@@ -72,26 +69,16 @@ def identity(reader: StoreReader, form: str, kinds: Mapping[str, Sequence[ArrayS
 
 def described(reader: StoreReader, form: str, kinds: Mapping[str, Sequence[ArraySpec]]) -> dict[str, Json]:
     """What must travel with the numbers: recipe, arrays, axes, digest of the store."""
-    axes = sorted({path.stem.partition("-")[0] for path in (reader.root / "axes").glob("*.json")})
     return {
         **identity(reader, form, kinds),
         "store_digest": reader.digest,
         "recipe": dict(reader.recipe.fields),
-        "axes": {axis: read_axis(reader.root, axis) for axis in axes},
+        "axes": dict(read_axes(reader.root)),
     }
 
 
-def key_json(key: Key) -> dict[str, Json]:
-    """A key, field by field."""
-    return cast("dict[str, Json]", asdict(key))
-
-
 def require_same(begun: Mapping[str, Json], identity: Mapping[str, Json], out: Path) -> None:
-    """Refuse to go on with the export of another store, or of other arrays.
-
-    Raises:
-        BadInput: it is one.
-    """
+    """Refuse to go on with the export of another store, or of other arrays. Raises BadInput: it is one."""
     differing = [name for name, value in identity.items() if begun.get(name) != value]
     if differing:
         raise BadInput(
@@ -101,24 +88,6 @@ def require_same(begun: Mapping[str, Json], identity: Mapping[str, Json], out: P
 
 
 def require_free(out: Path) -> None:
-    """Refuse a target that is there and not an empty folder.
-
-    Raises:
-        BadInput: something is there.
-    """
+    """Refuse a target that is there and not an empty folder. Raises BadInput: something is there."""
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise BadInput(f"There is something at {out} already.", "Give --out a new path; an export replaces nothing.")
-
-
-def require_held(listed: Sequence[Key], reader: StoreReader, out: Path) -> None:
-    """Refuse to go on with an export of records that the store no longer has.
-
-    Raises:
-        BadInput: one of them.
-    """
-    gone = [key for key in listed if key not in reader]
-    if gone:
-        raise BadInput(
-            f"{out} holds {len(gone)} records that the store no longer has, {gone[0].name!r} among them.",
-            "Give --out a new path.",
-        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -13,42 +14,30 @@ import numpy.typing as npt
 
 from vfc.cache_schema.parts.atomic_files import writing
 from vfc.cache_schema.parts.disk import make_folder, remove
-from vfc.cache_schema.parts.zarr_format import checksum
+from vfc.cache_schema.parts.zarr_format import SAFETENSORS, checksum
 from vfc.cache_schema.upkeep.stored import StoredRecord
 from vfc.cache_schema.values.dtypes import decode, stored_arrays
 from vfc.cache_schema.values.record import ArraySpec, Json, Key
-
-from .exports import key_json
 
 Row: TypeAlias = dict[str, Any]
 """One line of `index.jsonl`: a key, its metadata, its checksums, and where its arrays lie."""
 
 _FILE_BYTES: Final = 256 << 20
-_DTYPES: Final[Mapping[str, str]] = {
-    "fp32": "F32",
-    "fp16": "F16",
-    "bf16": "BF16",
-    "int8": "I8",
-    "float64": "F64",
-    "int64": "I64",
-    "int32": "I32",
-    "uint8": "U8",
-}
-"""Names that safetensors gives to our dtypes."""
+_DTYPES: Final = {numpy_dtype: name for name, numpy_dtype in SAFETENSORS.items()}
 
 
-class Files(Protocol):
+class FileWriter(Protocol):
     """How records become files."""
 
     def add(self, record: StoredRecord, specs: Sequence[ArraySpec]) -> list[Row]:
-        """Take a record; where those lie that are now on disk: it, some before it, or none yet."""
+        """Take a record; the rows of those that are on disk now: this one, some before it, or none yet."""
 
     def flush(self) -> list[Row]:
-        """Write what is held back; where it lies."""
+        """Write the records that are not on disk yet; their rows."""
 
 
 def _row(record: StoredRecord, where: Mapping[str, Json], crcs: Mapping[str, int]) -> Row:
-    return {**key_json(record.key), "metadata": json.loads(record.metadata), **where, "crc32c": dict(crcs)}
+    return {**asdict(record.key), "metadata": json.loads(record.metadata), **where, "crc32c": dict(crcs)}
 
 
 def _plain(record: StoredRecord, spec: ArraySpec) -> npt.NDArray[Any]:
@@ -62,7 +51,7 @@ def _checksums(record: StoredRecord) -> dict[str, int]:
     return {name: checksum(values) for name, values in record.arrays.items()}
 
 
-class NpyFiles:
+class NpyWriter:
     """One file per record and array, each under its name only when it is whole."""
 
     def __init__(self, out: Path, rows: Mapping[Key, Row]) -> None:
@@ -108,7 +97,7 @@ def _name_in(row: Row) -> str:
     return file.split("/", 2)[2].removesuffix(".npy")
 
 
-class TensorFiles:
+class SafetensorsWriter:
     """Gathers views of tensors and writes a file whenever there is enough for one; their bytes are not held twice."""
 
     def __init__(self, out: Path, rows: Mapping[Key, Row]) -> None:
@@ -126,7 +115,7 @@ class TensorFiles:
         self._bytes += record.bytes
         prefix = _unused(_marked(record.key), record.key, self._used)
         for array in stored_arrays(specs):
-            self._tensors.append((f"{prefix}/{array.name}", _DTYPES[array.logical], record.arrays[array.name]))
+            self._tensors.append((f"{prefix}/{array.name}", _DTYPES[array.dtype.str], record.arrays[array.name]))
         self._rows.append(_row(record, {"file": self._name(), "prefix": prefix}, _checksums(record)))
         return written
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from vfc.cache_schema import catalog
+from vfc.cache_schema.annotations.rows import annotation_files
 from vfc.cache_schema.parts.atomic_files import replace_file, writing
 from vfc.cache_schema.parts.disk import make_folder
 from vfc.cache_schema.reader import StoreReader, open_store
@@ -25,8 +26,8 @@ from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import ArraySpec, Json, Key
 
 from .export_reader import ABOUT, BEGUN, INDEX, exported_record, index_digest, read_index
-from .exports import ExportReport, chosen, described, identity, names, require_free, require_held, require_same
-from .file_writers import Files, NpyFiles, Row, TensorFiles
+from .exports import ExportReport, chosen, described, identity, names, require_free, require_same
+from .file_writers import FileWriter, NpyWriter, Row, SafetensorsWriter
 
 
 def export_files(
@@ -57,7 +58,7 @@ def export_files(
     reader = open_store(root)
     kinds = chosen(reader, arrays)
     listed = _begin(reader, out, form, kinds)
-    writer: Files = NpyFiles(out, listed) if form == "npy" else TensorFiles(out, listed)
+    writer: FileWriter = NpyWriter(out, listed) if form == "npy" else SafetensorsWriter(out, listed)
     total = sum(len(reader.keys(kind)) for kind in kinds)
     progress.begin(f"export {form}", total, "records")
     present = mended = checked = 0
@@ -105,7 +106,12 @@ def _begin(reader: StoreReader, out: Path, form: str, kinds: Mapping[str, Sequen
         raise BadInput(f"{out / BEGUN} is not as the export left it.", "Give --out a new path.") from None
     require_same(begun, about, out)
     rows = read_index(out)
-    require_held(list(rows), reader, out)
+    gone = [key for key in rows if key not in reader]
+    if gone:
+        raise BadInput(
+            f"{out} holds {len(gone)} records that the store no longer has, {gone[0].name!r} among them.",
+            "Give --out a new path.",
+        )
     listed = (out / INDEX).read_bytes() if (out / INDEX).is_file() else b""
     if not listed.endswith(b"\n") and listed:
         with writing(out):
@@ -123,7 +129,7 @@ def _is_whole(out: Path, row: Row, specs: Sequence[ArraySpec], verify: bool) -> 
 
 def _finish(reader: StoreReader, out: Path, about: Mapping[str, Json]) -> None:
     """Annotations as they are now; the description last."""
-    for path in sorted((reader.root / "annotations").glob("*.jsonl")):
+    for path in annotation_files(reader.root).values():
         replace_file(out / "annotations" / path.name, path.read_bytes())
     content = {**about, "digest": digest(dict(about))}
     replace_file(out / ABOUT, json.dumps(content, indent=1, ensure_ascii=False).encode())

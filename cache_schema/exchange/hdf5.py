@@ -13,7 +13,8 @@ import h5py
 import numpy as np
 
 from vfc.cache_schema import catalog
-from vfc.cache_schema.annotations import as_lines, read_annotations
+from vfc.cache_schema.annotations import read_annotations
+from vfc.cache_schema.annotations.rows import annotation_files, as_lines
 from vfc.cache_schema.parts.atomic_files import writing
 from vfc.cache_schema.parts.disk import make_folder, remove
 from vfc.cache_schema.parts.part import Part
@@ -87,18 +88,13 @@ def _shows(reader: StoreReader, out: Path, kinds: Mapping[str, Sequence[ArraySpe
         about = read_description(file)
         require_same(about, identity(reader, "hdf5", kinds), out)
         annotations = {name: lines.asstr()[:].tolist() for name, lines in file.get("annotations", {}).items()}
-        same_paths = file.attrs["efile_prefix"] == _prefix(absolute)
+        same_paths = file.attrs["efile_prefix"] == ("" if absolute else PREFIX)
     return about == described(reader, "hdf5", kinds) and annotations == _annotations(reader) and same_paths
 
 
 def _annotations(reader: StoreReader) -> dict[str, list[str]]:
     """The lines of every set of annotations."""
-    paths = sorted((reader.root / "annotations").glob("*.jsonl"))
-    return {path.stem: as_lines(read_annotations(path)) for path in paths}
-
-
-def _prefix(absolute: bool) -> str:
-    return "" if absolute else PREFIX
+    return {name: as_lines(read_annotations(path)) for name, path in annotation_files(reader.root).items()}
 
 
 def _faults(out: Path, verify: bool, progress: Progress) -> list[str]:
@@ -127,7 +123,7 @@ def _write(
         with writing(out):
             with h5py.File(unfinished, "w") as file:
                 write_description(file, described(reader, "hdf5", kinds))
-                file.attrs["efile_prefix"] = _prefix(absolute)
+                file.attrs["efile_prefix"] = "" if absolute else PREFIX
                 for kind, specs in kinds.items():
                     _write_kind(file.create_group(kind), reader, kind, specs, None if absolute else out, progress)
                 for name, lines in _annotations(reader).items():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 from vfc.cache_schema.annotations import Annotation
 from vfc.cache_schema.parts.atomic_files import writing
@@ -14,7 +14,8 @@ from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.values.dtypes import stored_arrays
 from vfc.cache_schema.values.errors import RecordRejected
 from vfc.cache_schema.values.progress import Progress
-from vfc.cache_schema.values.record import ArraySpec, Json, Key
+from vfc.cache_schema.values.record import ArraySpec, Key
+from vfc.cache_schema.values.report import Report
 from vfc.cache_schema.writer import StoreWriter
 
 from . import labels
@@ -28,7 +29,7 @@ _MAPPED_BYTES: Final = 64 << 20
 
 
 @dataclass(frozen=True)
-class ImportReport:
+class ImportReport(Report):
     """What an import did.
 
     `present` records were there already; `failed`: name and reason; `trimmed`: name, steps of features and of labels;
@@ -48,10 +49,6 @@ class ImportReport:
     strangers: tuple[str, ...] = ()
     splits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     arrays: tuple[ArraySpec, ...] = ()
-
-    def to_json(self) -> dict[str, Json]:
-        """As one JSON document."""
-        return cast("dict[str, Json]", asdict(self))
 
 
 @dataclass

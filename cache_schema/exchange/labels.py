@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -84,7 +85,7 @@ def matched(rows: Iterable[Annotation], names: Sequence[str]) -> tuple[dict[str,
         elif name in row_of:
             raise BadInput(f"{name!r} has two rows of labels.", "Every record has one row.")
         else:
-            row_of[name] = Annotation(name, row.label, row.split, row.fold, row.start_seconds, row.end_seconds)
+            row_of[name] = dataclasses.replace(row, name=name)
     return row_of, strange
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,19 +59,26 @@ class Source:
         object.__setattr__(self, "items", items)
 
 
-def reading(path: Path, load: Callable[[], Array]) -> Array:
-    """What `load` gives, as an array; whatever a library raises over a broken file costs that file only.
-
-    Raises:
-        RecordRejected: it cannot be read.
-    """
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn whatever a library raises over a broken file into RecordRejected, so that it costs that file only."""
     try:
-        return np.asanyarray(load())
+        yield
     except (VfcError, MemoryError):
         raise
     except Exception as error:
         reason = str(error).split("\n", 1)[0].rstrip(".") or type(error).__name__
         raise RecordRejected(f"{path} cannot be read: {reason}.", "Fetch the file again, then import again.") from error
+
+
+def reading(path: Path, load: Callable[[], Array]) -> Array:
+    """What `load` gives, as an array.
+
+    Raises:
+        RecordRejected: it cannot be read.
+    """
+    with readable(path):
+        return np.asanyarray(load())
 
 
 def require_features(values: Array, where: str) -> None:

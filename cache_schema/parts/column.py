@@ -78,11 +78,7 @@ class Column:
         return stop - start
 
     def view(self, record: int) -> Array:
-        """Stored values of one record, read-only, in place.
-
-        Raises:
-            Damaged: Its bytes are not what was committed.
-        """
+        """Stored values of one record, read-only, in place. Raises Damaged: Its bytes are not what was committed."""
         part, start, stop = self._span(record)
         values = self._rows.span(start, stop) if self.array.ragged else self._rows.row(start)
         if not self._seen[record]:

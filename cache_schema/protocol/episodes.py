@@ -22,7 +22,6 @@ from vfc.cache_schema.annotations import Annotations, source
 from vfc.cache_schema.parts.atomic_files import replace_file
 from vfc.cache_schema.values.errors import BadInput, Damaged, MissingPath
 from vfc.cache_schema.values.recipe import canonical
-from vfc.cache_schema.values.record import Json
 
 EPISODES_FORMAT: Final = "vfc episodes 1"
 _DRAWS: Final = 1000
@@ -158,16 +157,12 @@ class EpisodeList:
 
     @classmethod
     def draw(cls, annotations: Annotations, spec: EpisodeSpec, count: int) -> EpisodeList:
-        """The first `count` episodes.
-
-        Raises:
-            BadInput, UnknownName: see `draw_episode`.
-        """
+        """The first `count` episodes. Raises BadInput, UnknownName: see `draw_episode`."""
         return cls(annotations.digest, spec, tuple(draw_episode(annotations, spec, i) for i in range(count)))
 
     @cached_property
     def _body(self) -> bytes:
-        return b"".join(canonical(_episode_json(episode)) + b"\n" for episode in self.episodes)
+        return b"".join(canonical(vars(episode)) + b"\n" for episode in self.episodes)
 
     @cached_property
     def _header(self) -> bytes:
@@ -213,7 +208,9 @@ class EpisodeList:
                 "Write the list again with vfc episodes; the same annotations, spec and seed give the same episodes.",
             )
         rows = (json.loads(line) for line in body.splitlines())
-        episodes = tuple(Episode(tuple(r["classes"]), _nested(r["support"]), _nested(r["query"])) for r in rows)
+        episodes = tuple(
+            Episode(tuple(r["classes"]), tuple(map(tuple, r["support"])), tuple(map(tuple, r["query"]))) for r in rows
+        )
         episode_list = cls(header["annotations"], EpisodeSpec(**header["spec"]), episodes)
         if episode_list._header != first:
             raise Damaged(
@@ -241,18 +238,6 @@ def _header_fields(line: bytes, path: Path) -> dict[str, Any]:
             f"Its first line must be a JSON object with format {EPISODES_FORMAT!r}; write one with vfc episodes.",
         )
     return dict(header)
-
-
-def _nested(rows: list[list[str]]) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(row) for row in rows)
-
-
-def _episode_json(episode: Episode) -> dict[str, Json]:
-    return {
-        "classes": list(episode.classes),
-        "support": [list(names) for names in episode.support],
-        "query": [list(names) for names in episode.query],
-    }
 
 
 def _difference(episode_list: EpisodeList, annotations: Annotations) -> str:

@@ -19,11 +19,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 def pooled_spec(spec: ArraySpec, pool: str, grid: str = "") -> ArraySpec:
-    """What an array looks like after `pool_values`.
-
-    Raises:
-        BadInput: the array cannot be pooled so, with the reason.
-    """
+    """What an array looks like after `pool_values`. Raises BadInput: the array cannot be pooled so, with the reason."""
     if not pool:
         return spec
     cells = pool_cells(pool)

@@ -61,11 +61,7 @@ class Projection:
 
 
 def parse_projection(text: str) -> tuple[str, int]:
-    """`pca:256` -> ("pca", 256).
-
-    Raises:
-        BadInput: neither `pca:<d>` nor `random:<d>`.
-    """
+    """`pca:256` -> ("pca", 256). Raises BadInput: neither `pca:<d>` nor `random:<d>`."""
     match = re.fullmatch(r"(pca|random):([1-9]\d*)", text)
     if not match:
         raise BadInput(
@@ -114,11 +110,7 @@ class Fitting:
         self._rows += len(rows)
 
     def finished(self) -> Projection:
-        """The projection.
-
-        Raises:
-            BadInput: fewer rows than dimensions asked of a pca.
-        """
+        """The projection. Raises BadInput: fewer rows than dimensions asked of a pca."""
         about: dict[str, Json] = {"rule": self._text, "rows": self._rows}
         if self._rule == "random":
             about |= {"seed": self._seed, "explained": self._kept / self._whole if self._whole > 0 else 1.0}
@@ -159,11 +151,7 @@ def projection_path(store_root: Path, array: str) -> Path:
 
 
 def load_projection(store_root: Path, array: str) -> Projection | None:
-    """The published projection of an array, or None.
-
-    Raises:
-        Damaged: the file is not what was published.
-    """
+    """The published projection of an array, or None. Raises Damaged: the file is not what was published."""
     path = projection_path(store_root, array)
     if not path.is_file():
         return None

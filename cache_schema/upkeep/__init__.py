@@ -3,9 +3,10 @@
 from .compacting import Compaction, compact
 from .comparing import ArrayDifference, Comparison, compare
 from .deriving import Derivation, convert, materialize
-from .health import DamagedPart, Repair, Verification, repair, verify
+from .health import Repair, Verification, repair, verify
 from .inspecting import AnnotationSummary, Inspection, KindSummary, inspect
 from .merging import Merge, merge
+from .salvage import DamagedPart
 
 __all__ = [
     "AnnotationSummary",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from vfc.cache_schema import catalog
 from vfc.cache_schema.parts import disk
@@ -16,6 +15,7 @@ from vfc.cache_schema.values.dtypes import StoredArray, stored_arrays
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import canonical
 from vfc.cache_schema.values.record import Json
+from vfc.cache_schema.values.report import Report
 
 from .stored import StoredPart, drop_parts, live_rows, maintenance_lock
 
@@ -23,7 +23,7 @@ PART_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
-class Compaction:
+class Compaction(Report):
     """What `compact` did; `dropped` counts duplicates and deleted records whose bytes are gone now."""
 
     path: str
@@ -33,10 +33,6 @@ class Compaction:
     dropped: int
     bytes_before: int
     bytes_after: int
-
-    def to_json(self) -> dict[str, Json]:
-        """As one JSON document."""
-        return cast("dict[str, Json]", asdict(self))
 
 
 @dataclass(frozen=True)

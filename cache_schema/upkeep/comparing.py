@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Json, Key
+from vfc.cache_schema.values.report import Report
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ArrayDifference:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Report):
     """What sets two stores apart.
 
     `identical`: the same keys, the same arrays, equal decoded values and metadata; the recipes may still differ, as
@@ -63,7 +64,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Json]:
         """As one JSON document."""
-        return cast("dict[str, Json]", {"identical": self.identical, **asdict(self)})
+        return {"identical": self.identical, **super().to_json()}
 
 
 def compare(here: Path, there: Path, progress: Progress) -> Comparison:

@@ -6,8 +6,8 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,20 +16,21 @@ import numpy.typing as npt
 
 from vfc.cache_schema import catalog
 from vfc.cache_schema.annotations import read_annotations, write_annotations
+from vfc.cache_schema.annotations.rows import annotation_files
 from vfc.cache_schema.parts.part import Part
 from vfc.cache_schema.parts.zarr_format import METADATA
 from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.reduction.projection import Projection, fit_projection, load_projection, publish_projection
 from vfc.cache_schema.reduction.reduce import Reduction, reduce_record, reduced_spec
-from vfc.cache_schema.root import read_axis, read_root, require_free
+from vfc.cache_schema.root import read_axes, read_root, require_free
 from vfc.cache_schema.values.dtypes import StoredArray, decode, stored_arrays
 from vfc.cache_schema.values.errors import BadInput, RecordRejected, unknown_name
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Dtype, Json, Key, Record
+from vfc.cache_schema.values.report import Report
 from vfc.cache_schema.writer import StoreWriter
 
-from .inspecting import names_in
 from .stored import StoredPart, StoredRecord, live_rows
 
 _SOURCE = "parent_crc32c"
@@ -37,7 +38,7 @@ _SOURCE = "parent_crc32c"
 
 
 @dataclass(frozen=True)
-class Derivation:
+class Derivation(Report):
     """What `convert` or `materialize` did.
 
     `present` records were there already; `explained` is the share that each array's projection keeps; `rejected` are
@@ -55,10 +56,6 @@ class Derivation:
     rejected: tuple[tuple[str, str], ...]
     orphans: int
 
-    def to_json(self) -> dict[str, Json]:
-        """As one JSON document."""
-        return cast("dict[str, Json]", asdict(self))
-
 
 @dataclass(frozen=True)
 class _Plan:
@@ -69,6 +66,22 @@ class _Plan:
     reduction: Reduction
     function: str
     arrays: Sequence[str]
+
+    @classmethod
+    def of(
+        cls,
+        reads: Mapping[str, tuple[ArraySpec, ...]],
+        chosen: Set[str],
+        reduction: Reduction,
+        function: str,
+        arrays: Sequence[str],
+    ) -> _Plan:
+        """The `chosen` arrays are reduced, the others kept."""
+        becomes = {
+            kind: tuple(reduced_spec(spec, reduction) if spec.name in chosen else spec for spec in specs)
+            for kind, specs in reads.items()
+        }
+        return cls(reads, becomes, reduction, function, arrays)
 
 
 def convert(root: Path, out: Path, dtype: Dtype, progress: Progress, *, arrays: Sequence[str] = ()) -> Derivation:
@@ -84,13 +97,9 @@ def convert(root: Path, out: Path, dtype: Dtype, progress: Progress, *, arrays: 
         Damaged: bytes of the parent are not what was committed.
         Refused, ReadOnlyTarget: the target is full or takes no writes.
     """
-    reader, reduction = open_store(root), Reduction(dtype=dtype)
-    chosen = _chosen(reader, arrays)
-    becomes = {
-        kind: tuple(reduced_spec(spec, reduction) if spec.name in chosen else spec for spec in specs)
-        for kind, specs in reader.kinds.items()
-    }
-    return _derive(reader, out, _Plan(dict(reader.kinds), becomes, reduction, "convert", arrays), progress)
+    reader = open_store(root)
+    plan = _Plan.of(reader.kinds, _chosen(reader, arrays), Reduction(dtype=dtype), "convert", arrays)
+    return _derive(reader, out, plan, progress)
 
 
 def materialize(
@@ -126,12 +135,8 @@ def materialize(
         for kind, specs in reader.kinds.items()
         if any(spec.name in chosen for spec in specs)
     }
-    becomes = {
-        kind: tuple(reduced_spec(spec, reduction) if spec.name in chosen else spec for spec in specs)
-        for kind, specs in reads.items()
-    }
-    target = out or root / "derived" / name
-    return _derive(reader, target, _Plan(reads, becomes, reduction, "materialize", arrays), progress)
+    plan = _Plan.of(reads, chosen, reduction, "materialize", arrays)
+    return _derive(reader, out or root / "derived" / name, plan, progress)
 
 
 def _chosen(reader: StoreReader, arrays: Sequence[str]) -> set[str]:
@@ -158,14 +163,14 @@ def _derive(reader: StoreReader, target: Path, plan: _Plan, progress: Progress) 
     with writer:
         for kind, specs in plan.becomes.items():
             writer.declare(kind, specs)
-        for axis in names_in(reader.root / "axes", "*.json", "-"):
-            for name, content in read_axis(reader.root, axis).items():
+        for axis, ids in read_axes(reader.root).items():
+            for name, content in ids.items():
                 writer.bind(axis, name, content)
         counts = _Counts()
         _fill(reader.root, writer, plan, projections, counts, progress)
     if target.parent.resolve() != (reader.root / "derived").resolve():
-        for path in sorted((reader.root / "annotations").glob("*.jsonl")):
-            write_annotations(target, path.stem, read_annotations(path))
+        for name, path in annotation_files(reader.root).items():
+            write_annotations(target, name, read_annotations(path))
     derived = catalog.current(target)
     parents = catalog.current(reader.root).locate([derived.hashes[row].tobytes() for row in derived.live().tolist()])
     return Derivation(

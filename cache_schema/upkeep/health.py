@@ -5,48 +5,34 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Mapping, Set
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import cast
 
 from vfc.cache_schema import catalog
 from vfc.cache_schema.annotations import read_annotations
+from vfc.cache_schema.annotations.rows import annotation_files
 from vfc.cache_schema.parts import disk
 from vfc.cache_schema.parts.atomic_files import sync_folder
 from vfc.cache_schema.parts.part import Fault, Part, check
 from vfc.cache_schema.parts.part_writer import PartWriter
 from vfc.cache_schema.reduction.frozen_blocks import check_tail
 from vfc.cache_schema.reduction.projection import load_projection
-from vfc.cache_schema.root import declared, read_axis, read_kinds, read_root
+from vfc.cache_schema.root import axis_names, declared, read_axis, read_kinds, read_root
 from vfc.cache_schema.values.errors import Damaged, VfcError
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import ArraySpec, Json, Key
+from vfc.cache_schema.values.report import Report
 
 from .inspecting import names_in
-from .salvage import SalvagedPart, salvage
+from .salvage import DamagedPart, SalvagedPart, salvage
 from .stored import drop_parts, live_rows, maintenance_lock
 
 _WORKER = "repair"
 
 
 @dataclass(frozen=True)
-class DamagedPart:
-    """A part that is not what was committed: what is wrong, and which of its records cannot be saved.
-
-    `keys` are those that could be named, from the part or from the catalog; `unnamed` counts the others. Damage to an
-    index or to Zarr metadata costs no record.
-    """
-
-    part: str
-    kind: str
-    records: int
-    faults: tuple[Fault, ...]
-    keys: tuple[Key, ...]
-    unnamed: int
-
-
-@dataclass(frozen=True)
-class Verification:
+class Verification(Report):
     """What `verify` found. `other` are faults of small files beside the parts."""
 
     path: str
@@ -63,7 +49,7 @@ class Verification:
 
     def to_json(self) -> dict[str, Json]:
         """As one JSON document."""
-        return cast("dict[str, Json]", {"ok": self.ok, **asdict(self)})
+        return {"ok": self.ok, **super().to_json()}
 
 
 def verify(root: Path, progress: Progress) -> Verification:
@@ -76,7 +62,7 @@ def verify(root: Path, progress: Progress) -> Verification:
     read_root(root)
     saved = catalog.load(root)
     hit, records, size, kinds = [], 0, 0, set()
-    folders = _folders(root)
+    folders = sorted(path for path in (root / "parts").iterdir() if path.is_dir())
     progress.begin("verify", len(folders), "parts")
     for folder in folders:
         faults = check(folder)
@@ -90,12 +76,8 @@ def verify(root: Path, progress: Progress) -> Verification:
             records += 0 if attributes["tombstone"] else attributes["records"]
             size += sum(file["size"] for file in attributes["files"].values())
         progress.advance(note=folder.name if faults else "")
-    damaged = [_told(part) for part in hit] + _vanished(root, saved, {folder.name for folder in folders})
+    damaged = [part.damage for part in hit] + _vanished(root, saved, {folder.name for folder in folders})
     return Verification(str(root), len(folders), records, size, tuple(damaged), tuple(_other_faults(root, kinds)))
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in (root / "parts").iterdir() if path.is_dir())
 
 
 def _kinds(root: Path) -> Mapping[str, tuple[ArraySpec, ...]]:
@@ -103,11 +85,6 @@ def _kinds(root: Path) -> Mapping[str, tuple[ArraySpec, ...]]:
         return read_kinds(root)
     except Damaged:
         return {}
-
-
-def _told(part: SalvagedPart) -> DamagedPart:
-    info = part.info
-    return DamagedPart(info.name, info.kind, info.records, part.faults, part.lost, part.unnamed)
 
 
 def _vanished(root: Path, saved: catalog.Catalog | None, present: set[str]) -> list[DamagedPart]:
@@ -134,15 +111,11 @@ def _vanished(root: Path, saved: catalog.Catalog | None, present: set[str]) -> l
 
 def _other_faults(root: Path, kinds: Set[str]) -> list[str]:
     """What is wrong with the small files beside the parts, which hold records of these kinds."""
-    checks: list[Callable[[], object]] = [lambda: declared(root, kinds - {""})]
-    for axis in names_in(root / "axes", "*.json", "-"):
-        checks.append(lambda axis=axis: read_axis(root, axis))  # type: ignore[misc]
-    for path in sorted((root / "annotations").glob("*.jsonl")):
-        checks.append(lambda path=path: read_annotations(path))  # type: ignore[misc]
-    for name in names_in(root / "projection", "*.safetensors"):
-        checks.append(lambda name=name: load_projection(root, name))  # type: ignore[misc]
-    for path in sorted((root / "tail").glob("*.safetensors")):
-        checks.append(lambda path=path: check_tail(path))  # type: ignore[misc]
+    checks: list[Callable[[], object]] = [partial(declared, root, kinds - {""})]
+    checks += [partial(read_axis, root, axis) for axis in axis_names(root)]
+    checks += [partial(read_annotations, path) for path in annotation_files(root).values()]
+    checks += [partial(load_projection, root, name) for name in names_in(root / "projection", ".safetensors")]
+    checks += [partial(check_tail, path) for path in sorted((root / "tail").glob("*.safetensors"))]
     faults = []
     for one in checks:
         try:
@@ -153,7 +126,7 @@ def _other_faults(root: Path, kinds: Set[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Repair:
+class Repair(Report):
     """What `repair` did. `redo` are the keys to make again; `unnamed` says of which parts others cannot be named."""
 
     path: str
@@ -163,10 +136,6 @@ class Repair:
     unnamed: tuple[str, ...]
     quarantine: str
     other: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Json]:
-        """As one JSON document."""
-        return cast("dict[str, Json]", asdict(self))
 
 
 def repair(root: Path, progress: Progress, *, drop: bool = False) -> Repair:
@@ -186,7 +155,7 @@ def repair(root: Path, progress: Progress, *, drop: bool = False) -> Repair:
     with maintenance_lock(root):
         disk.clear_stale(root / "tmp", _WORKER)
         saved = catalog.load(root)
-        folders = _folders(root)
+        folders = sorted(path for path in (root / "parts").iterdir() if path.is_dir())
         vanished = _vanished(root, saved, {folder.name for folder in folders})
         progress.begin("repair", len(folders), "parts")
         hit, saved_records, used = [], 0, set()
@@ -207,7 +176,7 @@ def repair(root: Path, progress: Progress, *, drop: bool = False) -> Repair:
     lost = [one for damaged in hit if not damaged.info.tombstone for one in _in_doubt(damaged)]
     return Repair(
         path=str(root),
-        damaged=(*(_told(damaged) for damaged in hit), *vanished),
+        damaged=(*(damaged.damage for damaged in hit), *vanished),
         saved=saved_records,
         redo=tuple(sorted({*_still_missing(after, lost), *(key for part in vanished for key in part.keys)})),
         unnamed=tuple(line for damaged in hit if (line := _unnamed(damaged))),

@@ -13,11 +13,13 @@ import numpy as np
 
 from vfc.cache_schema import catalog
 from vfc.cache_schema.annotations import read_annotations
+from vfc.cache_schema.annotations.rows import annotation_files
 from vfc.cache_schema.parts.part import Part
 from vfc.cache_schema.reader import open_store
-from vfc.cache_schema.root import read_axis
+from vfc.cache_schema.root import read_axes
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import ArraySpec, Json, Key
+from vfc.cache_schema.values.report import Report
 
 from .stored import live_rows
 
@@ -45,7 +47,7 @@ class AnnotationSummary:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(Report):
     """What a store holds. `duplicates` and `deleted` count records that are on disk and do not count any more."""
 
     path: str
@@ -109,23 +111,22 @@ def inspect(root: Path, progress: Progress) -> Inspection:
         recipe_digest=reader.recipe.digest,
         recipe=reader.recipe.fields,
         kinds=kinds,
-        axes={axis: tuple(read_axis(root, axis)) for axis in names_in(root / "axes", "*.json", "-")},
-        annotations=tuple(_annotations(path) for path in sorted((root / "annotations").glob("*.jsonl"))),
+        axes={axis: tuple(ids) for axis, ids in read_axes(root).items()},
+        annotations=tuple(_annotations(path) for path in annotation_files(root).values()),
         failures=tuple(open_failures(root, snapshot)),
         duplicates=len(hashes) - distinct,
         deleted=distinct - len(snapshot),
-        derived=names_in(root / "derived", "*"),
-        projections=names_in(root / "projection", "*.safetensors"),
-        tails=names_in(root / "tail", "*.safetensors"),
-        quarantined=names_in(root / "quarantine", "*"),
+        derived=names_in(root / "derived"),
+        projections=names_in(root / "projection", ".safetensors"),
+        tails=names_in(root / "tail", ".safetensors"),
+        quarantined=names_in(root / "quarantine"),
     )
 
 
-def names_in(folder: Path, pattern: str, cut: str = "") -> tuple[str, ...]:
-    """What a folder holds, by name without suffix, or up to `cut`; sorted, each once."""
-    suffix = pattern.lstrip("*")
-    names = {path.name.removesuffix(suffix) for path in folder.glob(pattern) if not path.name.startswith(".")}
-    return tuple(sorted({name.partition(cut)[0] for name in names} if cut else names))
+def names_in(folder: Path, suffix: str = "") -> tuple[str, ...]:
+    """The names of what a folder holds, without the suffix, sorted."""
+    paths = (path for path in folder.glob(f"*{suffix}") if not path.name.startswith("."))
+    return tuple(sorted(path.name.removesuffix(suffix) for path in paths))
 
 
 def _annotations(path: Path) -> AnnotationSummary:

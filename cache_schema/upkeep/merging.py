@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from vfc.cache_schema import catalog
 from vfc.cache_schema.annotations import Annotation, Annotations, read_annotations, write_annotations
+from vfc.cache_schema.annotations.rows import annotation_files
 from vfc.cache_schema.parts import disk
 from vfc.cache_schema.parts.atomic_files import create_file, replace_file
 from vfc.cache_schema.reduction.projection import Projection, load_projection
-from vfc.cache_schema.root import bind_axis, bind_kind, create_root, read_axis, read_kinds, read_root
+from vfc.cache_schema.root import bind_axis, bind_kind, create_root, read_axes, read_kinds, read_root
 from vfc.cache_schema.values.dtypes import stored_arrays
 from vfc.cache_schema.values.errors import BadInput, RecipeMismatch
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import canonical
-from vfc.cache_schema.values.record import Json
+from vfc.cache_schema.values.report import Report
 from vfc.cache_schema.writer import StoreWriter
 
 from .compacting import PART_BYTES
@@ -28,7 +28,7 @@ from .stored import StoredPart, live_rows
 
 
 @dataclass(frozen=True)
-class Merge:
+class Merge(Report):
     """What `merge` did: records taken from every source, those that were there already, conflicting annotations."""
 
     path: str
@@ -36,10 +36,6 @@ class Merge:
     present: tuple[int, ...]
     records: int
     conflicts: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Json]:
-        """As one JSON document."""
-        return cast("dict[str, Json]", asdict(self))
 
 
 def merge(sources: Sequence[Path], out: Path, progress: Progress, *, part_bytes: int = PART_BYTES) -> Merge:
@@ -66,8 +62,8 @@ def merge(sources: Sequence[Path], out: Path, progress: Progress, *, part_bytes:
     for source in sources:
         for kind, specs in read_kinds(source).items():
             bind_kind(out, kind, specs)
-        for axis in names_in(source / "axes", "*.json", "-"):
-            for name, content in read_axis(source, axis).items():
+        for axis, ids in read_axes(source).items():
+            for name, content in ids.items():
                 bind_axis(out, axis, name, content)
         _copy_missing(source, out, ("projection", "tail"))
     disk.clear_stale(out / "tmp", "merge")
@@ -116,7 +112,7 @@ def _require_same_projections(stores: Sequence[Path]) -> None:
     """Refuse records that went through different projections: the recipe says how one is fitted, not on what."""
     first: dict[str, tuple[Projection, Path]] = {}
     for store in stores:
-        for array in names_in(store / "projection", "*.safetensors"):
+        for array in names_in(store / "projection", ".safetensors"):
             projection = load_projection(store, array)
             assert projection is not None
             other, where = first.setdefault(array, (projection, store))
@@ -139,7 +135,7 @@ def _join_annotations(sources: Sequence[Path], out: Path) -> list[str]:
     """Join the annotations of one name; the names of rows on which two stores disagree."""
     conflicts = []
     folders = [out, *sources]
-    for name in sorted({path.stem for folder in folders for path in (folder / "annotations").glob("*.jsonl")}):
+    for name in sorted({name for folder in folders for name in annotation_files(folder)}):
         rows: dict[str, Annotation] = {}
         for folder in folders:
             path = folder / "annotations" / f"{name}.jsonl"

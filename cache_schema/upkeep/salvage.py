@@ -23,6 +23,22 @@ from .stored import StoredRecord
 Array = npt.NDArray[Any]
 
 
+@dataclass(frozen=True)
+class DamagedPart:
+    """A part that is not what was committed: what is wrong, and which of its records cannot be saved.
+
+    `keys` are those that could be named, from the part or from the catalog; `unnamed` counts the others. Damage to an
+    index or to Zarr metadata costs no record.
+    """
+
+    part: str
+    kind: str
+    records: int
+    faults: tuple[Fault, ...]
+    keys: tuple[Key, ...]
+    unnamed: int
+
+
 @dataclass(frozen=True, eq=False)
 class SalvagedPart:
     """A damaged part: who it was, what is wrong, its keys by row (None where unknown), the rows that are whole.
@@ -50,9 +66,15 @@ class SalvagedPart:
         """Records that are not whole and cannot be named."""
         return self.info.records - len(self.intact) - len(self.lost)
 
+    @property
+    def damage(self) -> DamagedPart:
+        """What is reported of it."""
+        info = self.info
+        return DamagedPart(info.name, info.kind, info.records, self.faults, self.lost, self.unnamed)
+
     def records(self) -> Iterator[StoredRecord]:
         """The records that are whole."""
-        data = {array.name: _read(self.folder, array) for array in self.arrays}
+        data = {array.name: _bytes(self.folder / array.name / chunk_name(array)) for array in self.arrays}
         for row in self.intact:
             key = self.keys[row]
             assert key is not None
@@ -77,11 +99,12 @@ def salvage(
     have their checksum, whatever became of indexes, Zarr metadata or its neighbours.
     """
     attributes = _attributes(folder)
-    raw = _table(folder)
+    raw = _bytes(folder / TABLE / chunk_name())
     expected = attributes.get("files", {}).get(f"{TABLE}/{chunk_name()}", {}).get("crc32c")
     table = _unpacked(raw) if len(raw) and checksum(raw) == expected else {}
     info_saved = next((info for info in saved.parts if info.name == folder.name), None) if saved else None
-    keys = _keys(table) or _from_catalog(folder.name, saved) or _keys(_unpacked(raw))
+    in_catalog = tuple(map(Key.decode, saved.keys_of(folder.name) or ())) if saved else ()
+    keys = _keys(table) or in_catalog or _keys(_unpacked(raw))
     info = _info(folder.name, attributes, keys, table or _unpacked(raw), info_saved)
     dated = info_saved is not None or "tombstone" in attributes
     named = (*keys, *[None] * (info.records - len(keys)))
@@ -93,7 +116,7 @@ def salvage(
         return SalvagedPart(folder, info, tuple(faults), named, (), {}, arrays, dated)
     intact_rows = np.ones(info.records, bool)
     for array in arrays:
-        data, crcs = _read(folder, array), table[f"crc32c/{array.name}"].tolist()
+        data, crcs = _bytes(folder / array.name / chunk_name(array)), table[f"crc32c/{array.name}"].tolist()
         for row in np.flatnonzero(intact_rows).tolist():
             bounds = _bounds(table, array, row)
             intact_rows[row] = bounds.stop <= len(data) and checksum(data[bounds]) == crcs[row]
@@ -138,13 +161,6 @@ def _info(
     return PartInfo(name, kind, records, int(attributes.get("committed_ns", 1)), tombstone)
 
 
-def _table(folder: Path) -> Array:
-    try:
-        return np.fromfile(folder / TABLE / chunk_name(), np.uint8)
-    except OSError:
-        return np.empty(0, np.uint8)
-
-
 def _unpacked(raw: Array) -> dict[str, Array]:
     try:
         return unpack(raw)
@@ -172,15 +188,9 @@ def _key(data: bytes, name: bytes) -> Key | None:
         return None
 
 
-def _from_catalog(name: str, saved: Catalog | None) -> tuple[Key | None, ...]:
-    keys = saved.keys_of(name) if saved else None
-    return tuple(Key.decode(data) for data in keys or ())
-
-
-def _read(folder: Path, array: StoredArray) -> Array:
-    """The bytes of an array's chunk file, mapped; empty where there is none."""
+def _bytes(path: Path) -> Array:
+    """The bytes of a file, mapped; empty where there is none."""
     try:
-        path = folder / array.name / chunk_name(array)
         return np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
     except OSError:
         return np.empty(0, np.uint8)

@@ -198,13 +198,6 @@ def _wrong_dtype(values: Array, spec: ArraySpec, expected: str) -> RecordRejecte
     )
 
 
-def _not_finite(spec: ArraySpec) -> RecordRejected:
-    return RecordRejected(
-        f"Array {spec.name!r} holds NaN or Inf.",
-        "The model overflowed or the input is broken: compute in bf16 or fp32, or leave this video out.",
-    )
-
-
 def _finite(stored: Array, dtype: str) -> bool:
     """Whether no value is NaN or Inf, read off its bits: two maxima are far cheaper than numpy's isfinite on halves."""
     width = stored.dtype.itemsize
@@ -222,7 +215,10 @@ def _finite(stored: Array, dtype: str) -> bool:
 
 def _require_finite(stored: Array, dtype: str, spec: ArraySpec) -> None:
     if not _finite(stored, dtype):
-        raise _not_finite(spec)
+        raise RecordRejected(
+            f"Array {spec.name!r} holds NaN or Inf.",
+            "The model overflowed or the input is broken: compute in bf16 or fp32, or leave this video out.",
+        )
 
 
 def _convert(values: Array, spec: ArraySpec) -> Array:
