@@ -1,8 +1,8 @@
-"""MSTA: adapters in the upper blocks of both ViCLIP towers, trained from the cached tokens that enter these blocks.
+"""MSTA: adapters in the upper blocks of both ViCLIP towers, trained on the cached inputs of these blocks.
 
-"Efficient Transfer Learning for Video-language Foundation Models" (CVPR 2025). Its model code was never released: the
-parameter counts of its logs and of its tables hold for what is built here, and where they leave a choice, the choice is
-a flag. LoRA and AdaptFormer stand on the same blocks for comparison.
+"Efficient Transfer Learning for Video-language Foundation Models" (CVPR 2025). Its model code was never released: this
+head has the parameter counts of its logs and tables, and where they leave a choice, the choice is a flag. LoRA and
+AdaptFormer on the same blocks are available for comparison.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vfc.heads.tasks.classification import Batch, ClassifierHead, Wants
 
 from .adapter import consistency
 from .blocks import Tail, read_tail
-from .cost import Sizes, told
+from .cost import Sizes, saving_note
 from .described import Described, read_described
 from .settings import PRESETS, Config
 from .towers import Adapters, text_embeddings, video_embeddings
@@ -48,14 +48,14 @@ TRAIN = TrainConfig(
     clip=0.0,
     select="last",
 )
-"""The few-shot row of the paper. Other presets say in their help what they are trained with."""
+"""The paper's few-shot setting. The help of --preset says how the other presets are trained."""
 
 _TAIL = re.compile(r"blocks-(\d+)\.safetensors")
 
 
 @dataclass(frozen=True)
 class PreparedConfig(Config):
-    """The settings with what was found in the store."""
+    """The settings with the description embeddings read from the store."""
 
     described: Described | None = None
 
@@ -68,12 +68,12 @@ class Head(ClassifierHead):
 
     @classmethod
     def wants(cls, settings: Config) -> Wants:
-        """Layer k-1 of both towers, and layer k of the video if it is there; embeddings of a tower left as it is."""
+        """Layer k-1 of both towers, and layer k of the video if stored; embeddings for a tower that is not adapted."""
         below, optional = settings.first - 1, frozenset[str]()
         clips, classes = {"visual": "embedding"}, {"embedding": "embedding"}
         if settings.towers != "text":
             clips = {"visual": array_name(str(below), "visual")}
-            if settings.adapter == "msta":  # a rival works within the block, so that its frozen output is of no use
+            if settings.adapter == "msta":  # lora and adaptformer change the block itself
                 clips["frozen"], optional = array_name(str(below + 1), "visual"), frozenset({"frozen"})
         if settings.towers != "video":
             classes = {"tokens": array_name(str(below), "text")}
@@ -81,7 +81,7 @@ class Head(ClassifierHead):
 
     @classmethod
     def prepare_config(cls, config: Config, task: Any) -> Config:
-        """With the tail of the task's store, and the embeddings of the descriptions that lie there."""
+        """The settings with the tail of the task's store and the embeddings of the descriptions stored there."""
         tail = config.tail or _tail_of(task.store, config)
         described = None
         if config.descriptions and config.alpha:
@@ -100,7 +100,7 @@ class Head(ClassifierHead):
 
     @classmethod
     def identity(cls, config: Config) -> Mapping[str, Json]:
-        """The sentences: another file under the same name makes another run."""
+        """Digest of the sentences: other sentences in the same file make another run."""
         described: Described | None = getattr(config, "described", None)
         return {} if described is None else {"descriptions_digest": described.digest}
 
@@ -122,7 +122,7 @@ class Head(ClassifierHead):
         if self._described is not None:
             self.register_buffer("descriptions", self._described.values, persistent=False)
         self.notes = tuple(_notes(config, specs, tail, self._described))
-        self._known: tuple[Tensor, int, Tensor] | None = None
+        self._cached_classes: tuple[Tensor, int, Tensor] | None = None
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy over the training classes, and alpha times the consistency with their descriptions."""
@@ -138,13 +138,13 @@ class Head(ClassifierHead):
         return self._logits(batch.clips, self._classes_once(batch.classes))
 
     def embeddings(self, clips: Mapping[str, Tensor]) -> Tensor:
-        """Of videos `[B, E]`, not normalised."""
+        """Video embeddings `[B, E]`, not normalised."""
         if self.vision_tail is None:
             return clips["visual"].flatten(1)
         return video_embeddings(self.vision_tail, self.adapters, clips["visual"], clips.get("frozen"))
 
     def _classes(self, classes: Mapping[str, Tensor]) -> Tensor:
-        """Class texts through the adapted tower `[C, E]`, or as they are in the store."""
+        """Class embeddings `[C, E]` from the adapted text tower, or as stored if it is not adapted."""
         if self.text_tail is None:
             return classes["embedding"]
         tokens = classes["tokens"]
@@ -153,20 +153,20 @@ class Head(ClassifierHead):
         return text_embeddings(self.text_tail, self.adapters, tokens, last - 1)
 
     def _classes_once(self, classes: Mapping[str, Tensor]) -> Tensor:
-        """In a test the same texts meet every batch of videos; they are encoded anew only when something changed."""
+        """As `_classes`; in a test, encoded once for all batches, and again when the texts or a weight changed."""
         if self.training or torch.is_grad_enabled():
             return self._classes(classes)
-        given = next(iter(classes.values()))
+        texts = next(iter(classes.values()))
         state = sum(parameter._version for parameter in self.parameters())
-        if self._known is None or self._known[0] is not given or self._known[1] != state:
-            self._known = (given, state, self._classes(classes))
-        return self._known[2]
+        if self._cached_classes is None or self._cached_classes[0] is not texts or self._cached_classes[1] != state:
+            self._cached_classes = (texts, state, self._classes(classes))
+        return self._cached_classes[2]
 
     def _logits(self, clips: Mapping[str, Tensor], classes: Tensor) -> Tensor:
         videos = self.embeddings(clips)
         with torch.autocast(videos.device.type, enabled=False):
-            near = functional.normalize(videos.float(), dim=-1) @ functional.normalize(classes.float(), dim=-1).mT
-            return near / self._temperature
+            cosines = functional.normalize(videos.float(), dim=-1) @ functional.normalize(classes.float(), dim=-1).mT
+            return cosines / self._temperature
 
 
 def extract_line(settings: Config) -> str:
@@ -179,27 +179,27 @@ def extract_line(settings: Config) -> str:
 
 
 def _tail_of(store: Path, config: Config) -> Path:
-    """The file in `tail/` of a store that has block k and as little below it as possible.
+    """The smallest file in `tail/` of a store that has block k.
 
     Raises:
-        BadInput: there is none, with the line to type.
-        Damaged: it is not what was written.
+        BadInput: there is none; with the command that adds it.
+        Damaged: its checksum is wrong.
     """
-    found = {int(m[1]): m.string for m in map(_TAIL.fullmatch, (p.name for p in store.glob("tail/*"))) if m}
-    fit = [number for number in found if number <= config.first]
+    files = {int(m[1]): m.string for m in map(_TAIL.fullmatch, (p.name for p in store.glob("tail/*"))) if m}
+    fit = [number for number in files if number <= config.first]
     if not fit:
-        held = ", ".join(found[number] for number in sorted(found)) or "none"
+        names = ", ".join(files[number] for number in sorted(files)) or "none"
         raise BadInput(
-            f"The store {store} has no frozen blocks from {config.first} up (in its tail/: {held}).",
+            f"The store {store} has no frozen blocks from {config.first} up (in its tail/: {names}).",
             f"Add them: {extract_line(config)}; or give a ViCLIP checkpoint: --tail FILE.",
         )
-    path = store / "tail" / found[max(fit)]
+    path = store / "tail" / files[max(fit)]
     check_tail(path)
     return path
 
 
 def _frames(spec: ArraySpec, tail: Tail) -> int:
-    """T of the stored tokens, which may be another than the model's own."""
+    """T of the stored tokens, which may differ from the model's own."""
     tokens = int(spec.shape[0] or 0)
     layout = Layout.parse(spec.layout)
     frames, patches = (tokens - 1) // tail.patches, tail.patches
@@ -215,13 +215,13 @@ def _frames(spec: ArraySpec, tail: Tail) -> int:
 
 
 def _notes(config: Config, specs: Mapping[str, ArraySpec], tail: Tail, described: Described | None) -> list[str]:
-    """What caching saves, and where settings and the paper part."""
-    notes, preset = [], config.known
+    """Compute saved by caching, and where settings differ from the paper."""
+    notes, preset = [], config.published
     if config.towers != "text":
         tokens, width = (int(size or 0) for size in specs["visual"].shape)
         wide = tail.vision.block(tail.vision.last).mlp[0].out_features
         sizes = Sizes(tokens, width, tail.vision.last, int(wide))  # type: ignore[arg-type]
-        notes.append(told(sizes, config.first, output="frozen" in specs))
+        notes.append(saving_note(sizes, config.first, output="frozen" in specs))
     if config.preset != "fewshot":
         notes.append(f"The paper trains {config.preset} with {preset.training}, warm-up over the first 5 epochs.")
     if config.factor == 0:

@@ -1,4 +1,4 @@
-"""The multi-modal spatio-temporal adapter: beside a whole frozen block, one shared layer between the two towers."""
+"""The multi-modal spatio-temporal adapter: parallel to a frozen block, with a layer shared by both towers."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ class TextUp(nn.Module):
         self.spatial = nn.Linear(middle, width)
 
     def forward(self, hidden: Tensor, rows: int | None = None) -> Tensor:
-        """Of the first `rows` tokens, or of all."""
+        """Output for the first `rows` tokens, or for all."""
         added: Tensor = self.spatial(hidden[:, :rows])
         return added
 
 
 class VideoUp(nn.Module):
-    """The sum of a Linear m -> D and a convolution over time, of `[M, 1 + N T, m]` (class first, patch-major).
+    """Linear m -> D plus a convolution over time, on `[M, 1 + N T, m]` (class token first, patch-major).
 
     The convolution has kernel (3, 1, 1), zero padding in time and m groups: each middle channel feeds D / m channels.
-    The class token has no neighbours in time and gets the linear part alone.
+    The class token has no neighbours in time and gets only the linear part.
     """
 
     def __init__(self, width: int, middle: int, frames: int, class_token: ClassToken = "spatial") -> None:
         super().__init__()
         if width % middle:
             raise BadInput(
-                f"A middle width of {middle} does not divide the video tower's width of {width}, so that its channels "
-                "cannot be shared out among the groups of the temporal convolution.",
+                f"A middle width of {middle} does not divide the video tower's width of {width}, as the "
+                "groups of the temporal convolution require.",
                 f"Give --dim a divisor of {width}.",
             )
         self._frames, self._class_token = frames, class_token
@@ -57,24 +57,24 @@ class VideoUp(nn.Module):
         self.temporal = nn.Conv3d(middle, width, (3, 1, 1), padding=(1, 0, 0), groups=middle)
 
     def forward(self, hidden: Tensor, rows: int | None = None) -> Tensor:
-        """All tokens, or, for `rows` = 1, the class token alone."""
+        """Output for all tokens, or for the class token alone if `rows` = 1."""
         spatial: Tensor = self.spatial(hidden[:, :rows])
         first = spatial[:, :1] if self._class_token == "spatial" else torch.zeros_like(spatial[:, :1])
         if rows == 1:
             return first
         count, _, middle = hidden.shape
-        # [M, N, T, m] to [M, m, T, N, 1]: no patch meets another, so the grid need not be a grid.
+        # [M, N, T, m] to [M, m, T, N, 1]: the kernel does not mix patches, so their grid does not matter.
         maps = hidden[:, 1:].view(count, -1, self._frames, middle).permute(0, 3, 2, 1)[..., None]
-        moved = self.temporal(maps)[..., 0].permute(0, 3, 2, 1).reshape(count, -1, spatial.shape[-1])
-        return torch.cat([first, spatial[:, 1:] + moved], dim=1)
+        temporal = self.temporal(maps)[..., 0].permute(0, 3, 2, 1).reshape(count, -1, spatial.shape[-1])
+        return torch.cat([first, spatial[:, 1:] + temporal], dim=1)
 
 
 class Branch(nn.Module):
     """The adapter of one tower: down, shared, up, added to the block's output with the factor `strength` (lambda).
 
-    Beside the block: it reads what the block reads, and its result does not go through the block's own MLP. Gradients
-    are multiplied by lambda where it reads and divided by it where it ends, so its weights learn as if lambda were 1
-    and what lies below sees no difference.
+    Parallel to the block: it has the block's input, and its output does not go through the block's MLP. Gradients are
+    divided by lambda at its output and multiplied by lambda at its input, so its weights learn as if lambda were 1 and
+    the layers below get unchanged gradients.
     """
 
     def __init__(
@@ -103,19 +103,19 @@ class Branch(nn.Module):
         rows: int | None = None,
         frozen: Tensor | None = None,
     ) -> Tensor:
-        """The adapted block over `x [M, S, D]`; `frozen` is the block's own output, where it is known already."""
-        own = block(x, mask, rows) if frozen is None else frozen[:, :rows]
+        """The adapted block on `x [M, S, D]`; `frozen` is the block's own output, if it is stored."""
+        block_output = block(x, mask, rows) if frozen is None else frozen[:, :rows]
         if self._strength == 0:
-            return own
-        read = block.ln_1(x) if self._reads == "ln_1" else x
+            return block_output
+        hidden = block.ln_1(x) if self._reads == "ln_1" else x
         if rows is not None:
-            read = read[:, :rows]
+            hidden = hidden[:, :rows]
         if self._scales:
-            read = gradient_times(read, self._strength)
-        added = self.up(shared(self.down(read)), rows)
+            hidden = gradient_times(hidden, self._strength)
+        added = self.up(shared(self.down(hidden)), rows)
         if self._scales:
             added = gradient_times(added, 1 / self._strength)
-        adapted: Tensor = own + self._strength * added
+        adapted: Tensor = block_output + self._strength * added
         return adapted
 
 
@@ -125,7 +125,7 @@ def shared_layer(middle: int) -> nn.Sequential:
 
 
 def initialise(module: nn.Module) -> None:
-    """Kaiming normal by fan-out with the gain of a ReLU, biases at zero: a start near the frozen model, not at it."""
+    """Kaiming normal by fan-out with the gain of a ReLU, biases zero: close to the frozen model, not equal to it."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Conv3d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
@@ -134,6 +134,6 @@ def initialise(module: nn.Module) -> None:
 
 
 def consistency(embeddings: Tensor, described: Tensor) -> Tensor:
-    """Mean over classes of the summed cosine distances of `[C, E]` to each of its frozen descriptions `[C, P, E]`."""
-    near = functional.cosine_similarity(embeddings[:, None], described, dim=-1)
-    return (1 - near).sum(dim=-1).mean()
+    """Sum of cosine distances of a class `[C, E]` to its frozen descriptions `[C, P, E]`, mean over classes."""
+    similarity = functional.cosine_similarity(embeddings[:, None], described, dim=-1)
+    return (1 - similarity).sum(dim=-1).mean()

@@ -1,4 +1,4 @@
-"""ViCLIP's upper blocks, frozen: built from torch's own layers under the published tensor names, read from a tail."""
+"""The frozen upper blocks of ViCLIP: torch layers with the published tensor names, loaded from a tail file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vfc.cache_schema.values.errors import BadInput, MissingPath
 VISION, TEXT = "vision_encoder", "text_encoder"
 _BLOCK: Final = re.compile(rf"({VISION}|{TEXT})\.transformer\.resblocks\.(\d+)\.(.+)")
 _HEAD_WIDTH: Final = 64
-"""Width of an attention head in every released ViCLIP; a checkpoint does not say it, a tail does."""
+"""Width of an attention head in every released ViCLIP; a tail file records it, a checkpoint does not."""
 _LEAST_TEMPERATURE: Final = 0.01
 
 
@@ -48,30 +48,29 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(layers)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
-        """`[M, S, D]` to `[M, rows, D]`: the first `rows` alone (they still read all), or all."""
+        """`[M, S, D]` to `[M, rows, D]`: only the first `rows` (which attend to all), or all."""
         hidden = self.attend(x, mask, rows)
-        return hidden + self.think(hidden)
+        return hidden + self.feed_forward(hidden)
 
     def attend(
         self, x: Tensor, mask: Tensor | None = None, rows: int | None = None, weight: Tensor | None = None
     ) -> Tensor:
-        """The first half; `mask [S, S]` is True where a row must not look, `weight` stands in for `in_proj_weight`."""
+        """`x + attn(ln_1 x)`; `mask [S, S]` is True where attention is blocked, `weight` replaces `in_proj_weight`."""
         normed = self.ln_1(x)
-        query, asked = normed[:, :rows], None if mask is None else mask[:rows]
-        given = {} if weight is None else {"in_proj_weight": weight}
-        told = {"need_weights": False, "attn_mask": asked}
-        read, _ = torch.func.functional_call(self.attn, given, (query, normed, normed), told)
-        attended: Tensor = x[:, :rows] + read
+        replaced = {} if weight is None else {"in_proj_weight": weight}
+        options = {"need_weights": False, "attn_mask": None if mask is None else mask[:rows]}
+        added, _ = torch.func.functional_call(self.attn, replaced, (normed[:, :rows], normed, normed), options)
+        attended: Tensor = x[:, :rows] + added
         return attended
 
-    def think(self, hidden: Tensor) -> Tensor:
-        """What the second half adds."""
+    def feed_forward(self, hidden: Tensor) -> Tensor:
+        """`mlp(ln_2 h)`, without the residual."""
         added: Tensor = self.mlp(self.ln_2(hidden))
         return added
 
 
 class Tower(nn.Module):
-    """Blocks `first` .. `last` of a tower (counted from 1), the final norm and the projection; nothing is trained."""
+    """Blocks `first` .. `last` of a tower (counted from 1), the final norm and the projection; all frozen."""
 
     def __init__(self, first: int, blocks: list[Block], norm: nn.LayerNorm, projection: Tensor) -> None:
         super().__init__()
@@ -82,24 +81,24 @@ class Tower(nn.Module):
 
     @property
     def width(self) -> int:
-        """D of its tokens."""
+        """Width D of its tokens."""
         return int(self.projection.shape[0])
 
     def block(self, number: int) -> Block:
         """Block `number`, counted from 1."""
-        found = self.blocks[number - self.first]
-        assert isinstance(found, Block)
-        return found
+        block = self.blocks[number - self.first]
+        assert isinstance(block, Block)
+        return block
 
     def project(self, tokens: Tensor) -> Tensor:
-        """Tokens `[M, D]` behind the last block to embeddings `[M, E]`, not normalised."""
+        """Tokens `[M, D]` after the last block to embeddings `[M, E]`, not normalised."""
         embedding: Tensor = self.norm(tokens) @ self.projection
         return embedding
 
 
 @dataclass(frozen=True)
 class Tail:
-    """The upper part of both towers, the temperature, and how patch tokens lie: `frames` T, N per frame."""
+    """The upper blocks of both towers, the temperature, `frames` T, and `patches` N per frame."""
 
     vision: Tower
     text: Tower
@@ -120,33 +119,33 @@ def read_tail(path: Path, first: int) -> Tail:
         MissingPath: there is no such file.
         BadInput: it does not hold these blocks, or is no ViCLIP.
     """
-    tensors, told = _opened(path)
+    tensors, metadata = _load(path)
     lowest = _lowest(tensors)
     if not lowest or max(lowest.values()) > first - 1 or len(lowest) < 2:
-        held = ", ".join(f"{tower} from block {at + 1}" for tower, at in lowest.items()) or "no block of a ViCLIP"
+        blocks = ", ".join(f"{tower} from block {at + 1}" for tower, at in lowest.items()) or "no block of a ViCLIP"
         raise BadInput(
-            f"{path} holds {held}; blocks {first} and above of both towers are needed.",
+            f"{path} holds {blocks}; blocks {first} and above of both towers are needed.",
             f"Write it with `vfc extract --model viclip --tail {first}`, or give a whole checkpoint.",
         )
-    heads = {tower: int(told.get(f"{name}.heads", 0)) for tower, name in ((VISION, "vision"), (TEXT, "text"))}
-    activation, eps = told.get("activation", "quick_gelu"), float(told.get("eps", 1e-5))
-    made = [_tower(tensors, tower, first, heads[tower], activation, eps) for tower in (VISION, TEXT)]
-    frames, patches = _layout(path, tensors, told)
+    heads = {tower: int(metadata.get(f"{name}.heads", 0)) for tower, name in ((VISION, "vision"), (TEXT, "text"))}
+    activation, eps = metadata.get("activation", "quick_gelu"), float(metadata.get("eps", 1e-5))
+    vision, text = (_tower(tensors, tower, first, heads[tower], activation, eps) for tower in (VISION, TEXT))
+    frames, patches = _layout(path, tensors, metadata)
     temperature = max(float(tensors["temp"]), _LEAST_TEMPERATURE)
-    return Tail(made[0], made[1], temperature, frames, patches)
+    return Tail(vision, text, temperature, frames, patches)
 
 
-def _opened(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    """The tensors, and what is said of them: in the file, or by the config.json of a checkpoint's folder."""
+def _load(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """The tensors and their metadata: from the file, or from the config.json of a checkpoint's folder."""
     if path.is_dir():
         config = path / "config.json"
-        told = json.loads(config.read_text("utf-8")) if config.is_file() else {}
-        heads = {f"{name}.heads": str(told[name]["heads"]) for name in ("vision", "text") if name in told}
-        return _opened(path / "model.safetensors")[0], heads
+        settings = json.loads(config.read_text("utf-8")) if config.is_file() else {}
+        heads = {f"{name}.heads": str(settings[name]["heads"]) for name in ("vision", "text") if name in settings}
+        return _load(path / "model.safetensors")[0], heads
     if not path.is_file():
         raise MissingPath(
             f"There is no file {path} of frozen blocks.",
-            "Give --tail a ViCLIP checkpoint or what `vfc extract --tail` wrote.",
+            "Give --tail a ViCLIP checkpoint or a file that `vfc extract --tail` wrote.",
         )
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
@@ -158,16 +157,16 @@ def _opened(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
 def _lowest(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """The lowest block (counted from 0) of each tower."""
     lowest: dict[str, int] = {}
-    for found in filter(None, map(_BLOCK.fullmatch, tensors)):
-        lowest[found[1]] = min(int(found[2]), lowest.get(found[1], 1 << 30))
+    for match in filter(None, map(_BLOCK.fullmatch, tensors)):
+        lowest[match[1]] = min(int(match[2]), lowest.get(match[1], 1 << 30))
     return lowest
 
 
 def _tower(tensors: Mapping[str, Tensor], tower: str, first: int, heads: int, activation: str, eps: float) -> Tower:
     stacks: dict[int, dict[str, Tensor]] = {}
-    for found in filter(None, map(_BLOCK.fullmatch, tensors)):
-        if found[1] == tower and int(found[2]) >= first - 1:
-            stacks.setdefault(int(found[2]), {})[found[3]] = tensors[found[0]].float()
+    for match in filter(None, map(_BLOCK.fullmatch, tensors)):
+        if match[1] == tower and int(match[2]) >= first - 1:
+            stacks.setdefault(int(match[2]), {})[match[3]] = tensors[match[0]].float()
     blocks = []
     for number in sorted(stacks):
         wide, width = stacks[number]["mlp.c_fc.weight"].shape
@@ -181,11 +180,11 @@ def _tower(tensors: Mapping[str, Tensor], tower: str, first: int, heads: int, ac
     return Tower(first, blocks, norm, tensors[f"{tower}.{projection}"].float())
 
 
-def _layout(path: Path, tensors: Mapping[str, Tensor], told: Mapping[str, str]) -> tuple[int, int]:
-    """T (0: as the clips are) and N: as a tail says, else as the position tables of a checkpoint are long."""
-    if "grid" in told:
-        rows, columns = told["grid"].split("x")
-        return int(told.get("frames") or 0), int(rows) * int(columns)
+def _layout(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[int, int]:
+    """T (0: that of the clips) and N: from a tail's metadata, else from the position tables of a checkpoint."""
+    if "grid" in metadata:
+        rows, columns = metadata["grid"].split("x")
+        return int(metadata.get("frames") or 0), int(rows) * int(columns)
     try:
         return (
             tensors[f"{VISION}.temporal_positional_embedding"].shape[1],
@@ -193,6 +192,6 @@ def _layout(path: Path, tensors: Mapping[str, Tensor], told: Mapping[str, str]) 
         )
     except KeyError as error:
         raise BadInput(
-            f"{path} does not say how its patch tokens lie: {error} is missing.",
-            "Give a tail that `vfc extract --tail` wrote, or a whole checkpoint.",
+            f"{path} does not say how its patch tokens are laid out: {error} is missing.",
+            "Give a file that `vfc extract --tail` wrote, or a whole checkpoint.",
         ) from None

@@ -1,7 +1,7 @@
-"""What the adapter is compared with on the same frozen blocks: LoRA and AdaptFormer.
+"""LoRA and AdaptFormer on the same frozen blocks, for comparison.
 
-Hu et al., "LoRA" (ICLR 2022), on the queries and values of attention; Chen et al., "AdaptFormer" (NeurIPS 2022), beside
-the MLP of a block. Both start as the frozen model: what comes up is zero at first.
+Hu et al., "LoRA" (ICLR 2022), on the queries and values of attention; Chen et al., "AdaptFormer" (NeurIPS 2022),
+parallel to the MLP of a block. Both start at the frozen model: the up-projection is zero at first.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class Lora(nn.Module):
             nn.init.kaiming_uniform_(low, a=math.sqrt(5))
 
     def forward(self, block: Block, x: Tensor, *, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
-        """The adapted block over `x [M, S, D]`."""
+        """The adapted block on `x [M, S, D]`."""
         query, value = (self.up[part] @ self.down[part] for part in ("query", "value"))
         added = torch.cat([query, torch.zeros_like(query), value])
         hidden = block.attend(x, mask, rows, block.attn.in_proj_weight + added)
-        return hidden + block.think(hidden)
+        return hidden + block.feed_forward(hidden)
 
 
 class AdaptFormer(nn.Module):
-    """Linear D -> m, ReLU, dropout, Linear m -> D, times 0.1, beside the MLP of a block."""
+    """Linear D -> m, ReLU, dropout, Linear m -> D, times 0.1, parallel to the MLP of a block."""
 
     def __init__(self, width: int, middle: int, dropout: float) -> None:
         super().__init__()
@@ -47,8 +47,8 @@ class AdaptFormer(nn.Module):
             nn.init.zeros_(zero)
 
     def forward(self, block: Block, x: Tensor, *, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
-        """The adapted block over `x [M, S, D]`."""
+        """The adapted block on `x [M, S, D]`."""
         hidden = block.attend(x, mask, rows)
-        beside = self.up(self.drop(torch.relu(self.down(block.ln_2(hidden)))))
-        adapted: Tensor = hidden + block.think(hidden) + ADAPTFORMER_SCALE * beside
+        added = self.up(self.drop(torch.relu(self.down(block.ln_2(hidden)))))
+        adapted: Tensor = hidden + block.feed_forward(hidden) + ADAPTFORMER_SCALE * added
         return adapted

@@ -1,4 +1,4 @@
-"""The settings of `vfc train-head msta`: presets as the paper and its logs have them, every ablation a flag."""
+"""The settings of `vfc train-head msta`: the presets of the paper and its logs; every ablation is a flag."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Part = Literal["both", "spatial", "temporal"]
 
 @dataclass(frozen=True)
 class Preset:
-    """A row of the paper's settings. `sentences`: the N of the descriptions; the rest is what to train with."""
+    """A setting of the paper. `sentences`: descriptions per class N; `batch`, `lr`, `epochs`: how it is trained."""
 
     first: int
     dim: int
@@ -31,7 +31,7 @@ class Preset:
 
     @property
     def training(self) -> str:
-        """As flags."""
+        """The training settings as flags."""
         return f"--batch {self.batch} --lr {self.lr:g} --epochs {self.epochs}"
 
 
@@ -49,42 +49,42 @@ _RIVAL_DIM: Final[Mapping[Kind, int]] = {"lora": 16, "adaptformer": 64}
 
 @dataclass(frozen=True)
 class Config:
-    """The adapters; what is None is the preset's."""
+    """The adapters. Settings that are None take the preset's value."""
 
     preset: Literal["fewshot", "b2n", "b2n-cached", "zero-shot", "supervised"] = setting(
         "fewshot",
-        "Blocks, widths and lambda of the paper's settings. Train b2n with --epochs 11, zero-shot and supervised "
+        "Blocks, widths and lambda of a setting of the paper. Train b2n with --epochs 11, zero-shot and supervised "
         "with --batch 256 --lr 8e-3 --epochs 100.",
         choices=tuple(PRESETS),
     )
-    adapter: Kind = setting("msta", "What is trained in the blocks: the paper's adapter, or a rival of it.")
+    adapter: Kind = setting("msta", "Adapter type: the paper's, LoRA or AdaptFormer.")
     from_block: int | None = setting(
-        None, "Lowest adapted block k, from 1; layer k-1 is read, and layer k if it is there. 8 or 1."
+        None, "Lowest adapted block k, counted from 1; default 8 or 1. Needs layer k-1 (and uses layer k)."
     )
-    to_block: int | None = setting(None, "Highest adapted block; default: the last.")
-    dim: int | None = setting(None, "Middle width; 128 or 256, the rank of lora (16), 64 for adaptformer.")
+    to_block: int | None = setting(None, "Highest adapted block; default the last.")
+    dim: int | None = setting(None, "Middle width, or the rank of lora; default 128 or 256 (lora 16, adaptformer 64).")
     strength: float | None = setting(
-        None, "Factor of an adapter's output; 0: the frozen model. 0.005 or 0.001.", flag="lambda"
+        None, "Factor of the adapter output; default 0.005 or 0.001; 0: the frozen model.", flag="lambda"
     )
-    alpha: float = setting(1.0, "Weight of the consistency with the descriptions; 0: none of it.")
+    alpha: float = setting(1.0, "Weight of the consistency loss with the class descriptions; 0: off.")
     towers: Literal["both", "video", "text"] = setting(
-        "both", "Which towers are adapted; text alone reads `embedding` of the videos."
+        "both", "Towers to adapt; with text alone the stored video `embedding` is used."
     )
-    shared: bool = setting(True, "The layer that the towers share in every block.")
-    adapter_input: Reads = setting("ln_1", "What an adapter reads: the block's normed input, or the raw one.")
-    class_token: ClassToken = setting("spatial", "What the class token gets: the part without time, or nothing.")
-    gradient_scaling: bool = setting(True, "Gradients of adapters as if lambda were 1; hardly matters with adamw.")
-    adapter_dropout: float = setting(0.1, "Dropout behind the down-projection.")
+    shared: bool = setting(True, "Share one adapter layer between the towers in every block.")
+    adapter_input: Reads = setting("ln_1", "Adapter input: the block's input after its LayerNorm, or before.")
+    class_token: ClassToken = setting("spatial", "Adapter output for the class token: the spatial part, or none.")
+    gradient_scaling: bool = setting(True, "Scale adapter gradients as if lambda were 1; has little effect with adamw.")
+    adapter_dropout: float = setting(0.1, "Dropout after the down-projection.")
     descriptions: tuple[Path, ...] = setting(
         (),
-        "Sentences about each class that its text must stay near: what one sees, then its steps in time.",
+        "Files with class descriptions for the consistency loss: what one sees, and the steps in time.",
         panel="Input",
         metavar="SPATIAL.json TEMPORAL.json",
         values=2,
     )
-    described_by: Part = setting("both", "Which of the descriptions count.", panel="Input")
+    described_by: Part = setting("both", "Which of the description files to use.", panel="Input")
     tail: Path | None = setting(
-        None, "Frozen blocks: a ViCLIP checkpoint; default: the store's own tail/.", panel="Input"
+        None, "Frozen blocks: a ViCLIP checkpoint or a tail file; default the store's tail/.", panel="Input"
     )
 
     def __post_init__(self) -> None:
@@ -93,8 +93,8 @@ class Config:
         check_range(self, BELOW_ONE, "adapter_dropout")
 
     @property
-    def known(self) -> Preset:
-        """The preset."""
+    def published(self) -> Preset:
+        """The preset's values."""
         return PRESETS[self.preset]
 
     @property
@@ -104,7 +104,7 @@ class Config:
         Raises:
             BadInput: below 1.
         """
-        first = self.known.first if self.from_block is None else self.from_block
+        first = self.published.first if self.from_block is None else self.from_block
         if first < 1:
             raise BadInput(f"--from-block {first}: blocks are counted from 1.", "Give 1 or more; 8 is the default.")
         return first
@@ -112,16 +112,16 @@ class Config:
     @property
     def middle(self) -> int:
         """The middle width, or the rank."""
-        return self.dim if self.dim is not None else _RIVAL_DIM.get(self.adapter, self.known.dim)
+        return self.dim if self.dim is not None else _RIVAL_DIM.get(self.adapter, self.published.dim)
 
     @property
     def factor(self) -> float:
         """Lambda."""
-        return self.known.strength if self.strength is None else self.strength
+        return self.published.strength if self.strength is None else self.strength
 
 
 def adapter_settings(config: Config) -> dict[str, Any]:
-    """What a branch of the paper's adapter is made with."""
+    """Constructor arguments of a branch of the paper's adapter."""
     return {
         "strength": config.factor,
         "dropout": config.adapter_dropout,

@@ -1,4 +1,4 @@
-"""Both towers from block k up: frozen blocks, adapters in some of them, embeddings at the end."""
+"""Both towers from block k up: frozen blocks with adapters, then the embeddings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Adapted = Callable[..., Tensor]
 
 
 class Adapters(nn.Module):
-    """The trained part: for each adapted block `str(number)` a video and a text branch, and what they share."""
+    """The trained part: for each adapted block `str(number)` a video and a text branch and their shared layer."""
 
     def __init__(self, config: Config, tail: Tail) -> None:
         super().__init__()
@@ -30,12 +30,11 @@ class Adapters(nn.Module):
                 f"Give --from-block and --to-block between 1 and {tail.vision.last}, in this order.",
             )
         self.numbers = range(config.first, last + 1)
-        told = {"video": config.towers != "text", "text": config.towers != "video"}
+        towers = [tower for tower in ("video", "text") if config.towers in ("both", tower)]
         self.branches = nn.ModuleDict(
             {
-                name: nn.ModuleDict({str(number): _branch(config, tail, name) for number in self.numbers})
-                for name, wanted in told.items()
-                if wanted
+                tower: nn.ModuleDict({str(number): _branch(config, tail, tower) for number in self.numbers})
+                for tower in towers
             }
         )
         self.shared = nn.ModuleDict()
@@ -47,7 +46,7 @@ class Adapters(nn.Module):
             self.requires_grad_(False)
 
     def of(self, tower: str, number: int) -> Adapted | None:
-        """What stands in for block `number` of `tower` (video, text), called as a `Branch`; None: the block itself."""
+        """The adapted block `number` of `tower` (video, text), called as a `Branch`; None: the block is not adapted."""
         if tower not in self.branches or number not in self.numbers:
             return None
         branch = self.branches[tower].get_submodule(str(number))
@@ -73,22 +72,22 @@ def _branch(config: Config, tail: Tail, tower: str) -> nn.Module:
 def video_embeddings(tower: Tower, adapters: Adapters, tokens: Tensor, frozen: Tensor | None = None) -> Tensor:
     """Input of the lowest block `[B, 1 + N T, D]` to embeddings `[B, E]`, not normalised.
 
-    `frozen` is that block's own output, where it was kept too. Of the last block only the class token is computed: it
-    reads all tokens, and nothing reads the others.
+    `frozen` is that block's own output, if stored. Of the last block only the class token is computed, since nothing
+    uses the others.
     """
     x = tokens
     for number in range(tower.first, tower.last + 1):
         adapted, block = adapters.of("video", number), tower.block(number)
         rows = 1 if number == tower.last else None
-        known = {} if frozen is None or number > tower.first else {"frozen": frozen}
-        x = block(x, rows=rows) if adapted is None else adapted(block, x, rows=rows, **known)
+        stored = {} if frozen is None or number > tower.first else {"frozen": frozen}
+        x = block(x, rows=rows) if adapted is None else adapted(block, x, rows=rows, **stored)
     return tower.project(x[:, 0])
 
 
 def text_embeddings(tower: Tower, adapters: Adapters, tokens: Tensor, end: Tensor) -> Tensor:
-    """Input of the lowest block `[C, L, D]`, padded behind the end of text at `end [C]`, to `[C, E]`, not normalised.
+    """Input of the lowest block `[C, L, D]`, padded after the end of text at `end [C]`, to `[C, E]`, not normalised.
 
-    A row sees itself and those before, so padding is never seen.
+    Attention is causal, so padding has no effect.
     """
     x, length = tokens, tokens.shape[1]
     mask = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -306,8 +307,7 @@ def test_descriptions_are_found_by_the_class_list_or_by_their_own_header(tmp_pat
 
 
 def _listed(task: Any) -> Any:
-    task.class_list = ("wave", "kick", "point")
-    return task
+    return SimpleNamespace(store=task.store, lists=task.lists, class_list=("wave", "kick", "point"))
 
 
 @pytest.mark.usefixtures("_sums_are_not_asked")

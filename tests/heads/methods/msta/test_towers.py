@@ -16,7 +16,7 @@ from vfc.extract.backbones.viclip.tiny import write_tiny_viclip
 from vfc.heads.layers.gradient_scaling import gradient_times
 from vfc.heads.methods.msta.adapter import Branch, VideoUp, consistency, initialise, shared_layer
 from vfc.heads.methods.msta.blocks import Block, Tail, Tower, read_tail
-from vfc.heads.methods.msta.cost import Sizes, told
+from vfc.heads.methods.msta.cost import Sizes, saving_note
 from vfc.heads.methods.msta.settings import PRESETS, Config
 from vfc.heads.methods.msta.towers import Adapters, text_embeddings, video_embeddings
 
@@ -204,8 +204,10 @@ def test_savings_are_those_of_the_arithmetic_by_hand() -> None:
     assert b16.step(8) == pytest.approx(254e9, rel=2e-3)
     for first, output, share in ((8, False, 0.41), (8, True, 0.47), (1, False, 0.002), (1, True, 0.04)):
         assert b16.saved(first, output=output) == pytest.approx(share, abs=0.005)
-    assert told(b16, 8, output=True).startswith("Adapted from block 8 on cached layer 7 and the frozen layer 8: 47.2 %")
-    assert "half as many bytes" in told(b16, 1, output=False)
+    assert saving_note(b16, 8, output=True).startswith(
+        "Adapted from block 8 on cached layer 7 and the frozen layer 8: 47.2 %"
+    )
+    assert "half the space" in saving_note(b16, 1, output=False)
 
 
 def test_a_whole_checkpoint_serves_as_a_tail(tmp_path: Path) -> None:
