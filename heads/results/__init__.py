@@ -1,1 +1,1 @@
-"""What a result looks like: tables, rows of results.jsonl, the HTML page."""
+"""Output of results: tables, rows of results.jsonl, HTML pages."""

@@ -1,4 +1,4 @@
-"""What a result looks like: tables of text, rows of results.jsonl, and one self-contained HTML page."""
+"""Output of results: text tables, rows of results.jsonl, and self-contained HTML pages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _POINTS: Final = 1000
 
 @dataclass(frozen=True)
 class Table:
-    """Plain text in rows and columns; the command line and the HTML page draw it."""
+    """Plain text in rows and columns, for the command line and the HTML page."""
 
     title: str
     columns: tuple[str, ...]
@@ -27,19 +27,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often a class (row) was taken for another (column)."""
+    """Confusion matrix: counts of true classes (rows) predicted as classes (columns)."""
 
     labels: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
 
 
 def percent(value: float, half_width: float | None = None) -> str:
-    """`56.12 ± 0.43 %` of a share and the half width of its interval."""
+    """A share and the half width of its interval as `56.12 ± 0.43 %`."""
     return f"{100 * value:.2f} %" if half_width is None else f"{100 * value:.2f} ± {100 * half_width:.2f} %"
 
 
 def points(value: float, half_width: float) -> str:
-    """`+3.20 ± 0.35` of a difference of two shares, in percentage points."""
+    """A difference of two shares as `+3.20 ± 0.35`, in percentage points."""
     return f"{100 * value:+.2f} ± {100 * half_width:.2f}"
 
 
@@ -55,9 +55,9 @@ def lines_of(rows: Iterable[Mapping[str, Json]]) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a .jsonl file; none where it does not exist. A last line that a kill cut short is left out."""
+    """The rows of a .jsonl file; none if it does not exist. An incomplete last line (a killed process) is ignored."""
     rows = []
-    # Not by splitlines: a label may hold what that takes for the end of a line (U+2028, U+0085).
+    # Not splitlines: a label may contain other line separators (U+2028, U+0085).
     for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
         try:
             rows.append(json.loads(line))
@@ -74,9 +74,9 @@ def write_html(
     confusion: Confusion | None,
     more: Sequence[str] = (),
 ) -> None:
-    """One page with everything inside: tables, the curve of loss and validation, the confusion matrix, more pictures.
+    """A self-contained page: tables, the curve of loss and validation, the confusion matrix, more pictures.
 
-    `curve` holds rows with `step` and `loss`, some of them with `validation` too.
+    `curve` has rows with `step` and `loss`, and `validation` in some.
     """
     pictures = [_curve_picture(curve)] if curve else []
     if confusion is not None:
@@ -86,7 +86,7 @@ def write_html(
 
 
 def write_page(path: Path, title: str, tables: Sequence[Table], pictures: Sequence[str]) -> None:
-    """One page of tables and pictures (SVG)."""
+    """A page of tables and pictures (SVG)."""
     body = "\n".join([f"<h1>{html.escape(title)}</h1>", *map(_table_html, tables), *pictures])
     style = (
         "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}"
@@ -120,7 +120,7 @@ def _svg(figure: Any) -> str:
     import matplotlib
 
     out = io.StringIO()
-    # A fixed salt and no date: the same run gives the same page.
+    # With a fixed salt and no date, the same run gives the same page.
     with matplotlib.rc_context({"svg.hashsalt": "vfc", "svg.fonttype": "none"}):
         figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()[out.getvalue().index("<svg") :]
@@ -128,8 +128,8 @@ def _svg(figure: Any) -> str:
 
 def _curve_picture(curve: Sequence[Mapping[str, Any]]) -> str:
     figure, axes = _figure(7, 3)
-    shown = curve[:: max(1, len(curve) // _POINTS)]
-    axes.plot([row["step"] for row in shown], [row["loss"] for row in shown], color="tab:blue", linewidth=1)
+    plotted = curve[:: max(1, len(curve) // _POINTS)]
+    axes.plot([row["step"] for row in plotted], [row["loss"] for row in plotted], color="tab:blue", linewidth=1)
     axes.set_xlabel("update")
     axes.set_ylabel("loss", color="tab:blue")
     chosen = [row for row in curve if row.get("validation") is not None]
@@ -171,14 +171,14 @@ def segments_picture(
 
     colours = matplotlib.colormaps["tab20"]
     shade = {name: colours(place % 20) for place, name in enumerate(used)}
-    longest = [sum(lengths) for _, (_, lengths), _ in rows]
-    for y, ((_, (ids, lengths), start), whole) in enumerate(zip(rows, longest, strict=True)):
+    ends = [sum(lengths) for _, (_, lengths), _ in rows]
+    for y, ((_, (ids, lengths), start), end) in enumerate(zip(rows, ends, strict=True)):
         reached = 0
         for i, length in zip(ids, lengths, strict=True):
             axes.barh(y, length, left=reached, height=0.8, color=shade.get(i, "w"), linewidth=0)
             reached += length
         axes.plot([start, start], [y - 0.45, y + 0.45], color="k", linewidth=1)
-        axes.plot([whole, whole], [y - 0.45, y + 0.45], color="k", linewidth=0.5)
+        axes.plot([end, end], [y - 0.45, y + 0.45], color="k", linewidth=0.5)
     axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
     axes.invert_yaxis()
     axes.set_xlabel("frame; prediction starts at the line")
@@ -190,7 +190,7 @@ def segments_picture(
 
 def _confusion_picture(confusion: Confusion) -> str:
     count = len(confusion.labels)
-    # Hundreds of classes at full size are gigabytes of picture; their names shrink with them, and can be zoomed into.
+    # At full size, hundreds of classes would be gigabytes; so the names get smaller, and the SVG can be zoomed.
     side = min(max(3.5, 0.45 * count + 2), 16)
     figure, axes = _figure(side, side)
     shares = [[100 * n / max(1, sum(row)) for n in row] for row in confusion.counts]

@@ -1,1 +1,1 @@
-"""Folders of finished trainings, and paired statistics over them."""
+"""Run folders, and paired statistics over finished runs."""

@@ -1,11 +1,12 @@
-"""Runs beside each other: mean and deviation over seeds, and differences paired item by item.
+"""Statistics over runs: mean and deviation over seeds, and paired differences on the same test items.
 
-One run is beyond another where the 95 % bootstrap interval of the paired difference (seeds averaged first, items drawn
-anew) lies above 0 and the difference has the same sign in every seed.
+One group of runs is better than another beyond the interval if the 95 % bootstrap interval of the paired difference
+(seeds averaged first, items resampled) is above 0 and the difference has the same sign in every seed.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ Items = dict[tuple[str, str], float]
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its settings, its seed, the list it was tested on, and what each item came to."""
+    """A finished run: its folder, settings, test list, and `correct` of each item."""
 
     folder: Path
     settings: Mapping[str, Any]
@@ -42,7 +43,7 @@ class Run:
         """The run in a folder.
 
         Raises:
-            MissingPath: no finished run, or one that kept no items.
+            MissingPath: no finished run, or one without items.
         """
         items = read_items(folder)
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -62,31 +63,31 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one kind: they differ in the seed, and in what is tested (folds, splits) where that varies."""
+    """Runs that differ only in the seed and in the test list (folds, splits)."""
 
     runs: tuple[Run, ...]
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds there are."""
+        """The seeds of the runs."""
         return tuple(sorted({run.seed for run in self.runs}))
 
     def of_seed(self, seed: int) -> Items:
-        """(list, item) -> how right the runs of one seed were."""
+        """(list, item) -> `correct`, of the runs of one seed."""
         return {(run.tested, item): value for run in self.runs if run.seed == seed for item, value in run.items.items()}
 
     def per_seed(self) -> npt.NDArray[np.float64]:
-        """For each seed the mean over the lists that it was tested on."""
-        found = [[run.accuracy for run in self.runs if run.seed == seed] for seed in self.seeds]
-        return np.array([np.mean(shares) for shares in found])
+        """For each seed, the mean over its test lists."""
+        accuracies = [[run.accuracy for run in self.runs if run.seed == seed] for seed in self.seeds]
+        return np.array([np.mean(of_seed) for of_seed in accuracies])
 
     def per_list(self) -> npt.NDArray[np.float64]:
-        """For each list (fold, split) that was tested the mean over seeds."""
+        """For each test list (fold, split), the mean over seeds."""
         lists = sorted({run.tested for run in self.runs})
         return np.array([np.mean([run.accuracy for run in self.runs if run.tested == tested]) for tested in lists])
 
     def to_json(self) -> dict[str, Json]:
-        """Mean; deviation over seeds where there are several; half width of the interval over lists likewise."""
+        """Mean; standard deviation over seeds (2 or more); half width of the interval over lists (3 or more)."""
         seeds, lists = self.per_seed(), self.per_list()
         return {
             "mean": float(seeds.mean()),
@@ -100,7 +101,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Difference:
-    """What some runs are better by than others, in shares: the mean, its 95 % interval, and the same seed by seed."""
+    """The accuracy difference of two groups, from -1 to 1: mean, 95 % interval, and the mean of each seed."""
 
     mean: float
     low: float
@@ -110,7 +111,7 @@ class Difference:
 
     @property
     def beyond(self) -> bool:
-        """Whether the first are better beyond the interval, and in every seed."""
+        """Whether the first group is better beyond the interval, and in every seed."""
         return self.low > 0 and all(value > 0 for value in self.per_seed)
 
     def to_json(self) -> dict[str, Json]:
@@ -125,49 +126,48 @@ class Difference:
         }
 
 
-def beyond(here: Sequence[Path], there: Sequence[Path], *, draws: int = DRAWS) -> Difference:
-    """By how much the runs `here` are better than the runs `there`, item by item; see `difference`."""
-    return difference(Group(tuple(map(Run.read, here))), Group(tuple(map(Run.read, there))), draws=draws)
+def beyond(first: Sequence[Path], second: Sequence[Path], *, draws: int = DRAWS) -> Difference:
+    """The difference of the runs in folders `first` minus those in `second`; see `difference`."""
+    return difference(Group(tuple(map(Run.read, first))), Group(tuple(map(Run.read, second))), draws=draws)
 
 
-def difference(here: Group, there: Group, *, draws: int = DRAWS) -> Difference:
-    """By how much one group of runs is better than another on the same items, seeds averaged first.
+def difference(first: Group, second: Group, *, draws: int = DRAWS) -> Difference:
+    """The accuracy of `first` minus that of `second` on the same items, seeds averaged first.
 
-    Seeds are paired by their number; where one side has a single one (a method that draws nothing), it stands beside
-    every seed of the other. Items of several lists (folds, splits) are one pool.
+    Seeds are paired by their number; a group with a single seed (a method without random draws) is paired with every
+    seed of the other. Items of several lists (folds, splits) are pooled.
 
     Raises:
-        BadInput: other seeds, or other items.
+        BadInput: the seeds or the items differ.
     """
-    if len(here.seeds) == 1 or len(there.seeds) == 1:
-        count = max(len(here.seeds), len(there.seeds))
-        pairs = list(
-            zip(here.seeds * (count // len(here.seeds)), there.seeds * (count // len(there.seeds)), strict=True)
-        )
-    elif here.seeds == there.seeds:
-        pairs = [(seed, seed) for seed in here.seeds]
+    if 1 in (len(first.seeds), len(second.seeds)):
+        pairs = list(itertools.product(first.seeds, second.seeds))
+    elif first.seeds == second.seeds:
+        pairs = [(seed, seed) for seed in first.seeds]
     else:
         raise BadInput(
-            f"The runs have other seeds: {_listed(here.seeds)} here, {_listed(there.seeds)} there.",
+            f"The runs have different seeds: {_listed(first.seeds)} and {_listed(second.seeds)}.",
             "Train both with the same --seed numbers.",
         )
     parts = []
     for seed, other in pairs:
-        ours, theirs = here.of_seed(seed), there.of_seed(other)
+        ours, theirs = first.of_seed(seed), second.of_seed(other)
         if ours.keys() != theirs.keys():
             raise BadInput(
-                f"The runs were not tested on the same items: {len(ours)} here, {len(theirs)} there, "
-                f"{len(ours.keys() & theirs.keys())} of them the same.",
-                "Give both the same store, annotations, splits, folds and test settings.",
+                f"The runs were not tested on the same items: {len(ours)} and {len(theirs)} items, "
+                f"{len(ours.keys() & theirs.keys())} in common.",
+                "Use the same store, annotations, splits, folds and test settings for both.",
             )
         parts.append([ours[item] - theirs[item] for item in sorted(ours)])
-    apart = np.array(parts)
-    low, high = bootstrap(apart.mean(axis=0), draws)
-    return Difference(float(apart.mean()), low, high, tuple(map(float, apart.mean(axis=1))), apart.shape[1])
+    differences = np.array(parts)
+    low, high = bootstrap(differences.mean(axis=0), draws)
+    return Difference(
+        float(differences.mean()), low, high, tuple(map(float, differences.mean(axis=1))), differences.shape[1]
+    )
 
 
 def bootstrap(values: npt.NDArray[np.float64], draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
-    """The 2.5 and 97.5 % points of the mean of `values` over `draws` samples of them with replacement."""
+    """Bootstrap interval: 2.5 and 97.5 % quantiles of the mean of `draws` resamples of `values`."""
     generator, count = np.random.default_rng(seed), len(values)
     at_once = max(1, _AT_ONCE // count)
     means = np.concatenate(
@@ -186,9 +186,9 @@ def _half_width(values: npt.NDArray[np.float64]) -> float:
 
 
 def student(freedom: int) -> float:
-    """The 97.5 % point of Student's t, from 2 degrees of freedom up, to 3 %; from 5 up to 0.3 %.
+    """The 97.5 % quantile of Student's t; accurate to 3 % from 2 degrees of freedom, to 0.3 % from 5.
 
-    By the expansion of Cornish and Fisher (Abramowitz and Stegun 26.7.5).
+    By the Cornish-Fisher expansion (Abramowitz and Stegun 26.7.5).
     """
     z = 1.959964
     terms = (

@@ -1,4 +1,4 @@
-"""The folder of a run: the settings it was begun with, the weights of its head, what each test item came to."""
+"""The folder of a run: its settings, the weights of its head, the result of each test item."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.results.tables import lines_of, read_rows
 
 _CIRCUMSTANCES: Final = {"task": ("cache", "labels", "resident"), "train": ("out", "device")}
-"""Settings that say where a run lies and where it runs; two runs that differ in these alone are one run."""
+"""Paths and devices; two runs that differ only in these are the same run."""
 
 
 ITEMS: Final = "items"
-"""The key of a task's result that goes to predictions.jsonl: rows with `item` (its name) and `correct` (0 to 1)."""
+"""Key of a task's result that is written to predictions.jsonl: rows with `item` (name) and `correct` (0 to 1)."""
 
 _ITEM_FILE: Final = "predictions.jsonl"
 _SETTINGS_FILE: Final = "config.json"
@@ -32,14 +32,14 @@ _SETTINGS_FILE: Final = "config.json"
 def settings_of(
     name: str, task: Any, head: Any, config: TrainConfig, identity: Mapping[str, Json], recipe: Mapping[str, Json]
 ) -> dict[str, Any]:
-    """Everything a run is begun with, as kept in config.json (`config` can be given back with --config)."""
+    """All settings and data of a run, as written to config.json (`config` can be passed back with --config)."""
     parts = {"task": task, "head": head, "train": config}
     plain = {part: json.loads(json.dumps(dataclasses.asdict(value), default=str)) for part, value in parts.items()}
     return {"head": name, "config": plain, "data": dict(identity), "recipe": dict(recipe)}
 
 
 def identity_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What two settings must share to be one run."""
+    """The part of the settings that must be equal for two runs to be the same run."""
     config = {
         part: {name: value for name, value in values.items() if name not in _CIRCUMSTANCES.get(part, ())}
         for part, values in settings["config"].items()
@@ -48,15 +48,15 @@ def identity_of(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_other(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Check that a run folder, where there is one, holds this very run.
+    """Check that a run folder, if it exists, belongs to this run.
 
     Raises:
-        RecipeMismatch: it holds another, with the difference.
+        RecipeMismatch: it belongs to another run, with the difference.
     """
     path = folder / _SETTINGS_FILE
     if path.exists():
-        there = Recipe(identity_of(json.loads(path.read_text(encoding="utf-8"))))
-        changed = there.difference(Recipe(identity_of(settings)))
+        stored = Recipe(identity_of(json.loads(path.read_text(encoding="utf-8"))))
+        changed = stored.difference(Recipe(identity_of(settings)))
         if changed:
             listed = "; ".join(f"{name}: {json.dumps(a)} there, {json.dumps(b)} asked" for name, a, b in changed)
             raise RecipeMismatch(
@@ -66,28 +66,28 @@ def refuse_other(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def claim(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Make the run folder: from here on it is this run's."""
+    """Create the run folder and write its config.json."""
     replace_file(folder / _SETTINGS_FILE, json.dumps(settings, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
 def weights(head: nn.Module) -> dict[str, Tensor]:
-    """What a head has learned, on the CPU: trained parameters and buffers, not the blocks that stay frozen."""
+    """A head's trained parameters and buffers, on the CPU, without frozen parameters."""
     frozen = {name for name, parameter in head.named_parameters() if not parameter.requires_grad}
     return {name: v.detach().cpu().contiguous() for name, v in head.state_dict().items() if name not in frozen}
 
 
 def load_weights(head: nn.Module, path: Path) -> None:
-    """Read what `weights` gave, from a safetensors file.
+    """Load the weights of `weights` from a safetensors file.
 
     Raises:
-        Damaged: names or shapes are not those of this head.
+        Damaged: names or shapes do not match this head.
     """
     with safe_open(path, framework="pt") as file:
         set_weights(head, {name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118
 
 
 def set_weights(head: nn.Module, stored: Mapping[str, Tensor], path: Path) -> None:
-    """Put what `weights` gave, read from `path`, into a head; raises as `load_weights`."""
+    """Load `stored` weights (read from `path`) into a head; raises like `load_weights`."""
     own = weights(head)
     wrong = [name for name in own.keys() | stored.keys() if name not in own or name not in stored]
     wrong += [name for name in own.keys() & stored.keys() if own[name].shape != stored[name].shape]
@@ -100,16 +100,16 @@ def set_weights(head: nn.Module, stored: Mapping[str, Tensor], path: Path) -> No
 
 
 def write_items(folder: Path, items: Sequence[Any]) -> None:
-    """Keep what every test item came to: rows with `item`, `correct`, and whatever else the task knows of it."""
+    """Write the result of every test item: rows with `item`, `correct`, and more fields of the task."""
     if items:
         replace_file(folder / _ITEM_FILE, lines_of(items).encode())
 
 
 def read_items(folder: Path) -> dict[str, float]:
-    """Item -> how right the run was, of a finished run.
+    """Item -> `correct` of a finished run.
 
     Raises:
-        MissingPath: the folder holds no finished run that kept its items.
+        MissingPath: the folder has no finished run with items.
     """
     path = folder / _ITEM_FILE
     if not path.exists() or not (folder / "results.jsonl").exists():

@@ -1,10 +1,10 @@
-"""ActionLLM: a frozen LLaMA with small adapters reads observed features and class names and answers with segments.
+"""ActionLLM: a frozen LLaMA with small adapters; input: observed features and class names, output: segments.
 
 "Multimodal Large Models Are Effective Action Anticipators" (arXiv 2501.00795), checked against its public code. Where
-the two differ, the defaults follow whichever explains the printed parameter counts, and the class heads are trained;
-`--parity` is the released configuration: class heads frozen as drawn, the adapters' idle second expert and router,
-no position within CMIB. Everything beyond the frozen table of class names is trained through the whole LLM: only
-reading the features is cheap here, not computing. FUTR is the head of this task without a language model.
+the two differ, the defaults follow the one that explains the printed parameter counts, and the class heads are trained;
+`--parity` is the released configuration: class heads frozen at their initial weights, an unused second expert and
+router in the adapters, no positions within CMIB. Gradients go through the whole LLM, so caching saves the cost of the
+features, not of the LLM. FUTR is the head of this task without a language model.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TRAIN = TrainConfig(
     validate_every=400,
     select="last",
 )
-"""Of the preset 50salads (the released script: --epochs 25); for breakfast add --lr 1e-4."""
+"""For the preset 50salads (the released script: --epochs 25); for breakfast add --lr 1e-4."""
 
 _QUERIES: Final = {"50salads": 20, "breakfast": 8}
 _SAMPLING: Final = {
@@ -55,60 +55,56 @@ _SAMPLING: Final = {
 
 @dataclass(frozen=True)
 class Config:
-    """The model; None stands for the value of the preset, which `--parity` changes."""
+    """The model. Settings that are None take the preset's value, which `--parity` changes."""
 
-    llm: str = setting("", "The LLaMA: a folder of transformers, or a hub id (owner/name).")
+    llm: str = setting("", "The LLaMA: a transformers checkpoint folder, or a hub id (owner/name).")
     llm_dtype: Literal["fp32", "fp16", "bf16"] | None = setting(
-        None, "Of the frozen weights; default the checkpoint's (fp16 without a GPU: fp32)."
+        None, "Dtype of the frozen weights; default the checkpoint's (fp16 becomes fp32 without a GPU)."
     )
     quantize: Literal["8bit", "4bit"] | None = setting(
-        None, "Frozen weights through bitsandbytes; needs a CUDA device and vfc[quant]."
+        None, "Quantise the frozen weights with bitsandbytes; needs a CUDA device and vfc[quant]."
     )
-    checkpointing: bool = setting(False, "Compute each layer twice and keep less: gradient checkpointing.")
+    checkpointing: bool = setting(False, "Gradient checkpointing: less memory, each layer is computed twice.")
     beyond: bool | None = setting(
-        None, "Allow sequences longer than the LLM's max_position_embeddings; default only in parity."
+        None, "Allow sequences longer than the LLM's max_position_embeddings; default only with --parity."
     )
     preset: Literal["50salads", "breakfast"] = setting(
-        "50salads", "Published number of queries, stride and training windows."
+        "50salads", "Published number of queries, stride and training windows for this data set."
     )
-    queries: int | None = setting(None, "Segments answered with, N; default 20 or 8.")
-    adapter_width: int = setting(128, "Narrow width of the feature adapter.")
-    cmib_width: int = setting(128, "Narrow width D of CMIB.")
-    tuning_width: int = setting(4, "Channels H of action tuning; even.")
+    queries: int | None = setting(None, "Number of predicted segments N; default 20 or 8.")
+    adapter_width: int = setting(128, "Hidden width of the feature adapter.")
+    cmib_width: int = setting(128, "Bottleneck width D of CMIB.")
+    tuning_width: int = setting(4, "Hidden channels H of action tuning (an even number).")
     dropout: float = setting(0.1, "Dropout of CMIB's attention and of action tuning.")
-    class_names: Literal["raw", "spoken"] = setting(
-        "raw", "Class names as the data set spells them, or as words (cut tomato)."
-    )
+    class_names: Literal["raw", "spoken"] = setting("raw", "Class names as in the data set, or as words (cut tomato).")
     parity: bool = setting(
-        False, "The released configuration: frozen class heads, idle expert and router, no CMIB positions."
+        False, "The released configuration: frozen class heads, unused expert and router, no CMIB positions."
     )
     class_heads: Literal["trained", "frozen"] | None = setting(
-        None, "Class heads trained, or kept as they were drawn; both are saved."
+        None, "Train the class heads, or freeze them at their initial weights."
     )
-    spare_expert: bool | None = setting(None, "The adapters' second expert and router, which nothing uses.")
-    cmib_time: bool | None = setting(
-        None, "Positional encoding along time in CMIB; without: that of step 0 everywhere."
-    )
+    spare_expert: bool | None = setting(None, "Add the released adapters' second expert and router (unused).")
+    cmib_time: bool | None = setting(None, "Position encoding over time in CMIB; off: every step gets that of step 0.")
     cmib: Literal["both", "self", "cross", "none"] = setting(
-        "both", "What CMIB's streams read: themselves and the others, or less.", panel="Ablations"
+        "both", "CMIB attention of a stream: to itself, to the other streams, both, or no CMIB.", panel="Ablations"
     )
-    modalities: Literal["both", "text", "visual"] = setting("both", "What the LLM is shown.", panel="Ablations")
-    loss_text: bool = setting(True, "L_T: name the past at the text rows.", panel="Ablations")
-    loss_visual: bool = setting(True, "L_V: name the past at the visual rows.", panel="Ablations")
+    modalities: Literal["both", "text", "visual"] = setting("both", "Inputs of the LLM.", panel="Ablations")
+    loss_text: bool = setting(True, "Loss L_T: classify the past at the text rows.", panel="Ablations")
+    loss_visual: bool = setting(True, "Loss L_V: classify the past at the visual rows.", panel="Ablations")
     duration_loss: Literal["sum", "mean"] = setting(
-        "sum", "L_D over the segments of a window: sum (ActionLLM), or mean (FUTR).", panel="Ablations"
+        "sum", "Loss L_D over the segments of a window: sum (ActionLLM) or mean (FUTR).", panel="Ablations"
     )
     query_init: Literal["ones", "zeros", "randn", "learned"] = setting(
-        "ones", "The queries: constants, or learned from ones.", panel="Ablations"
+        "ones", "Queries: constants, or learned (initialised with ones).", panel="Ablations"
     )
-    causal: bool = setting(False, "The LLM's own causal mask, instead of none.", panel="Ablations")
+    causal: bool = setting(False, "Use the LLM's causal mask; default no mask.", panel="Ablations")
 
     def __post_init__(self) -> None:
         check_range(self, AT_LEAST_ONE, "queries", "adapter_width", "cmib_width")
         check_range(self, BELOW_ONE, "dropout")
 
     def resolved(self) -> Config:
-        """The same with the preset's values in the place of None."""
+        """These settings with the preset's values instead of None."""
         parity = {"beyond": True, "class_heads": "frozen", "spare_expert": True, "cmib_time": False}
         usual = {"beyond": False, "class_heads": "trained", "spare_expert": False, "cmib_time": True}
         preset: dict[str, Any] = {**(parity if self.parity else usual), "queries": _QUERIES[self.preset]}
@@ -123,12 +119,12 @@ class Head(AnticipationHead):
 
     @classmethod
     def sampling(cls, settings: Config) -> Sampling:
-        """What the paper and its code read."""
+        """Stride and training windows of the paper and its code."""
         return _SAMPLING[settings.preset]
 
     @classmethod
     def reads_observed_labels(cls, settings: Config) -> bool:
-        """Only where text is shown."""
+        """Only if the LLM gets text."""
         return settings.modalities != "visual"
 
     def __init__(self, config: Config, specs: Mapping[str, ArraySpec], model: Any = None) -> None:
@@ -151,9 +147,9 @@ class Head(AnticipationHead):
         self.query = _queries(config, features)
         self.cmib = _cmib(config, (*self.past, "query"), trunk)
         frozen = config.class_heads == "frozen"
-        taught = {"text": config.loss_text, "visual": config.loss_visual}
+        with_loss = {"text": config.loss_text, "visual": config.loss_visual}
         self.name_past = nn.ModuleDict(
-            {name: ClassHead(trunk.width, classes, frozen) for name in self.past if taught[name]}
+            {name: ClassHead(trunk.width, classes, frozen) for name in self.past if with_loss[name]}
         )
         self.name_future = ClassHead(trunk.width, classes + 1, frozen)
         self.last = nn.Linear(trunk.width, 1, bias=False)
@@ -161,7 +157,7 @@ class Head(AnticipationHead):
         self.notes = _notes(config, self)
 
     def name_classes(self, names: Sequence[str]) -> None:
-        """Embed the names; the task tells them once, in the order of the class ids."""
+        """Embed the names, given once in the order of the class ids."""
         super().name_classes(names)
         if len(names) != len(self.table):
             raise BadInput(
@@ -175,7 +171,7 @@ class Head(AnticipationHead):
                 self.table.copy_(table)
 
     def loss(self, batch: Batch) -> Mapping[str, Tensor]:
-        """`past text`, `past visual`, `action`, `duration`; a plain sum."""
+        """`past text`, `past visual`, `action`, `duration`, unweighted."""
         states = self._states(batch)
         steps = batch.valid.shape[1]
         past = {
@@ -183,18 +179,18 @@ class Head(AnticipationHead):
             for i, name in enumerate(self.past)
             if name in self.name_past
         }
-        return {**past, **future_losses(self._answer(states), batch, durations=self.config.duration_loss)}
+        return {**past, **future_losses(self._decode(states), batch, durations=self.config.duration_loss)}
 
     def predict(self, batch: Batch) -> Prediction:
-        """Segments of the window that follows."""
-        return self._answer(self._states(batch))
+        """Segments of the following window."""
+        return self._decode(self._states(batch))
 
-    def _answer(self, states: Tensor) -> Prediction:
-        asked = states[:, -self.queries :]
-        return Prediction(self.name_future(asked), self.last(asked)[..., 0])
+    def _decode(self, states: Tensor) -> Prediction:
+        queries = states[:, -self.queries :]
+        return Prediction(self.name_future(queries), self.last(queries)[..., 0])
 
     def _states(self, batch: Batch) -> Tensor:
-        """The trunk's states `[B, (1 or 2) S + N, E]`; padded steps are left out of every attention."""
+        """The LLM's output `[B, (1 or 2) S + N, E]`; padded steps are masked in every attention."""
         count, steps = batch.valid.shape
         rows = {"query": self.adapter(self.query).expand(count, -1, -1)}
         if "visual" in self.past:
@@ -202,15 +198,15 @@ class Head(AnticipationHead):
         if "text" in self.past:
             rows["text"] = self._text(batch)
         order = (*self.past, "query")
-        whole = torch.ones(count, self.queries, dtype=torch.bool, device=batch.valid.device)
-        valid = {name: batch.valid if name != "query" else whole for name in order}
+        all_queries = torch.ones(count, self.queries, dtype=torch.bool, device=batch.valid.device)
+        valid = {name: batch.valid if name != "query" else all_queries for name in order}
         streams = {name: rows[name] for name in order}
         if self.cmib is not None:
             streams = self.cmib(streams, valid)
         observed = batch.valid.sum(dim=1, keepdim=True)
         self._check_length(int(observed.max()))
         lengths = [*[steps] * len(self.past), self.queries]
-        # The rotary positions of an unpadded sequence: each part begins where the valid rows before it end.
+        # Rotary positions as without padding: each part starts after the valid rows of the parts before it.
         positions = [i * observed + torch.arange(n, device=observed.device) for i, n in enumerate(lengths)]
         states: Tensor = self.trunk(
             torch.cat(list(streams.values()), dim=1),
@@ -232,13 +228,13 @@ class Head(AnticipationHead):
         length, limit = len(self.past) * observed + self.queries, self.trunk.limit
         if limit and length > limit and not self.config.beyond:
             raise BadInput(
-                f"{observed} observed steps make a sequence of {length} rows; the LLM was made for {limit}.",
-                "Give a larger --stride, an LLM with a longer context, or --beyond to go past what it has seen.",
+                f"{observed} observed steps make a sequence of {length} rows; the LLM was trained for {limit}.",
+                "Give a larger --stride, an LLM with a longer context, or --beyond to exceed that length.",
             )
 
 
 class ClassHead(nn.Module):
-    """A linear layer without bias; where `frozen`, its weights stay as drawn and are saved all the same."""
+    """A linear layer without bias; if `frozen`, its initial weights are kept and still saved."""
 
     weight: Tensor
 
@@ -285,9 +281,9 @@ def _notes(config: Config, head: Head) -> tuple[str, ...]:
     notes = [
         f"The LLM is {config.llm or 'given'}: {len(trunk.model.layers)} layers, {trunk.width} wide, {kind}, frozen."
     ]
-    idle = sum(p.numel() for name, p in head.named_parameters() if ".spare_" in name)
-    if idle:
-        notes.append(f"{idle:,} of the trained parameters are the idle expert and router, which get no gradient.")
+    unused = sum(p.numel() for name, p in head.named_parameters() if ".spare_" in name)
+    if unused:
+        notes.append(f"{unused:,} of the trained parameters are the unused expert and router, which get no gradient.")
     if config.class_heads == "frozen":
-        notes.append("The class heads stay as they were drawn.")
+        notes.append("The class heads are frozen at their initial weights.")
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""The frozen LLM of ActionLLM, read from a folder or the hub."""
+"""Loading the frozen LLM of ActionLLM from a folder or the hub."""
 
 from __future__ import annotations
 
@@ -23,51 +23,51 @@ def locate(llm: str) -> tuple[str, str | None]:
     """The folder or hub id of `--llm`, and a revision (`owner/name@revision`).
 
     Raises:
-        BadInput: nothing is given.
-        MissingPath: neither a checkpoint folder nor the form of a hub id.
+        BadInput: `llm` is empty.
+        MissingPath: neither a checkpoint folder nor a hub id.
     """
     if not llm:
         raise BadInput(
-            "ActionLLM has no language model of its own.",
-            "Give --llm FOLDER|HUB-ID of a LLaMA checkpoint in the form of transformers, such as huggyllama/llama-7b.",
+            "ActionLLM needs a language model.",
+            "Give --llm FOLDER|HUB-ID of a LLaMA checkpoint for transformers, such as huggyllama/llama-7b.",
         )
     folder = Path(llm).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise MissingPath(
-                f"The folder {folder} is no checkpoint: it holds no config.json.",
-                "Give the folder that holds config.json, the weights and the tokenizer.",
+                f"The folder {folder} is not a checkpoint: it has no config.json.",
+                "Give the folder with config.json, the weights and the tokenizer.",
             )
         return str(folder), None
     if not _HUB_ID.fullmatch(llm):
         raise MissingPath(
             f"There is no checkpoint folder {llm}.",
-            "Give --llm a folder that holds config.json, or a hub id (owner/name).",
+            "Give --llm a folder with config.json, or a hub id (owner/name).",
         )
     name, _, revision = llm.partition("@")
     return name, revision or None
 
 
 def load(llm: str, dtype: str | None, quantize: Literal["8bit", "4bit"] | None) -> Any:
-    """The library's model without its language-model head, on the CPU (quantised: on the GPU), all weights read.
+    """The transformers model without its language-model head, on the CPU (quantised: on the GPU).
 
-    `dtype` None is the checkpoint's own; fp16 on a machine without a GPU becomes fp32.
+    `dtype` None: the checkpoint's; fp16 becomes fp32 on a machine without a GPU.
 
     Raises:
-        BadInput: not built as LLaMA is (found before weights are read); quantisation without a GPU.
+        BadInput: not built like LLaMA (checked before the weights are read); quantisation without a GPU.
         MissingPath: no such checkpoint, or no weights in it.
         MissingExtra: quantisation without bitsandbytes.
-        Damaged: the file lacks weights of the model.
+        Damaged: weights of the model are missing.
     """
     name, revision = locate(llm)
     config = _read(llm, _config, name, revision)
     _check(config, llm)
-    asked = DTYPES[dtype] if dtype else getattr(config, "dtype", None) or torch.float32
-    if dtype is None and asked == torch.float16 and not torch.cuda.is_available():
-        asked = torch.float32
+    target = DTYPES[dtype] if dtype else getattr(config, "dtype", None) or torch.float32
+    if dtype is None and target == torch.float16 and not torch.cuda.is_available():
+        target = torch.float32
     if hasattr(config, "attention_dropout"):
         config.attention_dropout = 0.0
-    model, report = _read(llm, _weights, name, revision, config, asked, quantization(quantize))
+    model, report = _read(llm, _weights, name, revision, config, target, quantization(quantize))
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise Damaged(
@@ -78,7 +78,7 @@ def load(llm: str, dtype: str | None, quantize: Literal["8bit", "4bit"] | None) 
 
 
 def tokenizer(llm: str) -> Any:
-    """The checkpoint's tokenizer; raises MissingPath where there is none."""
+    """The checkpoint's tokenizer; raises MissingPath if there is none."""
     name, revision = locate(llm)
 
     def read() -> Any:
@@ -90,7 +90,7 @@ def tokenizer(llm: str) -> Any:
 
 
 def quantization(kind: Literal["8bit", "4bit"] | None) -> dict[str, Any]:
-    """What `from_pretrained` is told; raises MissingExtra, or BadInput where there is no GPU."""
+    """Arguments of `from_pretrained`; raises MissingExtra, or BadInput without a GPU."""
     if kind is None:
         return {}
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -98,11 +98,11 @@ def quantization(kind: Literal["8bit", "4bit"] | None) -> dict[str, Any]:
             f"--quantize {kind} needs bitsandbytes, which is not installed.", 'Install it: pip install "vfc[quant]"'
         )
     if not torch.cuda.is_available():
-        raise BadInput(f"--quantize {kind} needs a CUDA device; there is none.", "Leave it out, or use a GPU.")
+        raise BadInput(f"--quantize {kind} needs a CUDA device; there is none.", "Omit it, or use a GPU.")
     from transformers import BitsAndBytesConfig
 
-    wanted = BitsAndBytesConfig(load_in_8bit=kind == "8bit", load_in_4bit=kind == "4bit")
-    return {"quantization_config": wanted, "device_map": {"": torch.cuda.current_device()}}
+    settings = BitsAndBytesConfig(load_in_8bit=kind == "8bit", load_in_4bit=kind == "4bit")
+    return {"quantization_config": settings, "device_map": {"": torch.cuda.current_device()}}
 
 
 def _config(name: str, revision: str | None) -> Any:
@@ -126,7 +126,7 @@ def _weights(name: str, revision: str | None, config: Any, dtype: torch.dtype, m
 
 
 def _check(config: Any, llm: str) -> None:
-    """The shapes, on a model without memory: before gigabytes are read for nothing."""
+    """Check the architecture on the meta device, before the weights are read."""
     from transformers import AutoModel
 
     try:
@@ -142,7 +142,7 @@ def _check(config: Any, llm: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Transformers without progress bars and load reports: what they say is checked, and raised."""
+    """Silence progress bars and load reports of transformers; their contents are checked and raised here."""
     from transformers.utils import logging
 
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,7 +1,7 @@
-"""ActionLLM's block between modalities (CMIB) and the adapter that brings features to the width of the LLM.
+"""ActionLLM's cross-modal block (CMIB) and the adapter from features to the width of the LLM.
 
-Equations 1 to 8 of "Multimodal Large Models Are Effective Action Anticipators" in the reading of its public code:
-each stream has one projection each for queries, keys, values and output, and the contexts it reads are averaged.
+Equations 1 to 8 of "Multimodal Large Models Are Effective Action Anticipators" as in its public code: each
+stream has one projection each for queries, keys, values and output, and the contexts it reads are averaged.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from vfc.cache_schema.values.errors import BadInput
 
 Reads = Literal["self", "cross", "both"]
 FFN_MULTIPLE: Final = 256
-"""LLaMA rounds the width of its feed-forward part up to a multiple of this."""
+"""LLaMA rounds the width of its feed-forward network up to a multiple of this."""
 
 
 class FeatureAdapter(nn.Sequential):
-    """`[..., D]` to `[..., E]` through a narrow SiLU layer; serves features and queries alike."""
+    """`[..., D]` to `[..., E]` through a hidden SiLU layer; shared by features and queries."""
 
     def __init__(self, features: int, hidden: int, width: int) -> None:
         super().__init__(nn.Linear(features, hidden), nn.SiLU(), nn.Linear(hidden, width))
@@ -32,7 +32,7 @@ class FeatureAdapter(nn.Sequential):
 
 
 class SwiGlu(nn.Module):
-    """LLaMA's feed-forward part: `w2(silu(w1 x) * w3 x)`, without biases."""
+    """LLaMA's feed-forward network: `w2(silu(w1 x) * w3 x)`, without biases."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -43,12 +43,12 @@ class SwiGlu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., width]` to the same."""
-        wide: Tensor = self.down(functional.silu(self.gate(x)) * self.up(x))
-        return wide
+        output: Tensor = self.down(functional.silu(self.gate(x)) * self.up(x))
+        return output
 
 
 class Projections(nn.Module):
-    """What one stream has of attention: query, key, value, output, each with a bias."""
+    """Attention projections of one stream: query, key, value, output, each with a bias."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Projections(nn.Module):
 class Cmia(nn.Module):
     """Attention of every stream to itself and to the others: `out_m(mean over n of softmax(Q_m K_n' / sqrt d) V_n)`.
 
-    Where `reads` leaves streams out, the mean is over those that are left.
+    The mean is over the streams that `reads` allows.
     """
 
     def __init__(self, streams: tuple[str, ...], width: int, heads: int, reads: Reads, dropout: float) -> None:
@@ -75,14 +75,14 @@ class Cmia(nn.Module):
         self.streams = nn.ModuleDict({name: Projections(width) for name in streams})
 
     def forward(self, streams: Mapping[str, Tensor], valid: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Streams `[B, L, width]` to the same; `valid [B, L]` marks the rows of a stream that may be read."""
+        """Streams `[B, L, width]` to the same; `valid [B, L]` is False at padding."""
         own = {name: cast("Projections", self.streams[name]) for name in streams}
         queries = {name: self._split(own[name].query(x)) for name, x in streams.items()}
         keys = {name: self._split(own[name].key(x)) for name, x in streams.items()}
         values = {name: self._split(own[name].value(x)) for name, x in streams.items()}
         masks = {name: valid[name][:, None, None, :] for name in streams}
         rate = self._dropout if self.training else 0.0
-        found = {}
+        outputs = {}
         for target, query in queries.items():
             contexts = [
                 functional.scaled_dot_product_attention(query, keys[n], values[n], attn_mask=masks[n], dropout_p=rate)
@@ -90,8 +90,8 @@ class Cmia(nn.Module):
                 if self._reads == "both" or (n == target) == (self._reads == "self")
             ]
             mean = torch.stack(contexts).mean(dim=0).transpose(1, 2).flatten(2)
-            found[target] = functional.dropout(own[target].out(mean), rate)
-        return found
+            outputs[target] = functional.dropout(own[target].out(mean), rate)
+        return outputs
 
     def _split(self, x: Tensor) -> Tensor:
         count, length, width = x.shape
@@ -101,7 +101,7 @@ class Cmia(nn.Module):
 class Cmib(nn.Module):
     """`F_m + MU(block(MD(F_m) + PE))` for every stream; one block, narrow, with its own norms and FFN per stream.
 
-    `timed` False gives every row the sinusoid of position 0, which is what the released code does at its batch of 1.
+    `timed` False: every row gets the sinusoid of position 0, as in the released code with its batch size of 1.
     """
 
     def __init__(
@@ -129,13 +129,13 @@ class Cmib(nn.Module):
         """Streams `[B, L, E]` to the same."""
         hidden = {name: self._placed(self.narrow(x)) for name, x in streams.items()}
         normed = {name: self.before_attention[name](x) for name, x in hidden.items()}
-        read = self.attention(normed, valid)
-        found = {}
+        attended = self.attention(normed, valid)
+        outputs = {}
         for name, x in hidden.items():
-            mixed = x + read[name]
+            mixed = x + attended[name]
             mixed = mixed + self.ffn[name](self.before_ffn[name](mixed))
-            found[name] = streams[name] + self.widen(mixed)
-        return found
+            outputs[name] = streams[name] + self.widen(mixed)
+        return outputs
 
     def _placed(self, x: Tensor) -> Tensor:
         positions = torch.arange(x.shape[1], device=x.device) * self._timed
@@ -143,7 +143,7 @@ class Cmib(nn.Module):
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:
-    """Positions `[L]` to `[L, width]`: sine in even places, cosine in odd ones, base 10000."""
+    """Positions `[L]` to `[L, width]`: sines at even channels, cosines at odd ones, base 10000."""
     rates = 10000.0 ** (-torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
     angles = positions[:, None].float() * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]

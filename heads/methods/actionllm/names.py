@@ -1,4 +1,4 @@
-"""Class names as ActionLLM's text: the mean of the LLM's own word embeddings over the pieces of a name."""
+"""Embeddings of class names for ActionLLM: the mean of the LLM's word embeddings over the tokens of a name."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from vfc.cache_schema.values.errors import BadInput
 
 
 def name_table(names: Sequence[str], tokenizer: Any, embeddings: Tensor) -> Tensor:
-    """One row per name, `[K, E]` in float32: names without begin and end marks, rows of `embeddings [V, E]` averaged.
+    """One row per name, `[K, E]` in float32: the mean of rows of `embeddings [V, E]`, without special tokens.
 
     Raises:
-        BadInput: a name that the tokenizer makes nothing of.
+        BadInput: a name has no tokens.
     """
     rows = []
     for name in names:

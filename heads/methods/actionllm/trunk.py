@@ -1,4 +1,4 @@
-"""ActionLLM's trunk: a frozen LLaMA of transformers, with action tuning in every layer."""
+"""ActionLLM's trunk: a frozen transformers LLaMA with action tuning in every layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vfc.heads.layers.gradient_scaling import gradient_times
 from .tuning import ActionTuning, TunedNorm, check_width
 
 FP16_BOOST = 1024.0
-"""Gradients of fp16 layers are multiplied by this on their way through: below 6e-8 fp16 knows only 0."""
+"""Gradients within fp16 layers are multiplied by this: fp16 rounds values below 6e-8 to 0."""
 
 _BLOCK = frozenset({"input_layernorm", "self_attn", "post_attention_layernorm", "mlp"})
 
@@ -21,8 +21,8 @@ _BLOCK = frozenset({"input_layernorm", "self_attn", "post_attention_layernorm", 
 class Trunk(nn.Module):
     """Sequences `[B, L, E]` through all frozen layers and the final frozen norm.
 
-    `model` is the library's, without a language-model head. Its forward pass is the library's own; only the norms
-    before attention are replaced, by themselves with an adapter behind. Frozen weights are no part of the state.
+    `model` is a transformers model without a language-model head. Its forward pass is unchanged, except for an adapter
+    after each norm before attention. Frozen weights are not part of the state dict.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Trunk(nn.Module):
             tuning = ActionTuning(self.width, hidden, dropout, spare=spare, boost=self._boost)
             layer.input_layernorm = TunedNorm(layer.input_layernorm, tuning)
         if checkpointing:
-            # The second name is what older versions of transformers have.
+            # The second name is that of older versions of transformers.
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
         self.model = model
@@ -56,26 +56,26 @@ class Trunk(nn.Module):
     def forward(self, rows: Tensor, valid: Tensor, positions: Tensor, *, causal: bool = False) -> Tensor:
         """Rows `[B, L, E]` to normed states of the same shape, in float32.
 
-        Every row reads all rows that are `valid [B, L]`; with `causal` only those whose `positions [B, L]` (of the
-        rotary embedding) are not after its own.
+        Every row attends to all rows that are `valid [B, L]`; with `causal` only to those whose `positions [B, L]` (of
+        the rotary embedding) are not after its own.
         """
         mask = valid[:, None, None, :].expand(-1, 1, rows.shape[1], -1)
         if causal:
             mask = mask & (positions[:, None, :, None] >= positions[:, None, None, :])
-        found = self.model(
+        output = self.model(
             inputs_embeds=gradient_times(rows, 1 / self._boost).to(self.dtype),
-            # Four axes: handed on as it is, where one of two axes would be made causal.
+            # With four axes the mask is used as it is; transformers makes one with two axes causal.
             attention_mask=torch.zeros(mask.shape, dtype=self.dtype, device=rows.device).masked_fill(
                 ~mask, torch.finfo(self.dtype).min
             ),
             position_ids=positions,
             use_cache=False,
         )
-        return gradient_times(found.last_hidden_state.float(), self._boost)
+        return gradient_times(output.last_hidden_state.float(), self._boost)
 
 
 def check_shapes(model: Any) -> None:
-    """Raises BadInput where a model is not built as LLaMA is."""
+    """Raises BadInput if a model is not built like LLaMA."""
     kind = type(model).__name__
     layers = getattr(model, "layers", None)
     fits = (
@@ -86,14 +86,14 @@ def check_shapes(model: Any) -> None:
     )
     if not fits:
         raise BadInput(
-            f"A {kind} is no trunk for ActionLLM: its layers are not those of LLaMA "
+            f"A {kind} is not usable as the LLM of ActionLLM: its layers are not those of LLaMA "
             "(RMSNorm, attention, RMSNorm, feed-forward).",
             "Give --llm a LLaMA, or a decoder built like it (Mistral, Qwen2).",
         )
 
 
 def _without_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-    """Leave the adapters alone in the state: quantised layers would add their scales, beside the frozen weights."""
+    """Remove everything but the adapters from the state dict (frozen weights, scales of quantised layers)."""
     own = {prefix + name for name, parameter in module.named_parameters() if parameter.requires_grad}
     for name in [name for name in state if name.startswith(prefix) and name not in own]:
         del state[name]

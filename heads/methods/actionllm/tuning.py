@@ -1,4 +1,4 @@
-"""Action tuning: the narrow adapter between a frozen attention norm and the frozen attention, in every layer."""
+"""Action tuning: a bottleneck adapter between the frozen norm and the frozen attention of every layer."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Halves(nn.Module):
 
 
 class ActionTuning(nn.Module):
-    """`x + D(dropout(A(x)))`: A is a full 1x1 convolution to H channels, D one of two groups back, at first 0.
+    """`x + D(dropout(A(x)))`: A is a full 1x1 convolution to H channels, D one of two groups back, initially 0.
 
-    `spare` adds what the released code carries along without using it: a second D and a router of two weights.
-    `boost` is what gradients within the trunk are multiplied by; the adapter's own are the true ones.
+    `spare` adds the unused parts of the released code: a second D and a router. `boost` is the factor of gradients
+    within the trunk; the adapter's own gradients are not scaled.
     """
 
     def __init__(self, width: int, hidden: int, dropout: float, *, spare: bool, boost: float = 1.0) -> None:
@@ -45,13 +45,13 @@ class ActionTuning(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, L, E]` to the same, in the dtype of the trunk."""
-        seen = gradient_times(x.float(), self._boost)
-        change = self.widen(self.dropout(self.narrow(seen)))
+        scaled = gradient_times(x.float(), self._boost)
+        change = self.widen(self.dropout(self.narrow(scaled)))
         return x + gradient_times(change, 1 / self._boost).to(x.dtype)
 
 
 class TunedNorm(nn.Module):
-    """A frozen norm with an adapter behind it, in the norm's place."""
+    """A frozen norm followed by an adapter; replaces the norm."""
 
     def __init__(self, norm: nn.Module, tuning: ActionTuning) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class TunedNorm(nn.Module):
 
 
 def check_width(hidden: int, width: int) -> None:
-    """Raises BadInput where an adapter of `hidden` channels cannot stand in a trunk of `width`."""
+    """Raises BadInput if an adapter of `hidden` channels does not fit a trunk of `width`."""
     if hidden < 2 or hidden % 2:
         raise BadInput(
             f"--tuning-width {hidden} is odd or below 2; the adapter's second convolution has two groups.",

@@ -85,10 +85,10 @@ def test_a_method_that_draws_nothing_stands_beside_every_seed(tmp_path: Path) ->
 def test_what_cannot_be_paired_is_refused(tmp_path: Path) -> None:
     a = [write_run(tmp_path / f"a{s}", "a", shares("1111"), s) for s in (0, 1)]
     b = [write_run(tmp_path / f"b{s}", "b", shares("1111"), s) for s in (0, 2)]
-    with pytest.raises(BadInput, match=r"other seeds: 0, 1 here, 0, 2 there.\nTrain both with the same --seed"):
+    with pytest.raises(BadInput, match=r"different seeds: 0, 1 and 0, 2.\nTrain both with the same --seed"):
         beyond(a, b)
     other = write_run(tmp_path / "c", "c", shares("11111"))
-    with pytest.raises(BadInput, match=r"same items: 4 here, 5 there, 4 of them the same.\nGive both the same store"):
+    with pytest.raises(BadInput, match=r"same items: 4 and 5 items, 4 in common.\nUse the same store"):
         beyond(a[:1], [other])
     elsewhere = write_run(tmp_path / "d", "d", shares("1111"), tested="another list")
     with pytest.raises(BadInput, match="0 of them the same"):
