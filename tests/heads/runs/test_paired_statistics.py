@@ -91,7 +91,7 @@ def test_what_cannot_be_paired_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"same items: 4 and 5 items, 4 in common.\nUse the same store"):
         beyond(a[:1], [other])
     elsewhere = write_run(tmp_path / "d", "d", shares("1111"), tested="another list")
-    with pytest.raises(BadInput, match="0 of them the same"):
+    with pytest.raises(BadInput, match="0 in common"):
         beyond(a[:1], [elsewhere])
     with pytest.raises(MissingPath, match="no finished run"):
         beyond(a, [tmp_path])
