@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from vfc.cli import app
 from vfc.extract.backbones.viclip.tiny import write_tiny_viclip
 from vfc.extract.models.checkpoint import BPE
 
+BLOCKS: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 12, "num_attention_heads": 2}
 REVISION = "0" * 40
 SPLITS = ("train", "train", "train", "val", "test", "test")
 
@@ -38,7 +40,13 @@ def _vit(folder: Path) -> Path:
 
 
 def _dinov2(folder: Path) -> Path:
-    tower = {"hidden_size": 32, "num_hidden_layers": 12, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    tower: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+    }
     return save(randomise(transformers.Dinov2Model(transformers.Dinov2Config(**tower))), folder, image_pixels())
 
 
@@ -51,7 +59,12 @@ def _viclip(folder: Path) -> Path:
 
 
 def _videomae(folder: Path) -> Path:
-    sizes = {"hidden_size": 24, "num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes: dict[str, Any] = {
+        "hidden_size": 24,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     config = transformers.VideoMAEConfig(**sizes, image_size=32, patch_size=8, num_frames=16)
     pixels = {"image_processor_type": "VideoMAEImageProcessor", "size": {"shortest_edge": 32}, "crop_size": 32}
     return save(randomise(transformers.VideoMAEModel(config)), folder, pixels)
@@ -59,7 +72,12 @@ def _videomae(folder: Path) -> Path:
 
 def _llama(folder: Path) -> Path:
     tokenizer = llama_tokenizer()
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     config = transformers.LlamaConfig(**sizes, vocab_size=len(tokenizer), max_position_embeddings=2048)
     save(randomise(transformers.LlamaForCausalLM(config)), folder)
     tokenizer.save_pretrained(folder)

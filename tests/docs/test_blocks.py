@@ -78,7 +78,8 @@ def test_every_block_of_a_page_runs(page: Path, reader: Path, capfd: pytest.Capt
     blocks = [block for block in pages.blocks(page.read_text("utf-8")) if not block.skip]
     if not blocks:
         return
-    PLACES.get(pages.name_of(page), lambda folder: None)(reader)
+    if prepare := PLACES.get(pages.name_of(page)):
+        prepare(reader)
     names: dict[str, object] = {"__name__": "page"}
     for block in blocks:
         if block.needs and importlib.util.find_spec(block.needs) is None:
