@@ -24,7 +24,7 @@ from vfc.cli.command import first_sentence, module_file
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 ASSETS = (".md", ".svg", ".png", ".css")
-COMMENT = re.compile(r"^<!-- (?:test|run|skip).*?-->\n", re.MULTILINE | re.DOTALL)
+COMMENT = re.compile(r"^<!-- (?:test|skip|file).*?-->\n", re.MULTILINE | re.DOTALL)
 """Comments to the tests that run the blocks of a page; readers do not need them."""
 HEAD_NOTE = "This head has no page of its own yet; what follows is generated."
 

@@ -4,8 +4,9 @@ A shell block is a list of `vfc` lines; a Python block is run as it stands. HTML
 built pages leave out, may say:
 
     <!-- skip: reason -->    the block cannot run in a test
+    <!-- file: path -->      the block is the content of this file, see `test_contributing.py`
     <!-- test: exit 3 -->    the lines end with this exit code
-    <!-- test: needs cv2 --> the block runs only where this module is installed
+    <!-- test: needs cv2 -->  the block runs only where this module is installed
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 _BLOCK = re.compile(r"(?P<comments>(?:<!--(?:(?!-->).)*-->\n)*)```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
-_COMMENT = re.compile(r"<!-- (skip|test): (.*?) -->", re.S)
+_COMMENT = re.compile(r"<!-- (skip|test|file): (.*?) -->", re.S)
 
 SMALL: dict[str, str] = {
     "demo": "--clips-per-class 6 --steps 2 --tasks 20",
@@ -55,6 +56,7 @@ class Block:
     skip: str = ""
     exit_code: int = 0
     needs: str = ""
+    file: str = ""
 
     def lines(self) -> list[str]:
         """The command lines of a shell block: comments and blank lines left out, continued lines joined."""
@@ -78,16 +80,18 @@ def blocks(text: str) -> Iterator[Block]:
     for match in _BLOCK.finditer(text):
         if match["language"] not in ("sh", "bash", "python"):
             continue
-        skip, exit_code, needs = "", 0, ""
+        skip, exit_code, needs, file = "", 0, "", ""
         for kind, said in _COMMENT.findall(match["comments"]):
             word, _, value = said.partition(" ")
             if kind == "skip":
                 skip = " ".join(said.split())
+            elif kind == "file":
+                file = word
             elif word == "exit":
                 exit_code = int(value)
             else:
                 needs = value
-        yield Block(match["language"], match["code"], skip, exit_code, needs)
+        yield Block(match["language"], match["code"], skip, exit_code, needs, file)
 
 
 def words_of(line: str) -> list[str]:

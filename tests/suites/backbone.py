@@ -58,22 +58,19 @@ def equal(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-class BackboneSuite:
-    """Set the class variables (`options` with fp32 storage and every kind of tap), give `checkpoint` and an oracle."""
+class PlainBackboneSuite:
+    """For a backbone without weights: set the class variables, give `expected` and `library_pixels`."""
 
     family: ClassVar[str]
-    options: ClassVar[BackboneOptions]
-    lower: ClassVar[BackboneOptions]
-    """Options that need less than the whole depth."""
-    layer_range: ClassVar[str]
-    """As the refusal of a layer says it: "0 to 3, or norm"."""
+    options: ClassVar[BackboneOptions] = BackboneOptions(storage="fp32", num_frames=4)
     other_frames: ClassVar[int] = 3
     """Another number of frames that the checkpoint takes."""
 
     @pytest.fixture(scope="class")
     @classmethod
     def checkpoint(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        raise NotImplementedError
+        """The checkpoint of the family; a folder without a file where it needs none."""
+        return tmp_path_factory.mktemp("checkpoint")
 
     def library_states(self, checkpoint: Path, pixels: Tensor) -> dict[str, Tensor]:
         """Arrays by name as the library itself gives them, for one clip's pixels."""
@@ -98,6 +95,10 @@ class BackboneSuite:
                     section.update(image_mean=[0.1, 0.2, 0.3], image_std=[0.7, 0.8, 0.9])
                     file.write_text(json.dumps(content), encoding="utf-8")
             yield self.opened(changed)
+
+    def recipe_changes(self) -> list[dict[str, Any]]:
+        """Options that each make another recipe."""
+        return [{"storage": "bf16"}]
 
     def rows_of(self, frames: int) -> int:
         """How many rows the first array of a clip of `clip_of` has that is so many frames long."""
@@ -138,17 +139,6 @@ class BackboneSuite:
                 assert bool(array.isfinite().all())
 
     # -- specs -------------------------------------------------------------------------------------------------------
-
-    def test_specs_are_known_without_weights_and_are_what_comes(
-        self, checkpoint: Path, backbone: Backbone, tmp_path: Path
-    ) -> None:
-        bare = Path(shutil.copytree(checkpoint, tmp_path / "bare", ignore=shutil.ignore_patterns(*WEIGHTS)))
-        planned = self.opened(bare)
-        assert planned.specs() == backbone.specs()
-        assert planned.taps() == backbone.taps()
-        with pytest.raises(MissingPath, match="holds no weights"):
-            planned.recipe()
-        self.matches(backbone.specs()["video"], self.encode(backbone, 1)[0])
 
     @pytest.mark.parametrize("storage", ["fp32", "fp16", "bf16", "int8"])
     def test_arrays_leave_in_the_dtype_they_are_stored_in(self, checkpoint: Path, storage: Any) -> None:
@@ -205,14 +195,6 @@ class BackboneSuite:
         one, two = self.encode(backbone, 1, 2)
         assert all(not torch.equal(one[spec.name], two[spec.name]) for spec in features(backbone))
 
-    def test_less_depth_gives_the_same_numbers_from_fewer_weights(self, checkpoint: Path, backbone: Backbone) -> None:
-        lower = self.opened(checkpoint, self.lower)
-        lower.load()
-        assert parameters(lower) < parameters(backbone)
-        (arrays,), (whole,) = self.encode(lower, 4), self.encode(backbone, 4)
-        assert arrays
-        assert all(torch.equal(states, whole[name]) for name, states in arrays.items())
-
     def test_no_hook_stays(self, backbone: Backbone) -> None:
         self.encode(backbone, 1)
         for value in [backbone, *vars(backbone).values()]:
@@ -250,14 +232,8 @@ class BackboneSuite:
         assert json.loads(json.dumps(recipe, allow_nan=False)) == recipe
         assert {"backbone", "checkpoint", "taps", "pixels", "compute", "storage", "versions"} <= recipe.keys()
         assert recipe["backbone"] == self.family
-        changes: list[dict[str, Any]] = [
-            {"storage": "bf16"},
-            {"dtype": "bf16"},
-            {"layers": self.lower.layers},
-        ]
-        for change in changes:
-            assert self.opened(checkpoint, **change).recipe() != recipe, change
-        assert len({json.dumps(self.opened(checkpoint, **c).recipe()) for c in changes}) == len(changes)
+        others = [self.opened(checkpoint, **change).recipe() for change in self.recipe_changes()]
+        assert len({json.dumps(one) for one in (recipe, *others)}) == 1 + len(others)
 
     def test_recipe_follows_the_pixel_rule(self, checkpoint: Path, backbone: Backbone, tmp_path: Path) -> None:
         pixels, recipe = backbone.pixels(clip_of(1)).tensors, backbone.recipe()
@@ -267,15 +243,6 @@ class BackboneSuite:
             assert (other.recipe()["pixels"] == recipe["pixels"]) == same_pixels
             changes += not same_pixels
         assert changes or not any(True for _ in self.other_pixels(checkpoint, tmp_path / "again"))
-
-    def test_recipe_follows_the_weights(self, checkpoint: Path, backbone: Backbone, tmp_path: Path) -> None:
-        other = Path(shutil.copytree(checkpoint, tmp_path / checkpoint.name))
-        assert self.opened(other).recipe() == backbone.recipe()
-        (weights,) = other.glob("*.safetensors")
-        data = bytearray(weights.read_bytes())
-        data[-1] ^= 1
-        weights.write_bytes(data)
-        assert self.opened(other).recipe() != backbone.recipe()
 
     def test_recipe_knows_nothing_of_what_does_not_matter(self, checkpoint: Path, backbone: Backbone) -> None:
         same: list[dict[str, Any]] = [
@@ -290,7 +257,46 @@ class BackboneSuite:
         for change in same:
             assert self.opened(checkpoint, **change).recipe() == backbone.recipe(), change
 
-    # -- refusals ----------------------------------------------------------------------------------------------------
+
+class BackboneSuite(PlainBackboneSuite):
+    """For a network with weights: `options` with fp32 storage and every kind of tap, a `checkpoint`, an oracle."""
+
+    options: ClassVar[BackboneOptions]
+    lower: ClassVar[BackboneOptions]
+    """Options that need less than the whole depth."""
+    layer_range: ClassVar[str]
+    """As the refusal of a layer says it: "0 to 3, or norm"."""
+
+    def recipe_changes(self) -> list[dict[str, Any]]:
+        return [*super().recipe_changes(), {"dtype": "bf16"}, {"layers": self.lower.layers}]
+
+    def test_specs_are_known_without_weights_and_are_what_comes(
+        self, checkpoint: Path, backbone: Backbone, tmp_path: Path
+    ) -> None:
+        bare = Path(shutil.copytree(checkpoint, tmp_path / "bare", ignore=shutil.ignore_patterns(*WEIGHTS)))
+        planned = self.opened(bare)
+        assert planned.specs() == backbone.specs()
+        assert planned.taps() == backbone.taps()
+        with pytest.raises(MissingPath, match="holds no weights"):
+            planned.recipe()
+        self.matches(backbone.specs()["video"], self.encode(backbone, 1)[0])
+
+    def test_less_depth_gives_the_same_numbers_from_fewer_weights(self, checkpoint: Path, backbone: Backbone) -> None:
+        lower = self.opened(checkpoint, self.lower)
+        lower.load()
+        assert parameters(lower) < parameters(backbone)
+        (arrays,), (whole,) = self.encode(lower, 4), self.encode(backbone, 4)
+        assert arrays
+        assert all(torch.equal(states, whole[name]) for name, states in arrays.items())
+
+    def test_recipe_follows_the_weights(self, checkpoint: Path, backbone: Backbone, tmp_path: Path) -> None:
+        other = Path(shutil.copytree(checkpoint, tmp_path / checkpoint.name))
+        assert self.opened(other).recipe() == backbone.recipe()
+        (weights,) = other.glob("*.safetensors")
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+        assert self.opened(other).recipe() != backbone.recipe()
 
     @pytest.mark.parametrize("layer", ["99", "-1", "last"])
     def test_a_layer_out_of_range_is_refused_with_the_range(self, checkpoint: Path, layer: str) -> None:
