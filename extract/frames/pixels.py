@@ -1,9 +1,9 @@
-"""From decoded frames to what a model reads: resize, crop, rescale, normalise, on the CPU.
+"""From decoded frames to the pixels that a model reads: resize, crop, rescale, normalise, on the CPU.
 
-Bit-equal to the torchvision processors of transformers, without torchvision: they resize uint8 frames with torch's
-fixed-point antialiased kernel and fuse rescaling with normalisation, and so does this. Their PIL twins, which the
-library falls back to where torchvision is missing, differ from them by one or two grey levels; a GPU resize by up to
-ten. Parameters are read from the checkpoint's own JSON, absent ones from the defaults of the processor it names.
+Bit-equal to the torchvision processors of transformers, without torchvision: like them, it resizes uint8 frames with
+torch's fixed-point antialiased kernel and fuses rescaling with normalisation. The PIL processors, which the library
+uses where torchvision is missing, differ from them by one or two grey levels; a GPU resize by up to ten. Parameters are
+read from the checkpoint's own JSON (see `processor_file`).
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.values.errors import BadInput, MissingPath
+from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import Json
 
-from .processor_defaults import DEFAULTS, MODEL_TYPES, PILLOW_FILTERS
+from .processor_defaults import DEFAULTS, MODEL_TYPES
+from .processor_file import Settings, Size, processor_section
 
 IMPLEMENTATION: Final = "torch uint8 antialias"
 VERSION: Final = 1
-"""To be raised with any change that alters a single output bit: both stand in the recipe."""
+"""To be increased with any change of output bits: IMPLEMENTATION and VERSION are part of the recipe."""
 
 
 @dataclass(frozen=True)
 class PixelRule:
-    """One checkpoint's way from uint8 frames to pixel values, every parameter spelt out.
+    """The steps from uint8 frames to pixel values of one checkpoint, with every parameter.
 
     `shortest_edge` resizes with the aspect ratio kept (no longer than `longest_edge`, where given), `exact` to
     (height, width); at most one of the two is set. `crops` are centre crops (height, width) in order, padded with
@@ -134,71 +135,51 @@ def centre_crop(x: Tensor, size: tuple[int, int]) -> Tensor:
 def read_pixel_rule(folder: Path, *, model_type: str, video: bool = False) -> PixelRule:
     """The rule that a checkpoint folder's processor files describe.
 
-    Looks into `processor_config.json` (its `image_processor`, or with `video` its `video_processor`), then, with
-    `video`, `video_preprocessor_config.json`, then `preprocessor_config.json`. `model_type` (from config.json) names
-    the processor where the file does not.
+    `model_type` (from config.json) names the processor where the file does not; `video`: whether to read the video
+    processor where there is one.
 
-    Raises MissingPath where there is no such file, BadInput for a processor or parameter this does not reproduce.
+    Raises:
+        MissingPath: there is no processor file.
+        BadInput: a processor or a setting that is not reproduced here.
     """
-    section = processor_section(folder, video)
-    return pixel_rule(section, model_type=model_type, where=str(folder))
-
-
-def processor_section(folder: Path, video: bool) -> dict[str, Any]:
-    """The JSON object that describes a checkpoint's processor; see `read_pixel_rule` for where it is looked for."""
-    candidates = [("processor_config.json", "image_processor"), ("preprocessor_config.json", None)]
-    if video:
-        candidates[:0] = [("processor_config.json", "video_processor"), ("video_preprocessor_config.json", None)]
-    for name, key in candidates:
-        path = folder / name
-        if path.is_file():
-            data = json.loads(path.read_text(encoding="utf-8"))
-            found = data if key is None else data.get(key)
-            if found:
-                return cast("dict[str, Any]", found)
-    raise MissingPath(
-        f"The checkpoint {folder} does not say how its pixels are made: no {candidates[0][0]}, no {candidates[-1][0]}.",
-        "Copy that file from the checkpoint's page into the folder.",
-    )
+    return pixel_rule(processor_section(folder, video), model_type=model_type, where=str(folder))
 
 
 def pixel_rule(section: Mapping[str, Any], *, model_type: str = "", where: str = "the checkpoint") -> PixelRule:
     """The rule that one processor's JSON object describes; see `read_pixel_rule`."""
     kind = _processor_name(section, model_type, where)
-    value = {**DEFAULTS[kind], **{name: v for name, v in section.items() if v is not None}}
-    if value.get("do_pad"):
+    settings = Settings(kind, {**DEFAULTS[kind], **section}, where)
+    if settings.step("do_pad"):
         raise BadInput(
             f"The processor {kind} of {where} pads (do_pad).", "Set do_pad to false, or pick another checkpoint."
         )
-    (shortest, longest, exact), crops = _geometry(kind, value, where)
+    resize, crops = _geometry(settings)
     # MobileViT's processor takes do_normalize and does nothing with it.
-    normalise, rescale = value.get("do_normalize") and kind != "MobileViTImageProcessor", value.get("do_rescale")
+    normalise = settings.step("do_normalize") and kind != "MobileViTImageProcessor"
+    rescale = settings.step("do_rescale")
     efficientnet = kind == "EfficientNetImageProcessor"
     return PixelRule(
         processor=kind,
-        shortest_edge=shortest,
-        longest_edge=longest,
-        exact=exact,
-        resample=filter_name(value["resample"], where),
+        shortest_edge=resize.shortest_edge,
+        longest_edge=resize.longest_edge,
+        exact=resize.exact,
+        resample=settings.filter_name(),
         crops=crops,
-        rescale=float(value["rescale_factor"]) if rescale else None,
-        mean=channels(value["image_mean"]) if normalise else None,
-        std=channels(value["image_std"]) if normalise else None,
+        rescale=settings.number("rescale_factor") if rescale else None,
+        mean=settings.channels("image_mean") if normalise else None,
+        std=settings.channels("image_std") if normalise else None,
         rescale_first=kind == "DINOv3ViTImageProcessor",
-        offset=1.0 if efficientnet and rescale and value.get("rescale_offset") else 0.0,
-        second_std=channels(value["image_std"]) if efficientnet and value.get("include_top") else None,
-        bgr=bool(kind == "MobileViTImageProcessor" and value.get("do_flip_channel_order")),
+        offset=1.0 if efficientnet and rescale and settings.flag("rescale_offset") else 0.0,
+        second_std=settings.channels("image_std") if efficientnet and settings.flag("include_top") else None,
+        bgr=kind == "MobileViTImageProcessor" and settings.step("do_flip_channel_order"),
     )
 
 
 def _processor_name(section: Mapping[str, Any], model_type: str, where: str) -> str:
-    """Class name of the processor: as the file says, under its present name; else as its model type says."""
-    said = (
-        section.get("video_processor_type")
-        or section.get("image_processor_type")
-        or section.get("feature_extractor_type")
-    )
-    name = str(said or MODEL_TYPES.get(model_type, model_type or "unnamed"))
+    """Class name of the processor, as transformers calls it now: stated by the file, else by the model type."""
+    keys = ("video_processor_type", "image_processor_type", "feature_extractor_type")
+    stated = next((section[key] for key in keys if section.get(key)), None)
+    name = str(stated or MODEL_TYPES.get(model_type, model_type or "unnamed"))
     name = name.removesuffix("Fast").removesuffix("Pil")
     if name.endswith("FeatureExtractor"):
         name = name.removesuffix("FeatureExtractor") + "ImageProcessor"
@@ -213,59 +194,35 @@ def _processor_name(section: Mapping[str, Any], model_type: str, where: str) -> 
     return name
 
 
-Resize = tuple[int | None, int | None, tuple[int, int] | None]
-
-
-def _geometry(kind: str, value: Mapping[str, Any], where: str) -> tuple[Resize, tuple[tuple[int, int], ...]]:
-    """((shortest edge, longest edge, exact size), centre crops), with each processor's own habits worked in."""
-    resize: Resize = (None, None, None)
-    crops: list[tuple[int, int]] = []
-    if value.get("do_resize"):
-        resize = _resize(value["size"], bool(value.get("default_to_square", True)), kind, where)
-        shortest = resize[0]
-        if kind == "ConvNextImageProcessor":
-            if shortest is None:
-                raise BadInput(
-                    f"The processor {kind} of {where} has the size {value['size']!r}.", "It takes shortest_edge alone."
-                )
-            resize = (None, None, (shortest, shortest))
-            if shortest < 384:
-                resize = (int(shortest / value["crop_pct"]), None, None)
-                crops.append((shortest, shortest))
-        if kind == "LevitImageProcessor" and shortest is not None:
-            resize = (int((256 / 224) * shortest), None, None)
-    if value.get("do_center_crop"):
-        crop = value["crop_size"]
-        height, width = (crop, crop) if isinstance(crop, int) else (crop["height"], crop["width"])
-        crops.append((int(height), int(width)))
+def _geometry(settings: Settings) -> tuple[Size, tuple[tuple[int, int], ...]]:
+    """The resize (no field set: none) and the centre crops, with the special rules of some processors."""
+    square = settings.values.get("default_to_square")
+    size, crop = settings.size("size", square=square), settings.size("crop_size")
+    if settings.kind == "CLIPImageProcessor" and settings.step("use_square_size"):
+        edge = DEFAULTS[settings.kind]["size"]["shortest_edge"]
+        size = Size(height=edge, width=edge)
+    resize, crops = Size(), list[tuple[int, int]]()
+    if settings.step("do_resize"):
+        if size is None:
+            raise settings.error("size", "Known: shortest_edge; height and width.")
+        resize = size
+        if settings.kind == "ConvNextImageProcessor":
+            resize, crops = _convnext(settings, size)
+        elif settings.kind == "LevitImageProcessor" and size.shortest_edge is not None:
+            resize = Size(int((256 / 224) * size.shortest_edge))
+    if settings.step("do_center_crop"):
+        if crop is None or crop.exact is None:
+            raise settings.error("crop_size", "It takes height and width.")
+        if settings.kind != "SegformerImageProcessor":  # which checks the setting and does nothing with it
+            crops.append(crop.exact)
     return resize, tuple(crops)
 
 
-def _resize(size: Any, square: bool, kind: str, where: str) -> Resize:
-    """A `size` in any of the forms that processor files have had over the years."""
-    if isinstance(size, int | float):
-        size = {"height": size, "width": size} if square else {"shortest_edge": size}
-    if isinstance(size, list | tuple) and len(size) == 2:
-        size = {"height": size[0], "width": size[1]}
-    if isinstance(size, dict) and size.get("shortest_edge"):
-        longest = size.get("longest_edge")
-        return int(size["shortest_edge"]), int(longest) if longest else None, None
-    if isinstance(size, dict) and size.get("height") and size.get("width"):
-        return None, None, (int(size["height"]), int(size["width"]))
-    raise BadInput(f"The processor {kind} of {where} has the size {size!r}.", "Known: shortest_edge; height and width.")
-
-
-def filter_name(number: int, where: str) -> str:
-    """A Pillow filter's number as torch names it; raises BadInput for one that is not reproduced."""
-    names = {2: "bilinear", 3: "bicubic"}
-    if int(number) not in names:
-        raise BadInput(
-            f"The checkpoint {where} resizes with {PILLOW_FILTERS.get(int(number), number)} (resample {number}).",
-            "Reproduced here: bilinear (2) and bicubic (3).",
-        )
-    return names[int(number)]
-
-
-def channels(value: float | list[float]) -> tuple[float, ...]:
-    """A processor's mean or deviation, one number per channel."""
-    return (float(value),) * 3 if isinstance(value, int | float) else tuple(float(v) for v in value)
+def _convnext(settings: Settings, size: Size) -> tuple[Size, list[tuple[int, int]]]:
+    """ConvNeXt resizes small pictures to more than the size, and crops them to it."""
+    edge = size.shortest_edge
+    if edge is None:
+        raise settings.error("size", "It takes shortest_edge alone.")
+    if edge >= 384:
+        return Size(height=edge, width=edge), []
+    return Size(int(edge / settings.number("crop_pct"))), [(edge, edge)]

@@ -1,6 +1,6 @@
-"""What a checkpoint's processor file leaves unsaid: defaults of the processors that `pixels.py` reproduces.
+"""Defaults of the processors that `pixels.py` reproduces, for what a checkpoint's processor file does not set.
 
-Facts of transformers 5: class attributes of its processors, as they are called without suffix (`CLIPImageProcessor`).
+Facts of transformers 5: class attributes of its processors, named without suffix (`CLIPImageProcessor`).
 A test compares each with the installed library.
 """
 

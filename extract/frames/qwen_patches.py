@@ -1,4 +1,4 @@
-"""From decoded frames to the patches that Qwen's vision towers read: a size that follows the video, within a budget.
+"""From decoded frames to the patches that Qwen's vision towers read: the size follows the video, within a budget.
 
 Bit-equal to the torchvision video processors of transformers. A frame keeps its aspect ratio; both sides become
 multiples of merged patches, and the pixels are brought between `min_pixels` and `max_pixels`: counted over one frame
@@ -19,8 +19,9 @@ from torch import Tensor
 from vfc.cache_schema.values.errors import BadInput, RecordRejected
 from vfc.cache_schema.values.record import Json
 
-from .pixels import PixelRule, channels, filter_name, processor_section
+from .pixels import PixelRule
 from .processor_defaults import CLIP_MEAN, CLIP_STD, HALF
+from .processor_file import Settings, is_length, processor_section
 
 MOST_ASPECT: Final = 200
 
@@ -52,12 +53,12 @@ DEFAULTS: Final[dict[str, dict[str, Any]]] = {
         "patch_size": 16,
     },
 }
-"""What a processor file leaves unsaid, by model type: class attributes of transformers' video processors."""
+"""Defaults by model type: class attributes of transformers' video processors."""
 
 
 @dataclass(frozen=True)
 class PatchRule:
-    """One checkpoint's way from uint8 frames to patches, every parameter spelt out.
+    """The steps from uint8 frames to patches of one checkpoint, with every parameter.
 
     `frames` normalises (and resizes to a size set per clip); `per_clip`: whether the budget of `min_pixels` and
     `max_pixels` is for all frames together. `patch`, `temporal`, `merge`: edge of a patch in pixels, frames per
@@ -107,11 +108,11 @@ class PatchRule:
             )
         # Python's round, half to even, as the library does.
         high, wide = round(height / factor) * factor, round(width / factor) * factor
-        shown, real = (round(frames / self.temporal) * self.temporal, frames) if self.per_clip else (1, 1)
-        if shown * high * wide > self.max_pixels:
+        rounded, real = (round(frames / self.temporal) * self.temporal, frames) if self.per_clip else (1, 1)
+        if rounded * high * wide > self.max_pixels:
             beta = math.sqrt((real * height * width) / self.max_pixels)
             return self._down(height / beta, factor), self._down(width / beta, factor)
-        if shown * high * wide < self.min_pixels:
+        if rounded * high * wide < self.min_pixels:
             beta = math.sqrt(self.min_pixels / (real * height * width))
             return math.ceil(height * beta / factor) * factor, math.ceil(width * beta / factor) * factor
         return high, wide
@@ -128,7 +129,7 @@ class PatchRule:
     def __call__(self, frames: npt.NDArray[Any] | Tensor) -> tuple[Tensor, tuple[int, int, int]]:
         """Patches float32 `[T * rows * columns, 3 * temporal * patch * patch]` of uint8 `[T, H, W, 3]`, and their grid.
 
-        Patches that make one token lie together. Safe to call from several threads.
+        Patches that make one token are adjacent. Safe to call from several threads.
 
         Raises:
             BadInput: anything but uint8 RGB frames.
@@ -170,56 +171,48 @@ def patch_rule(
     section: dict[str, Any], *, model_type: str, max_pixels: int | None = None, where: str = "the checkpoint"
 ) -> PatchRule:
     """The rule that one processor's JSON object describes; see `read_patch_rule`."""
-    default = DEFAULTS[model_type]
-    value = {**default, **{name: v for name, v in section.items() if v is not None}}
-    kind = str(default["processor"])
-    if value["cap_pixels_per_frame"] or not value["do_resize"]:
-        said = "cap_pixels_per_frame" if value["cap_pixels_per_frame"] else "do_resize false"
+    kind = str(DEFAULTS[model_type]["processor"])
+    settings = Settings(kind, {**DEFAULTS[model_type], **section}, where)
+    capped = settings.step("cap_pixels_per_frame")
+    if capped or not settings.step("do_resize"):
         raise BadInput(
-            f"The processor {kind} of {where} has {said}, which is not reproduced here.",
+            f"The processor {kind} of {where} has {'cap_pixels_per_frame' if capped else 'do_resize false'}, "
+            "which is not reproduced here.",
             "Take that out of its file, and bound the pixels with --max-pixels.",
         )
-    per_clip, edge = model_type == "qwen3_vl", int(value["patch_size"]) * int(value["merge_size"])
-    low, high = _budget(value, older=not per_clip, where=where)
-    high = max_pixels or high
-    if high < max(low, edge**2):
+    patch, temporal, merge = map(settings.length, ("patch_size", "temporal_patch_size", "merge_size"))
+    per_clip = model_type == "qwen3_vl"
+    low, high = _budget(settings, with_limits=not per_clip)
+    high, least = max_pixels or high, max(low, (patch * merge) ** 2)
+    if high < least:
         counted = "over the clip" if per_clip else "per frame"
         raise BadInput(
-            f"At most {high} pixels {counted} were asked for; {kind} of {where} starts at {max(low, edge**2)}.",
-            f"Give --max-pixels {max(low, edge**2)} or more; {edge**2} pixels make one token.",
+            f"At most {high} pixels {counted} were asked for; {kind} of {where} starts at {least}.",
+            f"Give --max-pixels {least} or more; {(patch * merge) ** 2} pixels make one token.",
         )
-    normalise = bool(value["do_normalize"])
+    normalise = settings.step("do_normalize")
     frames = PixelRule(
         processor=kind,
         shortest_edge=None,
         longest_edge=None,
         exact=None,
-        resample=filter_name(value["resample"], where),
+        resample=settings.filter_name(),
         crops=(),
-        rescale=float(value["rescale_factor"]) if value["do_rescale"] else None,
-        mean=channels(value["image_mean"]) if normalise else None,
-        std=channels(value["image_std"]) if normalise else None,
+        rescale=settings.number("rescale_factor") if settings.step("do_rescale") else None,
+        mean=settings.channels("image_mean") if normalise else None,
+        std=settings.channels("image_std") if normalise else None,
     )
-    return PatchRule(
-        frames=frames,
-        min_pixels=low,
-        max_pixels=high,
-        per_clip=per_clip,
-        patch=int(value["patch_size"]),
-        temporal=int(value["temporal_patch_size"]),
-        merge=int(value["merge_size"]),
-    )
+    return PatchRule(frames, low, high, per_clip, patch, temporal, merge)
 
 
-def _budget(value: dict[str, Any], *, older: bool, where: str) -> tuple[int, int]:
-    """(fewest, most) pixels. `older`: whether the processor knows `min_pixels` and `max_pixels` beside its size."""
-    size = value["size"]
-    low, high = (size.get(name) if isinstance(size, dict) else None for name in ("shortest_edge", "longest_edge"))
-    if older:
-        low, high = value.get("min_pixels") or low, value.get("max_pixels") or high
-    if not low or not high:
-        raise BadInput(
-            f"The processor {value['processor']} of {where} has the size {size!r}.",
-            "It takes shortest_edge and longest_edge, both in pixels of area.",
-        )
-    return int(low), int(high)
+def _budget(settings: Settings, *, with_limits: bool) -> tuple[int, int]:
+    """(fewest, most) pixels. `with_limits`: whether the processor takes `min_pixels` and `max_pixels` over its size."""
+    size = settings.values["size"]
+    size = size if isinstance(size, dict) else {}
+    limits: list[Any] = [size.get("shortest_edge"), size.get("longest_edge")]
+    if with_limits:
+        names = ("min_pixels", "max_pixels")
+        limits = [settings.values.get(name) or limit for name, limit in zip(names, limits, strict=True)]
+    if not all(map(is_length, limits)):
+        raise settings.error("size", "It takes shortest_edge and longest_edge, both in pixels of area.")
+    return int(limits[0]), int(limits[1])

@@ -21,7 +21,7 @@ from vfc.cache_schema.values.errors import BadInput, MissingPath
 from vfc.extract.frames.pixels import centre_crop, pixel_rule, read_pixel_rule, resized
 from vfc.extract.frames.processor_defaults import DEFAULTS, MODEL_TYPES
 
-SUITES = Path(__file__).parents[1] / "suites"
+SUITES = Path(__file__).parents[2] / "suites"
 
 
 @pytest.mark.parametrize("case", sorted(GOLDEN))
@@ -172,6 +172,45 @@ def test_files_are_looked_up_in_order(tmp_path: Path) -> None:
 def test_what_is_not_reproduced_is_refused_by_name(section: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         pixel_rule(section)
+
+
+@pytest.mark.parametrize("processor", ["ViTImageProcessor", "DINOv3ViTImageProcessor", "VideoLlavaVideoProcessor"])
+def test_null_switches_a_step_off(processor: str) -> None:
+    """Absent is the default, -1 to 1 or wider; null is off, 0 to 1."""
+    section = {"image_processor_type": processor, "size": {"height": 20, "width": 20}, "do_center_crop": None}
+    assert float(pixel_rule(section)(frames(20, 20)).min()) <= -1
+    off = pixel_rule({**section, "do_normalize": None})
+    assert (off.mean, off.std) == (None, None)
+    assert off.crops == ()
+    pixels = off(frames(20, 20))
+    assert (float(pixels.min()), float(pixels.max())) == (0.0, 1.0)
+    assert pixel_rule({**section, "do_rescale": None}).rescale is None
+    assert pixel_rule({**section, "do_resize": None}).exact is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "step"),
+    [
+        ("size", "do_resize"),
+        ("resample", "do_resize"),
+        ("crop_size", "do_center_crop"),
+        ("rescale_factor", "do_rescale"),
+        ("image_mean", "do_normalize"),
+        ("image_std", "do_normalize"),
+    ],
+)
+def test_null_is_refused_for_a_setting_that_a_step_needs(setting: str, step: str) -> None:
+    section = {"image_processor_type": "CLIPImageProcessor", setting: None}
+    with pytest.raises(BadInput, match=rf"CLIPImageProcessor of the checkpoint has {setting} null, which"):
+        pixel_rule(section)
+    pixel_rule({**section, step: False})
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "3"])
+def test_a_processor_file_that_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(text)
+    with pytest.raises(BadInput, match=r"preprocessor_config\.json is not (JSON|a JSON object)"):
+        read_pixel_rule(tmp_path, model_type="clip")
 
 
 def test_files_from_before_video_processors() -> None:

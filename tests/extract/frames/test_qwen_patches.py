@@ -126,6 +126,18 @@ def test_what_is_not_reproduced_is_refused(
         patch_rule(section, model_type=model_type, max_pixels=budget)
 
 
+def test_null_switches_a_step_off_and_is_refused_where_a_value_is_needed() -> None:
+    rule = patch_rule({"do_normalize": None, "min_pixels": None, "cap_pixels_per_frame": None}, model_type="qwen2_vl")
+    assert (rule.frames.mean, rule.frames.std) == (None, None)
+    assert rule.min_pixels == patch_rule({}, model_type="qwen2_vl").min_pixels
+    assert patch_rule({"do_rescale": None}, model_type="qwen3_vl").frames.rescale is None
+    for name in ("image_mean", "patch_size", "size", "resample"):
+        with pytest.raises(BadInput, match=f"has {name} null"):
+            patch_rule({name: None}, model_type="qwen3_vl")
+    with pytest.raises(BadInput, match="do_resize false, which is not reproduced"):
+        patch_rule({"do_resize": None}, model_type="qwen2_vl")
+
+
 def test_one_frame_makes_no_pair() -> None:
     with pytest.raises(RecordRejected, match="takes 2 frames or more; this clip has 1"):
         patch_rule({}, model_type="qwen3_vl")(frames(64, 64, 1))
