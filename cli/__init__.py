@@ -1,1 +1,1 @@
-"""The command line: the dataclasses of the other rooms, read aloud."""
+"""The command line: its options are made from the settings dataclasses of the other rooms."""

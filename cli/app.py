@@ -1,4 +1,4 @@
-"""The way in: `vfc`. A table of commands, each imported only when called; errors in two lines and an exit code."""
+"""The command `vfc`: a table of commands, each imported when it is called; errors as two lines and an exit code."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _SLOW: Final = {"episodes", "eval", "probe-layers"}
 
 
 class Lazy(TyperCommand):
-    """A command known by its name and one line of help until it is called.
+    """A command of which only the name and one line of help are loaded until it is called.
 
     `slow`: its flags are defined beside code that imports torch, so the paths on the line are checked before.
     """
@@ -76,21 +76,21 @@ class Lazy(TyperCommand):
 
 
 class LazyGroup(TyperGroup):
-    """A group that imports a command only when it is called, not to list it."""
+    """A group that imports a command when it is called, not to list it."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """The command that is asked for, imported now."""
+        """Import the command that is called."""
         name, command, rest = super().resolve_command(ctx, args)
         if isinstance(command, Lazy) and command.slow and not ctx.resilient_parsing:
             check_words(rest)
         try:
             return name, command.load() if isinstance(command, Lazy) else command, rest
         except KeyboardInterrupt:
-            # Left to typer, Ctrl-C during these seconds of importing would end without a word or a document.
+            # typer would end Ctrl-C during these imports without a message or a JSON document.
             raise SystemExit(_INTERRUPTED) from None
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """A group alone shows its help."""
+        """Show the help of a group that is called without a command."""
         return super().parse_args(ctx, args or ["--help"])
 
 
@@ -104,8 +104,8 @@ def _imported(target: str) -> Callable[[], TyperCommand | TyperGroup]:
     return load
 
 
-def _print_version(wanted: bool) -> None:
-    if not wanted:
+def _print_version(show: bool) -> None:
+    if not show:
         return
     from importlib.metadata import PackageNotFoundError, version
 
@@ -120,7 +120,7 @@ def _print_version(wanted: bool) -> None:
 
 
 def group(name: str, line: str, entries: Mapping[str, Lazy], epilog: str = "") -> LazyGroup:
-    """A command that holds commands."""
+    """A command with sub-commands."""
     app = typer.Typer(
         name=name,
         cls=LazyGroup,
@@ -151,7 +151,7 @@ def root() -> LazyGroup:
     @app.callback()
     def _(
         version: Annotated[
-            bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show versions and leave.")
+            bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show versions and exit.")
         ] = False,
     ) -> None:
         return
@@ -172,27 +172,27 @@ def _fail(error: str, problem: str, remedy: str, exit_code: int, *, json: bool) 
 
 def _stopped(exit_code: int, *, json: bool) -> int:
     how = "Interrupted" if exit_code == _INTERRUPTED else "Terminated"
-    return _fail(how, f"{how}.", "What was committed stays; the same line goes on from there.", exit_code, json=json)
+    return _fail(how, f"{how}.", "What was committed is kept; the same command continues.", exit_code, json=json)
 
 
 def _usage(error: TyperException, json: bool) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "vfc"
     problem = " ".join(error.format_message().split())
-    known = getattr(getattr(context, "command", None), "commands", ())
-    remedy = f"Known: {', '.join(known)}." if "No such command" in problem else f"See {path} --help."
+    commands = getattr(getattr(context, "command", None), "commands", ())
+    remedy = f"Known: {', '.join(commands)}." if "No such command" in problem else f"See {path} --help."
     return _fail("UsageError", problem, remedy, 2, json=json)
 
 
 def _of_system(error: OSError) -> VfcError | None:
-    """The answer to a full or read-only disk and to a path that cannot be, wherever they show."""
+    """The two-line error for a full disk, a read-only disk or an impossible path; None for other errors."""
     where = f" ({error.filename2 or error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Refused(f"The disk is full{where}.", "Make room and run the same line again; what was committed stays.")
+        return Refused(f"The disk is full{where}.", "Free some space and run the same command again.")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return ReadOnlyTarget(f"{error.strerror}{where}.", "Give a place that you may write to, or change its mode.")
+        return ReadOnlyTarget(f"{error.strerror}{where}.", "Give another path, or change its permissions.")
     if error.errno in (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG):
-        return BadInput(f"{error.strerror}{where}.", "Give a file where one is asked for, a folder where one is.")
+        return BadInput(f"{error.strerror}{where}.", "Check which paths must be files and which folders.")
     return None
 
 
@@ -201,7 +201,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run one command line and return its exit code: see DESIGN section 4 for their meaning."""
+    """Run one command line and return its exit code."""
     json = "--json" in argv
     try:
         code = root().main(list(argv), prog_name="vfc", standalone_mode=False)
@@ -215,9 +215,9 @@ def run(argv: Sequence[str]) -> int:
     except TyperException as error:
         return _usage(error, json)
     except Exception as error:
-        known = _of_system(error) if isinstance(error, OSError) else None
-        if known is not None:
-            return _fail(type(known).__name__, known.problem, known.remedy, known.exit_code, json=json)
+        vfc_error = _of_system(error) if isinstance(error, OSError) else None
+        if vfc_error is not None:
+            return _fail(type(vfc_error).__name__, vfc_error.problem, vfc_error.remedy, vfc_error.exit_code, json=json)
         traceback.print_exc()
         return _fail("Bug", f"This is a bug in vfc: {error!r}.", "Please report the lines above.", 1, json=json)
 

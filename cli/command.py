@@ -1,6 +1,6 @@
-"""What a command of `vfc` is: a config dataclass, a function, an example; and what every command has in common.
+"""A command of `vfc`: a settings dataclass, a function and an example; and the options that all commands share.
 
-Data goes to stdout, talk to stderr. With `--json` stdout carries exactly one document, also on failure.
+Results go to stdout, messages to stderr. With `--json` stdout is exactly one document, also on failure.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HELP: Final = {"help_option_names": ["-h", "--help"]}
 
 @dataclass(frozen=True)
 class CommonOptions:
-    """The flags every command has besides those of its own."""
+    """The options of every command."""
 
     json: bool = field(
         default=False,
@@ -79,7 +79,7 @@ class FlagCommand(TyperCommand):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command hands back: a JSON document, the same for a person to read, an exit code."""
+    """The result of a command: a JSON document, the same as text, an exit code."""
 
     document: Mapping[str, Any]
     text: str
@@ -88,7 +88,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Command(Generic[Config]):
-    """`name` as typed (`store verify`), one line of help, the settings, the work, an example that works."""
+    """Name as typed (`store verify`), one line of help, settings, the function to run, an example that works."""
 
     name: str
     help: str
@@ -98,7 +98,7 @@ class Command(Generic[Config]):
     more: str = ""
 
     def build(self) -> TyperCommand:
-        """The command as typer knows it, its flags read off the dataclasses."""
+        """The command for typer, with one option per field of the dataclasses."""
 
         def call(**typed: Any) -> int:
             try:
@@ -106,12 +106,12 @@ class Command(Generic[Config]):
             except KeyboardInterrupt:
                 raise SystemExit(128 + signal.SIGINT) from None
             except BrokenPipeError:
-                # The reader of the pipe has gone, as `head` does: nothing may be written at exit either.
+                # The reader of the pipe has closed it, as `head` does: nothing may be written at exit either.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 return 128 + signal.SIGPIPE
 
         listed = [*flags(self.config), *flags(CommonOptions)]
-        # Positional ones first: Python's signatures and typer's usage line both want it so.
+        # Positional ones first: Python's signatures and typer's usage line both require it.
         listed.sort(key=lambda flag: not flag.metadata.get("argument"))
         call.__dict__["__signature__"] = inspect.Signature([parameter(flag) for flag in listed])
         app = typer.Typer(add_completion=False, rich_markup_mode="rich", context_settings=HELP)
@@ -144,14 +144,14 @@ class Command(Generic[Config]):
 
 
 def print_document(command: str, exit_code: int, content: Mapping[str, Any]) -> None:
-    """The one JSON document of a command on stdout: versioned, with its exit code."""
+    """Print the JSON document of a command on stdout: versioned, with its exit code."""
     schema = f"vfc.{command.replace(' ', '.')}/1"
     document = {"schema": schema, "ok": exit_code == 0, "exit_code": exit_code, **content}
     print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Aligned text columns, under their names if they have any; numbers to the right. Plain, for pipes to read."""
+    """Aligned text columns, under their names if they have any; numbers to the right."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
     numeric = [all(isinstance(row[i], int | float) for row in rows) and bool(rows) for i in range(len(columns))]
@@ -175,7 +175,7 @@ def module_file(folder: str, name: str) -> Path:
 
 
 def first_sentence(file: Path) -> str:
-    """What a module says of itself in its first line, read without importing it."""
+    """The first line of the docstring of a module, read without importing it."""
     return (ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "").split("\n", 1)[0]
 
 

@@ -1,4 +1,4 @@
-"""`vfc demo`: everything once, from rendered clips to a trained head, with no network, no data and no GPU."""
+"""`vfc demo`: from rendered clips to a trained head, without network, data or GPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NEXT = "vfc extract --model image --checkpoint google/vit-base-patch16-224 --vi
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Where the demo works, and how much of it there is."""
+    """Folder and size of the demo."""
 
     out: Path = field(default=Path("vfc-demo"), metadata={"help": "Folder of clips, model, store and run"})
     clips_per_class: int = field(default=12, metadata={"help": "Clips rendered per class"})
@@ -41,10 +41,10 @@ class DemoConfig:
 
 
 def run(config: DemoConfig, progress: Progress) -> Outcome:
-    """Render, extract, verify, train, compare; each step goes on from what an earlier demo left.
+    """Render, extract, verify, train, compare; each step continues from the files of an earlier demo.
 
     Raises:
-        Damaged: the store it made is not what was committed.
+        Damaged: the store does not hold what was committed.
         RecipeMismatch: the folder holds a demo with other settings.
     """
     # A head this small gains nothing from threads, and loses much where other work keeps the cores busy.
@@ -63,9 +63,9 @@ def run(config: DemoConfig, progress: Progress) -> Outcome:
     videos, store, runs = config.out / "videos", config.out / "store", config.out / "prototype"
     clips = render_collection(videos, clips_per_class=config.clips_per_class, seed=config.seed, progress=progress)
     model = write_tiny_vit(config.out / "model", config.seed)
-    made = extract(ExtractConfig(videos=clips, model="image", checkpoint=str(model), out=store), progress)
-    whole = verify(store, progress)
-    if not whole.ok:
+    summary = extract(ExtractConfig(videos=clips, model="image", checkpoint=str(model), out=store), progress)
+    check = verify(store, progress)
+    if not check.ok:
         raise Damaged(f"The demo's store {store} is damaged.", f"See what is wrong: vfc store verify {store}")
     result = train(
         "prototype",
@@ -79,10 +79,10 @@ def run(config: DemoConfig, progress: Progress) -> Outcome:
     free = max(row["baselines"], key=lambda baseline: baseline["accuracy"])
     document = {
         "folder": str(config.out),
-        "clips": whole.records,
-        "failed": len(made.failed) + len(made.failed_before),
-        "store_bytes": whole.bytes,
-        "store_digest": made.digest,
+        "clips": check.records,
+        "failed": len(summary.failed) + len(summary.failed_before),
+        "store_bytes": check.bytes,
+        "store_digest": summary.digest,
         "chance": 1 / row["way"],
         "training_free": free,
         "trained": {name: row[name] for name in ("accuracy", "interval", "tasks", "list_digest")},
@@ -99,7 +99,7 @@ def _report(config: DemoConfig, document: dict[str, Any], row: dict[str, Any]) -
 
     free, trained = document["training_free"], document["trained"]
     gain = f"{100 * free['difference']:+.1f} ± {100 * free['difference_interval']:.1f} points"
-    shown = table(
+    comparison = table(
         (f"{row['way']}-way {row['shot']}-shot, classes never trained on", "accuracy", "trained - this, paired"),
         (
             ("chance", share(document["chance"]), f"{100 * (trained['accuracy'] - document['chance']):+.1f} points"),
@@ -117,7 +117,7 @@ def _report(config: DemoConfig, document: dict[str, Any], row: dict[str, Any]) -
         [
             f"{document['clips']} clips became a verified store of {human_bytes(document['store_bytes'])}.",
             "",
-            shown,
+            comparison,
             f"{trained['tasks']} frozen tasks (list {trained['list_digest'][:12]}), 95 % intervals over tasks.",
             "",
             f"Clips, model, store and report.html are in {out}/. The same by hand:",

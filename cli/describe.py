@@ -1,4 +1,4 @@
-"""`vfc describe`: sentences about the classes of a data set, written by a language model on this machine."""
+"""`vfc describe`: a language model on this machine writes sentences about the classes of a data set."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def _describe(config: DescribeConfig, progress: Progress) -> Outcome:
     from vfc.extract.language.class_descriptions import describe_classes
 
-    found = describe_classes(config, progress)
-    return Outcome(found.to_json(), "\n".join(found.lines()), found.exit_code)
+    written = describe_classes(config, progress)
+    return Outcome(written.to_json(), "\n".join(written.lines()), written.exit_code)
 
 
 def describe() -> TyperCommand:

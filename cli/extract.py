@@ -1,4 +1,4 @@
-"""`vfc extract` and `vfc plan`: from videos to a store, and what that would take."""
+"""`vfc extract` and `vfc plan`: extract features of videos into a store, or estimate the work."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def _extract(config: ExtractConfig, progress: Progress) -> Outcome:
 def _plan(config: PlanConfig, progress: Progress) -> Outcome:
     from vfc.extract.pipeline.plan import plan
 
-    found = plan(config, progress)
-    return Outcome(found.to_json(), "\n".join(found.lines()))
+    estimate = plan(config, progress)
+    return Outcome(estimate.to_json(), "\n".join(estimate.lines()))
 
 
 def extract() -> TyperCommand:

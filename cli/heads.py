@@ -1,4 +1,4 @@
-"""`vfc eval`, `probe-layers`, `episodes` and `train-head <method>`: what `heads` can do with a store."""
+"""`vfc eval`, `probe-layers`, `episodes` and `train-head <method>`: evaluation and training on a store."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class _Result(Protocol):
 
 
 def tables_text(tables: Iterable[Table]) -> str:
-    """Tables of a report, one below the other, each under its title."""
-    return "\n\n".join(f"{shown.title}\n{table(shown.columns, shown.rows)}" for shown in tables)
+    """The tables of a report as text, each with its title."""
+    return "\n\n".join(f"{each.title}\n{table(each.columns, each.rows)}" for each in tables)
 
 
 def _outcome(result: _Result) -> Outcome:
@@ -100,7 +100,7 @@ def _train_head(name: str) -> Callable[[], TyperCommand]:
 
         parts = lookup.configs(name)
         # The settings of the task, of the head and of the training, side by side as one dataclass.
-        whole = dataclasses.make_dataclass(
+        settings = dataclasses.make_dataclass(
             "TrainHead",
             [(part, type(value), dataclasses.field(default=value)) for part, value in parts.items()],
             frozen=True,
@@ -108,12 +108,12 @@ def _train_head(name: str) -> Callable[[], TyperCommand]:
 
         def run(config: Any, progress: Progress) -> Outcome:
             result = train(name, config.task, config.head, config.train, progress)
-            shown = _outcome(result)
-            said = f"Weights, curve, settings and report.html: {result.folder}"
-            return dataclasses.replace(shown, text=f"{shown.text}\n\n{said}")
+            outcome = _outcome(result)
+            files = f"Weights, curve, settings and report.html: {result.folder}"
+            return dataclasses.replace(outcome, text=f"{outcome.text}\n\n{files}")
 
         example = getattr(lookup.find(name), "EXAMPLE", f"vfc train-head {name} --cache ./store")
-        return Command(f"train-head {name}", _about(name), whole, run, example).build()
+        return Command(f"train-head {name}", _about(name), settings, run, example).build()
 
     return load
 

@@ -73,12 +73,12 @@ def list_models(config: ListConfig, progress: Progress) -> Outcome:
     """Every family by its file, with its own checkpoint."""
     from vfc.extract.backbone import family_names
 
-    found = [
+    families = [
         {"model": name, "checkpoint": _default_checkpoint(_file(name)), "about": first_sentence(_file(name))}
         for name in family_names()
     ]
-    rows = [(each["model"], each["checkpoint"] or "give --checkpoint", each["about"]) for each in found]
-    return Outcome({"models": found}, table(("model", "weights", "about"), rows))
+    rows = [(each["model"], each["checkpoint"] or "give --checkpoint", each["about"]) for each in families]
+    return Outcome({"models": families}, table(("model", "weights", "about"), rows))
 
 
 def show(config: ShowConfig, progress: Progress) -> Outcome:
@@ -100,7 +100,7 @@ def show(config: ShowConfig, progress: Progress) -> Outcome:
         storage=config.dtype,
         max_pixels=config.max_pixels,
     )
-    found = describe(config.model, options, size=config.size, prompt=config.prompt, pool=config.pool)
+    card = describe(config.model, options, size=config.size, prompt=config.prompt, pool=config.pool)
 
     def row(where: str, each: dict[str, Any]) -> tuple[str, ...]:
         shape = ", ".join("L" if size is None else str(size) for size in each["shape"])
@@ -109,17 +109,17 @@ def show(config: ShowConfig, progress: Progress) -> Outcome:
         return where, each["name"], f"[{shape}]{rows}", each["dtype"], size, each["layout"]
 
     columns = ("array", "shape", "dtype", "per record", "layout")
-    could = [row(layer, each) for known in found["layers"].values() for layer, each in known.items()]
-    would = [row(kind, each) for kind, specs in found["record"].items() for each in specs]
+    could = [row(layer, each) for layers in card["layers"].values() for layer, each in layers.items()]
+    would = [row(kind, each) for kind, specs in card["record"].items() for each in specs]
     text = (
         f"{config.model}: layers that could be kept (--layer; of a text tower: --text-layer)\n"
         f"{table(('layer', *columns), could)}\n\n"
         f"With these flags a record is\n{table(('kind', *columns), would)}"
     )
-    totals = [f"{kind}: {human_bytes(size)}" for kind, size in found["bytes"].items() if size]
+    totals = [f"{kind}: {human_bytes(size)}" for kind, size in card["bytes"].items() if size]
     if totals:
-        text += f"\n\nBytes per record, {found['assumed']}: {', '.join(totals)}"
-    return Outcome(found, text)
+        text += f"\n\nBytes per record, {card['assumed']}: {', '.join(totals)}"
+    return Outcome(card, text)
 
 
 _LIST = Command("models list", "List the families of models.", ListConfig, list_models, "vfc models list")

@@ -1,4 +1,4 @@
-"""`vfc predict`: from clips to their likeliest class, by a trained head and a few labelled clips."""
+"""`vfc predict`: classify clips with a trained few-shot head and a few labelled clips."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 
 from vfc.cache_schema.parts.atomic_files import replace_file
 from vfc.cache_schema.reader import open_store
-from vfc.cache_schema.values.errors import BadInput, MissingPath
+from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import digest
 
@@ -57,25 +57,22 @@ class PredictConfig:
 
 
 def run(config: PredictConfig, progress: Progress) -> Outcome:
-    """Extract both sides as the head's recipe says, compare recipes, score.
+    """Extract labelled and query clips by the recipe of the head, compare recipes, score.
 
     Raises:
-        MissingPath: no such run, folder or clip; no training store, where its projection or prompt is needed.
+        MissingPath: no such run; no training store, if its projection or prompt is needed.
         BadInput: a clip that could not be read; a head whose text depends on a list of tasks.
-        RecipeMismatch: the features came out made in another way, with the difference.
+        RecipeMismatch: the features were made in another way, with the difference.
     """
     from vfc.extract.pipeline.run import extract
     from vfc.extract.prompting.prompts import TEMPLATES
     from vfc.heads.evaluation.predict import Run, predict
 
     head = Run.read(config.head)
-    for path in (config.support, *config.query):
-        if not path.exists():
-            raise MissingPath(f"There is no {path}.", "Give a folder for --support and video files for --query.")
     training_store = head.training_store(config.cache, own_prompts=TEMPLATES)
     stores = {}
     for name, videos in (("support", config.support), ("query", _list(config))):
-        # Other clips are another store, so that what an earlier call left cannot be taken for what is asked now.
+        # Other clips go to another store, so that features of an earlier call are not used by mistake.
         paths = [str(path.resolve()) for path in (config.query if name == "query" else (videos,))]
         out = stores[name] = config.out / f"{name}-{digest([*paths])[:12]}"
         progress.say(f"Features of the {name} clips: {out}")
@@ -93,7 +90,7 @@ def run(config: PredictConfig, progress: Progress) -> Outcome:
 
 
 def _list(config: PredictConfig) -> Path:
-    """The query clips as a table, so that they may lie anywhere."""
+    """Write the query clips as a list, because they may be in any folder."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(("path", "label"))

@@ -1,6 +1,6 @@
-"""How work is shown, always on stderr: a bar on a terminal, plain lines elsewhere, JSON lines on request.
+"""Progress on stderr: a bar on a terminal, plain lines elsewhere, JSON lines on request.
 
-Each class implements `vfc.cache_schema.values.progress.Progress` and is a context manager that tidies up after itself.
+Each class implements `vfc.cache_schema.values.progress.Progress`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ Style = Literal["auto", "bar", "plain", "jsonl", "none"]
 
 
 class Shown(Progress, Protocol):
-    """A Progress with an end: the last stage is closed and the terminal given back."""
+    """A Progress that is closed at the end: it reports the last stage and releases the terminal."""
 
     def close(self) -> None:
-        """The work is over, well or not; says the last stage's count. May be called twice."""
+        """End the last stage and report its count. May be called twice."""
 
 
 def duration(seconds: float) -> str:
     """1:05 for 65 seconds, 2:00:00 for two hours."""
-    whole = max(0, round(seconds))
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    total = max(0, round(seconds))
+    hours, minutes, rest = total // 3600, total // 60 % 60, total % 60
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
@@ -41,7 +41,7 @@ def figures(rate: float) -> str:
 
 
 class Stage:
-    """The count, rate and time left of the stage at work."""
+    """Count, rate and remaining time of the current stage."""
 
     def __init__(self, label: str, total: int | None, unit: str, now: float) -> None:
         self.label, self.total, self.unit = label, total, unit
@@ -76,11 +76,11 @@ class Lines:
         self._out, self._every, self._clock = out, every_seconds, clock
         self._stage: Stage | None = None
         self._last = 0.0
-        # Progress may be reported from a writer's thread while the main thread reports too.
+        # The writer thread and the main thread may report at the same time.
         self._lock = threading.Lock()
 
     def begin(self, label: str, total: int | None, unit: str = "records") -> None:
-        """Close the stage before, and start counting anew."""
+        """End the stage before and start a new count."""
         with self._lock:
             self._end()
             self._last = self._clock()
@@ -88,7 +88,7 @@ class Lines:
             self._started(self._stage)
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """Count; write when the last line is long enough ago."""
+        """Count, and write a line if the last one is old enough."""
         with self._lock:
             if self._stage is None:
                 return
@@ -99,7 +99,7 @@ class Lines:
                 self._report(self._stage, ended=False)
 
     def say(self, line: str) -> None:
-        """Write the line at once."""
+        """Write the line now."""
         with self._lock:
             self._write(line)
 
@@ -202,7 +202,7 @@ class Bar:
 
 
 class Quiet:
-    """Shows nothing."""
+    """No progress."""
 
     def begin(self, label: str, total: int | None, unit: str = "records") -> None:
         """Nothing."""
@@ -218,7 +218,7 @@ class Quiet:
 
 
 def show(style: Style, out: TextIO | None = None) -> Shown:
-    """What `--progress` asks for; `auto` is a bar on a terminal and plain lines elsewhere."""
+    """The progress of a `--progress` style; `auto` is a bar on a terminal and plain lines elsewhere."""
     out = sys.stderr if out is None else out
     if style == "auto":
         style = "bar" if out.isatty() else "plain"

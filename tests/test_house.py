@@ -182,8 +182,8 @@ def import_layers(room: str) -> list[list[str]]:
 @pytest.mark.parametrize("room", ROOMS)
 def test_sub_rooms_import_in_one_direction(room: str) -> None:
     layers = import_layers(room)
-    shown = "\n".join(f"{number}: {', '.join(layer)}" for number, layer in enumerate(layers, 1))
-    assert not [part for part in layers[-1] if part.startswith("circle")], f"layers of {room}:\n{shown}"
+    listing = "\n".join(f"{number}: {', '.join(layer)}" for number, layer in enumerate(layers, 1))
+    assert not [part for part in layers[-1] if part.startswith("circle")], f"layers of {room}:\n{listing}"
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -234,8 +234,8 @@ def test_every_module_says_in_one_line_what_it_is() -> None:
 def test_the_generated_file_map_lists_every_file() -> None:
     listed = {path for path, _ in file_map().entries()}
     assert {str(path.relative_to(ROOT)) for path in ALL} <= listed
-    shown = file_map().markdown()
-    assert all(f"`{path.name}`" in shown for path in ALL if path.name != "__init__.py")
+    page = file_map().markdown()
+    assert all(f"`{path.name}`" in page for path in ALL if path.name != "__init__.py")
 
 
 def test_every_extra_is_imported_somewhere() -> None:

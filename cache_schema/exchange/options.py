@@ -27,7 +27,7 @@ class ImportOptions:
     made_by: str = field(
         default="",
         metadata={
-            "help": "How the features were made, as text for the recipe; default: that of the first import",
+            "help": "How the features were made, for the recipe; default: the first file identifies them",
             "panel": "Input",
         },
     )

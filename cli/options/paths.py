@@ -30,6 +30,7 @@ _INPUTS: Final = {
     "support": "Give a folder with one subfolder of labelled videos per class.",
     "test_list": "Give the official list of test videos.",
     "train_list": "Give the official list of training videos.",
+    "flow": "Give the folder of flow files of these clips.",
     "videos": "Give a folder of videos, or a list of them (CSV, JSONL or a published list).",
 }
 

@@ -1,4 +1,4 @@
-"""`vfc store <verb>`: look at a store, mend it, make others from it, take in and give out features."""
+"""`vfc store <verb>`: inspect and repair a store, make others from it, import and export features."""
 
 from __future__ import annotations
 

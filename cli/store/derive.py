@@ -1,4 +1,4 @@
-"""Verbs that make a store from a store; the source stays as it is."""
+"""`vfc store merge|convert|materialize`: make a new store from others, which are not changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OUT = {"help": "Store to create or to add to", "panel": "Output"}
 
 @dataclass(frozen=True)
 class MergeConfig:
-    """Which stores, into which."""
+    """The stores to merge, and the result."""
 
     stores: tuple[Path, ...] = field(
         metadata={"help": "Stores with the same recipe", "argument": True, "metavar": "STORE..."}
@@ -31,7 +31,7 @@ class MergeConfig:
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Which store, into which dtype."""
+    """The store to convert, and the dtype."""
 
     store: Path = field(metadata={"help": "The store", "argument": True})
     out: Path = field(metadata=_OUT)
@@ -43,7 +43,7 @@ class ConvertConfig:
 
 @dataclass(frozen=True)
 class MaterializeConfig:
-    """Which store, made smaller how."""
+    """The store, and how it is made smaller."""
 
     store: Path = field(metadata={"help": "The store", "argument": True})
     shrink: Reduction = field(default_factory=Reduction)
@@ -59,11 +59,14 @@ def _merge(config: MergeConfig, progress: Progress) -> Outcome:
 
     done = merge(config.stores, config.out, progress)
     rows = [
-        (str(path), taken, there) for path, taken, there in zip(config.stores, done.taken, done.present, strict=True)
+        (str(path), added, present)
+        for path, added, present in zip(config.stores, done.taken, done.present, strict=True)
     ]
-    lines = [table(("from", "taken", "there already"), rows), f"{done.path}: {count(done.records, 'record')}"]
+    lines = [table(("from", "added", "present before"), rows), f"{done.path}: {count(done.records, 'record')}"]
     lines += (
-        [f"Annotations that disagree, of which the first counts: {', '.join(done.conflicts)}"] if done.conflicts else []
+        [f"Annotations that differ (those of the first store are used): {', '.join(done.conflicts)}"]
+        if done.conflicts
+        else []
     )
     return Outcome(done.to_json(), "\n".join(lines))
 
@@ -71,13 +74,13 @@ def _merge(config: MergeConfig, progress: Progress) -> Outcome:
 def _derived(done: Derivation) -> Outcome:
     lines = [
         f"{done.path} from {done.parent}: {count(done.added, 'record')} added, {done.replaced} replaced, "
-        f"{done.present} there already"
+        f"{done.present} present before"
     ]
     rows = [(kind, spec.name, shape(spec), spec.dtype) for kind, specs in done.kinds.items() for spec in specs]
     lines.append(table(("kind", "array", "shape", "dtype"), rows))
     lines += [f"{array}: the projection keeps {100 * share:.1f} %" for array, share in done.explained.items()]
     lines += [f"{name}: {reason}" for name, reason in done.rejected]
-    lines += [f"{count(done.orphans, 'record')} whose source is gone"] if done.orphans else []
+    lines += [f"{count(done.orphans, 'record')} without a source record"] if done.orphans else []
     return Outcome(done.to_json(), "\n".join(lines), 3 if done.rejected else 0)
 
 
@@ -90,8 +93,10 @@ def _convert(config: ConvertConfig, progress: Progress) -> Outcome:
 def _materialize(config: MaterializeConfig, progress: Progress) -> Outcome:
     from vfc.cache_schema.upkeep import materialize
 
-    found = materialize(config.store, config.shrink, progress, name=config.name, out=config.out, arrays=config.arrays)
-    return _derived(found)
+    derivation = materialize(
+        config.store, config.shrink, progress, name=config.name, out=config.out, arrays=config.arrays
+    )
+    return _derived(derivation)
 
 
 COMMANDS: tuple[Command[Any], ...] = (

@@ -1,4 +1,4 @@
-"""What comes into a store from other programs, and what goes out to them."""
+"""`vfc store import|export`: features of other programs into a store, and from a store into other formats."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """Which features, into which store, how."""
+    """The features, the store, and how they are read."""
 
     source: Path = field(metadata={"help": "Folder or file of features", "argument": True})
     out: Path = field(metadata={"help": "Store to create or to add to", "panel": "Output"})
@@ -27,7 +27,7 @@ class ImportConfig:
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Which store, into which format."""
+    """The store, and the format."""
 
     store: Path = field(metadata={"help": "The store", "argument": True})
     format: Literal["hdf5", "npy", "safetensors"] = field(metadata={"help": "Format of the export", "panel": "Output"})
@@ -55,9 +55,9 @@ def _import(config: ImportConfig, progress: Progress) -> Outcome:
         f"{done.present:,} there already, {done.checked:,} read back"
     ]
     if done.splits:
-        rows = [(name, f"{there} of {named} videos named") for name, (there, named) in sorted(done.splits.items())]
+        rows = [(name, f"{matched} of {named} videos named") for name, (matched, named) in sorted(done.splits.items())]
         lines.append(table(("annotations", "with a record"), rows))
-    trimmed = [f"{name}, {steps} steps of features, {told} of labels" for name, steps, told in done.trimmed]
+    trimmed = [f"{name}, {steps} steps of features, {labels} of labels" for name, steps, labels in done.trimmed]
     lines += _few("trimmed to the shorter", trimmed)
     lines += _few("no label", done.unlabelled)
     lines += _few("a label, but no record", done.strangers)
@@ -68,7 +68,7 @@ def _import(config: ImportConfig, progress: Progress) -> Outcome:
 
 
 def _few(what: str, lines: Sequence[str]) -> list[str]:
-    """The first of many lines, and how many more there are."""
+    """The first lines, each after its title, and the number of the others."""
     more = [f"{what}: and {len(lines) - _SHOWN:,} more (all of them with --json)"] if len(lines) > _SHOWN else []
     return [*(f"{what}: {line}" for line in lines[:_SHOWN]), *more]
 

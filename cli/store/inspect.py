@@ -1,4 +1,4 @@
-"""Look at stores: what one holds, whether it is whole, how two differ. Writes nothing."""
+"""`vfc store inspect|verify|compare`: contents of a store, its checksums, differences of two. Writes nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """Which store."""
+    """The store."""
 
     store: Path = field(metadata={"help": "The store", "argument": True})
 
@@ -31,9 +31,9 @@ def count(number: int, noun: str) -> str:
 
 
 def names(keys: Sequence[Key]) -> str:
-    """Keys, one a line, the first few."""
-    said = [f"    {key.kind} {key.name}" + (f" view {key.view}" if key.view else "") for key in keys[:_SHOWN]]
-    return "\n".join([*said, *([f"    and {len(keys) - _SHOWN:,} more"] if len(keys) > _SHOWN else [])])
+    """The first keys, one per line, and the number of the others."""
+    lines = [f"    {key.kind} {key.name}" + (f" view {key.view}" if key.view else "") for key in keys[:_SHOWN]]
+    return "\n".join([*lines, *([f"    and {len(keys) - _SHOWN:,} more"] if len(keys) > _SHOWN else [])])
 
 
 def shape(spec: ArraySpec) -> str:
@@ -44,11 +44,11 @@ def shape(spec: ArraySpec) -> str:
 def _inspect(config: StoreConfig, progress: Progress) -> Outcome:
     from vfc.cache_schema.upkeep import inspect
 
-    found = inspect(config.store, progress)
+    report = inspect(config.store, progress)
     lines = [
-        f"{found.path}: {count(found.records, 'record')}, {human_bytes(found.bytes)}",
-        f"store digest   {found.digest}",
-        f"recipe digest  {found.recipe_digest}",
+        f"{report.path}: {count(report.records, 'record')}, {human_bytes(report.bytes)}",
+        f"store digest   {report.digest}",
+        f"recipe digest  {report.recipe_digest}",
     ]
     arrays = [
         (
@@ -61,11 +61,11 @@ def _inspect(config: StoreConfig, progress: Progress) -> Outcome:
             spec.dtype,
             spec.layout,
         )
-        for kind in found.kinds
+        for kind in report.kinds
         for spec in kind.arrays
     ]
     lines += ["", table(("kind", "records", "parts", "on disk", "array", "shape", "dtype", "layout"), arrays)]
-    if found.annotations:
+    if report.annotations:
         sets = [
             (
                 one.name,
@@ -74,34 +74,34 @@ def _inspect(config: StoreConfig, progress: Progress) -> Outcome:
                 " ".join(f"{s} {n}" for s, n in sorted(one.splits.items())),
                 one.digest[:12],
             )
-            for one in found.annotations
+            for one in report.annotations
         ]
         lines += ["", table(("annotations", "rows", "classes", "splits", "digest"), sets)]
-    lines += ["", "recipe", json.dumps(found.recipe, indent=2, ensure_ascii=False)]
-    lines += [f"{axis}s: {', '.join(ids)}" for axis, ids in sorted(found.axes.items())]
+    lines += ["", "recipe", json.dumps(report.recipe, indent=2, ensure_ascii=False)]
+    lines += [f"{axis}s: {', '.join(ids)}" for axis, ids in sorted(report.axes.items())]
     aside = {
-        "derived stores": found.derived,
-        "projections": found.projections,
-        "tails": found.tails,
-        "quarantined parts": found.quarantined,
+        "derived stores": report.derived,
+        "projections": report.projections,
+        "tails": report.tails,
+        "quarantined parts": report.quarantined,
     }
     lines += [f"{what}: {', '.join(names)}" for what, names in aside.items() if names]
-    if found.duplicates or found.deleted:
+    if report.duplicates or report.deleted:
         lines.append(
-            f"{found.duplicates:,} duplicates and {found.deleted:,} deleted records: vfc store compact drops them"
+            f"{report.duplicates:,} duplicates and {report.deleted:,} deleted records: vfc store compact drops them"
         )
-    if found.failures:
-        lines.append(f"{count(len(found.failures), 'failure')}:")
-        lines += [f"    {row['name']}: {row['reason']}" for row in found.failures[:_SHOWN]]
-    return Outcome(found.to_json(), "\n".join(lines))
+    if report.failures:
+        lines.append(f"{count(len(report.failures), 'failure')}:")
+        lines += [f"    {row['name']}: {row['reason']}" for row in report.failures[:_SHOWN]]
+    return Outcome(report.to_json(), "\n".join(lines))
 
 
 def damage(parts: Sequence[DamagedPart]) -> list[str]:
-    """What is wrong with each part, and which records it costs."""
+    """The faults of each part, and the records that are lost with it."""
     lines = []
     for part in parts:
         lines += [f"  {part.part}: {fault.file or 'part'}: {fault.problem}" for fault in part.faults]
-        lines.append(f"    costs {count(len(part.keys), 'named record')}, {part.unnamed:,} unnamed")
+        lines.append(f"    lost: {count(len(part.keys), 'named record')}, {part.unnamed:,} unnamed")
         lines += [names(part.keys)] if part.keys else []
     return lines
 
@@ -109,18 +109,18 @@ def damage(parts: Sequence[DamagedPart]) -> list[str]:
 def _verify(config: StoreConfig, progress: Progress) -> Outcome:
     from vfc.cache_schema.upkeep import verify
 
-    found = verify(config.store, progress)
-    read = f"{count(found.parts, 'part')}, {count(found.records, 'record')}, {human_bytes(found.bytes)}"
-    if found.ok:
-        return Outcome(found.to_json(), f"{found.path}: {read}; every byte is what was committed.")
-    lines = [f"{found.path}: damaged. {read}.", *damage(found.damaged), *(f"  {fault}" for fault in found.other)]
-    lines.append(f"Next: vfc store repair {found.path} --yes")
-    return Outcome(found.to_json(), "\n".join(lines), 4)
+    report = verify(config.store, progress)
+    read = f"{count(report.parts, 'part')}, {count(report.records, 'record')}, {human_bytes(report.bytes)}"
+    if report.ok:
+        return Outcome(report.to_json(), f"{report.path}: {read}; every byte is what was committed.")
+    lines = [f"{report.path}: damaged. {read}.", *damage(report.damaged), *(f"  {fault}" for fault in report.other)]
+    lines.append(f"Next: vfc store repair {report.path} --yes")
+    return Outcome(report.to_json(), "\n".join(lines), 4)
 
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Which two stores."""
+    """The two stores."""
 
     here: Path = field(metadata={"help": "First store", "argument": True})
     there: Path = field(metadata={"help": "Second store", "argument": True})
@@ -129,27 +129,27 @@ class CompareConfig:
 def _compare(config: CompareConfig, progress: Progress) -> Outcome:
     from vfc.cache_schema.upkeep import compare
 
-    found = compare(config.here, config.there, progress)
-    lines = ["The recipes are the same." if found.same_recipe else "The recipes differ:"]
-    lines += [f"  {name}: {json.dumps(a)} here, {json.dumps(b)} there" for name, a, b in found.recipe_difference]
-    if found.arrays:
+    comparison = compare(config.here, config.there, progress)
+    lines = ["The recipes are the same." if comparison.same_recipe else "The recipes differ:"]
+    lines += [f"  {name}: {json.dumps(a)} here, {json.dumps(b)} there" for name, a, b in comparison.recipe_difference]
+    if comparison.arrays:
         rows = [
             (
                 *(f"{one.kind} {one.array}", one.records, one.equal, one.unlike),
                 *(f"{value:.3g}" for value in (one.max_abs, one.rel_l2, one.cosine_min, one.cosine_mean)),
             )
-            for one in found.arrays
+            for one in comparison.arrays
         ]
         columns = ("array", "in both", "equal", "unlike", "max abs", "rel L2", "least cosine", "mean cosine")
         lines.append(table(columns, rows))
-    for where, keys in (("here", found.only_here), ("there", found.only_there)):
+    for where, keys in (("here", comparison.only_here), ("there", comparison.only_there)):
         lines += [f"Only {where}: {count(len(keys), 'record')}", names(keys)] if keys else []
-    for where, arrays in (("here", found.arrays_only_here), ("there", found.arrays_only_there)):
+    for where, arrays in (("here", comparison.arrays_only_here), ("there", comparison.arrays_only_there)):
         lines += [f"Arrays only {where}: {', '.join(arrays)}"] if arrays else []
-    if found.metadata_differs:
-        lines.append(f"{count(found.metadata_differs, 'record')} with other metadata")
-    lines.append("Both hold the same records." if found.identical else "They do not hold the same records.")
-    return Outcome(found.to_json(), "\n".join(lines), 0 if found.identical else 4)
+    if comparison.metadata_differs:
+        lines.append(f"{count(comparison.metadata_differs, 'record')} with other metadata")
+    lines.append("Both hold the same records." if comparison.identical else "They do not hold the same records.")
+    return Outcome(comparison.to_json(), "\n".join(lines), 0 if comparison.identical else 4)
 
 
 COMMANDS: tuple[Command[Any], ...] = (

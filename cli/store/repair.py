@@ -1,4 +1,4 @@
-"""Verbs that take something out of a store: each wants --yes."""
+"""`vfc store repair|compact`: they remove something from a store, so they need --yes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _YES = {"help": "Confirm; without it nothing is changed", "one_way": True}
 
 @dataclass(frozen=True)
 class CompactConfig:
-    """Which store, and how large its parts become."""
+    """The store, and the size of its new parts."""
 
     store: Path = field(metadata={"help": "The store", "argument": True})
     part_mb: float = field(default=128.0, metadata={"help": "Size of a part in megabytes"})
@@ -31,7 +31,7 @@ class CompactConfig:
 
 @dataclass(frozen=True)
 class RepairConfig:
-    """Which store, and what becomes of damaged parts."""
+    """The store, and what is done with damaged parts."""
 
     store: Path = field(metadata={"help": "The store", "argument": True})
     drop: bool = field(
@@ -42,7 +42,7 @@ class RepairConfig:
 
 def _require(yes: bool, what: str, store: Path, first: str) -> None:
     if not yes:
-        raise BadInput(f"This {what} {store}, so it wants --yes.", f"Look first: vfc store {first} {store}")
+        raise BadInput(f"This {what} {store}, so it needs --yes.", f"Look first: vfc store {first} {store}")
 
 
 def _compact(config: CompactConfig, progress: Progress) -> Outcome:
@@ -53,7 +53,7 @@ def _compact(config: CompactConfig, progress: Progress) -> Outcome:
     text = (
         f"{done.path}: {count(done.records, 'record')} in {count(done.parts_after, 'part')} "
         f"(before: {done.parts_before}), {human_bytes(done.bytes_after)} (before: {human_bytes(done.bytes_before)}); "
-        f"{count(done.dropped, 'record')} dropped that did not count any more. The digest is the same."
+        f"{count(done.dropped, 'record')} dropped (duplicate or deleted). The digest is the same."
     )
     return Outcome(done.to_json(), text)
 
@@ -68,9 +68,12 @@ def _repair(config: RepairConfig, progress: Progress) -> Outcome:
     lines = [f"{done.path}: {count(len(done.damaged), 'damaged part')}", *damage(done.damaged)]
     lines.append(f"{count(done.saved, 'record')} saved from them.")
     if done.quarantine:
-        lines.append(f"What was damaged lies in {done.quarantine}.")
+        lines.append(f"Damaged files were moved to {done.quarantine}.")
     if done.redo:
-        lines += [f"To make again, by the same vfc extract line: {count(len(done.redo), 'record')}", names(done.redo)]
+        lines += [
+            f"To make again with the same vfc extract command: {count(len(done.redo), 'record')}",
+            names(done.redo),
+        ]
     lines += [f"Cannot be named: {what}" for what in done.unnamed]
     lines += [f"Not repaired: {fault}" for fault in done.other]
     return Outcome(done.to_json(), "\n".join(lines), 4 if done.other else 3 if done.redo or done.unnamed else 0)

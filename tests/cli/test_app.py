@@ -16,9 +16,9 @@ from vfc.cli import app
 def commands(group: TyperGroup, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The words of every command below a group."""
     for name, command in group.commands.items():
-        found = command.load() if isinstance(command, app.Lazy) else command
-        if isinstance(found, TyperGroup):
-            yield from commands(found, (*path, name))
+        loaded = command.load() if isinstance(command, app.Lazy) else command
+        if isinstance(loaded, TyperGroup):
+            yield from commands(loaded, (*path, name))
         else:
             yield (*path, name)
 
@@ -29,12 +29,12 @@ NEEDS_MORE = ("store", "models", "predict", "describe")
 
 
 def test_the_commands_of_this_issue_are_there() -> None:
-    wanted = "extract plan eval episodes demo".split()
-    wanted += [
+    expected = "extract plan eval episodes demo".split()
+    expected += [
         f"store {verb}" for verb in "inspect verify repair compact merge convert materialize compare export".split()
     ]
-    wanted += ["models list", "models show", "train-head prototype"]
-    assert {" ".join(words) for words in ALL} >= set(wanted)
+    expected += ["models list", "models show", "train-head prototype"]
+    assert {" ".join(words) for words in ALL} >= set(expected)
 
 
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
@@ -42,9 +42,9 @@ def test_every_command_has_help_with_an_example_of_itself(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert app.run([*words, "--help"]) == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert f"Example: vfc {' '.join(words)}" in shown
-    assert "--json" in shown
+    output = " ".join(capsys.readouterr().out.split())
+    assert f"Example: vfc {' '.join(words)}" in output
+    assert "--json" in output
 
 
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
@@ -95,11 +95,11 @@ def test_bad_input_is_two_lines_with_its_exit_code(
 ) -> None:
     assert app.run([argument.format(tmp=tmp_path) for argument in arguments]) == code
     out, err = capsys.readouterr()
-    told = err.splitlines()
+    answer = err.splitlines()
     assert out == ""
-    assert len(told) == 2
-    assert lines[0] in told[0]
-    assert lines[1] in told[1]
+    assert len(answer) == 2
+    assert lines[0] in answer[0]
+    assert lines[1] in answer[1]
 
 
 @pytest.mark.parametrize(

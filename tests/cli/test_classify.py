@@ -28,13 +28,13 @@ def test_runs_over_seeds_are_compared(tmp_path: Path, capsys: pytest.CaptureFixt
             code, row = read(capsys, *line, "--epochs", "2", "--least-steps", "3", "--out", str(runs / f"{name}{seed}"))
             assert (code, row["updates"], row["train_videos"]) == (0, 3, 6)
             assert row["shuffle_frames"] is bool(flags)
-    code, found = read(capsys, "report", str(runs), "--against", str(runs / "plain1"))
-    assert (code, found["schema"]) == (0, "vfc.report/1")
+    code, report = read(capsys, "report", str(runs), "--against", str(runs / "plain1"))
+    assert (code, report["schema"]) == (0, "vfc.report/1")
     names = ["linear-probe (shuffle_frames False)", "linear-probe (shuffle_frames True)"]
-    assert sorted(found["groups"]) == names
-    assert all(group["seeds"] == 2 for group in found["groups"].values())
+    assert sorted(report["groups"]) == names
+    assert all(group["seeds"] == 2 for group in report["groups"].values())
     # A mean does not change with the order of what it is taken over.
-    (apart,) = found["differences"]
+    (apart,) = report["differences"]
     assert (apart["runs"], apart["against"]) == (names[1], names[0])
     assert apart["mean"] == pytest.approx(0)
     assert not apart["beyond"]

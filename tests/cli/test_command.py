@@ -78,9 +78,9 @@ def test_a_renamed_flag_works_under_its_old_name_with_a_notice_of_one_line(
 def use(monkeypatch: pytest.MonkeyPatch, work: Callable[[Greeting, Progress], Outcome]) -> None:
     """Make `vfc greet` call `work`."""
     command = Command("greet", "Greet somebody.", Greeting, work, "vfc greet World", "At length, [if] need be.")
-    known = app.root()
-    known.commands["greet"] = app.Lazy("greet", "Greet somebody.", None, command.build)
-    monkeypatch.setattr(app, "root", lambda: known)
+    root = app.root()
+    root.commands["greet"] = app.Lazy("greet", "Greet somebody.", None, command.build)
+    monkeypatch.setattr(app, "root", lambda: root)
 
 
 def raising(error: BaseException) -> Callable[[Greeting, Progress], NoReturn]:
@@ -133,7 +133,7 @@ def test_help_has_an_example_and_every_flag(
 ) -> None:
     use(monkeypatch, greet)
     assert app.run(["greet", "--help"]) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     for part in (
         "Example: vfc greet World",
         "Who is greeted",
@@ -142,7 +142,7 @@ def test_help_has_an_example_and_every_flag(
         "--config",
         "At length, [if] need be.",
     ):
-        assert part in shown
+        assert part in output
 
 
 @pytest.mark.parametrize(
@@ -181,9 +181,9 @@ def test_an_interrupt_while_a_command_is_imported_is_told_like_any_other(
     def load() -> NoReturn:
         raise KeyboardInterrupt
 
-    known = app.root()
-    known.commands["slow"] = app.Lazy("slow", "Import for long.", None, load)
-    monkeypatch.setattr(app, "root", lambda: known)
+    root = app.root()
+    root.commands["slow"] = app.Lazy("slow", "Import for long.", None, load)
+    monkeypatch.setattr(app, "root", lambda: root)
     assert app.run(["slow", "--json"]) == 130
     out, err = capsys.readouterr()
     assert err.splitlines()[0] == "Interrupted."
@@ -293,7 +293,7 @@ def test_tables_align_numbers_to_the_right() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "shown"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2.5e9, "2.5 GB"), (1.234e15, "1234 TB")]
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2.5e9, "2.5 GB"), (1.234e15, "1234 TB")]
 )
-def test_bytes_for_people(count: float, shown: str) -> None:
-    assert human_bytes(count) == shown
+def test_bytes_for_people(count: float, text: str) -> None:
+    assert human_bytes(count) == text

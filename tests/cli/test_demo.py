@@ -56,10 +56,10 @@ def test_the_demo_learns_beyond_the_interval_and_goes_on_from_what_is_there(
     assert free["difference"] == pytest.approx(trained["accuracy"] - free["accuracy"])
 
     assert app.run(line) == 0
-    shown = capsys.readouterr().out
-    assert f"trained (prototype, one linear layer) {100 * trained['accuracy']:.1f} ± " in " ".join(shown.split())
-    (pasted,) = (shlex.split(line) for line in shown.splitlines() if line.strip().startswith("vfc store inspect"))
+    output = capsys.readouterr().out
+    assert f"trained (prototype, one linear layer) {100 * trained['accuracy']:.1f} ± " in " ".join(output.split())
+    (pasted,) = (shlex.split(line) for line in output.splitlines() if line.strip().startswith("vfc store inspect"))
     assert app.run([*pasted[1:], "--progress", "none"]) == 0
     assert first["store_digest"] in capsys.readouterr().out
-    assert f"vfc extract --model image --checkpoint '{out}/model' --videos '{out}/videos/" in shown
+    assert f"vfc extract --model image --checkpoint '{out}/model' --videos '{out}/videos/" in output
     assert open_store(out / "store").digest == first["store_digest"]

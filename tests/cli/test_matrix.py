@@ -84,9 +84,9 @@ def test_the_rows_that_a_page_shows_are_current(answers: dict[str, dict[str, str
     rows = list(rows_of_tables(page))
     assert rows or page.name != "README.md"
     for head, cells in rows:
-        shown = {model: re.sub(r" \(\d+\)", "", cell) for model, cell in cells.items()}
-        current = {model: re.split("[:,]", answers[head][model])[0] for model in shown}
-        assert shown == current, f"{page.name}, {head}: print the table anew with vfc models matrix --format markdown"
+        on_page = {model: re.sub(r" \(\d+\)", "", cell) for model, cell in cells.items()}
+        current = {model: re.split("[:,]", answers[head][model])[0] for model in on_page}
+        assert on_page == current, f"{page.name}, {head}: print the table anew with vfc models matrix --format markdown"
 
 
 def test_both_forms_of_the_table(capsys: pytest.CaptureFixture[str]) -> None:

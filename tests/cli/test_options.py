@@ -206,11 +206,11 @@ def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
 
 
 def test_help_shows_meaning_default_and_square_brackets() -> None:
-    shown = " ".join(str(typed(["--help"])).split())
-    assert "Taps of [T, N, D] tokens" in shown
-    assert "[default: 16]" in shown
-    assert "Classes per episode [required]" in shown
-    assert "[otam|bi-mhm]" in shown
+    output = " ".join(str(typed(["--help"])).split())
+    assert "Taps of [T, N, D] tokens" in output
+    assert "[default: 16]" in output
+    assert "Classes per episode [required]" in output
+    assert "[otam|bi-mhm]" in output
 
 
 def _same_flag_twice() -> type:

@@ -54,11 +54,11 @@ def read(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict
 
 
 def line(place: Path, out: Path) -> list[str]:
-    given = {"head": place / "run", "support": place / "support", "checkpoint": place / "model", "out": out}
+    settings = {"head": place / "run", "support": place / "support", "checkpoint": place / "model", "out": out}
     query = place / "videos" / "stand" / "2.mp4"
     return [
         "predict",
-        *(word for name, value in given.items() for word in (f"--{name}", str(value))),
+        *(word for name, value in settings.items() for word in (f"--{name}", str(value))),
         "--query",
         str(query),
     ]
@@ -67,9 +67,9 @@ def line(place: Path, out: Path) -> list[str]:
 def test_new_clips_are_scored_as_the_head_scores_the_store(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, found = read(capsys, *line(place, tmp_path / "p"))
-    assert code == 0, found
-    (row,) = found["predictions"]
+    code, answer = read(capsys, *line(place, tmp_path / "p"))
+    assert code == 0, answer
+    (row,) = answer["predictions"]
     assert row["query"].endswith("stand/2.mp4")
     settings = json.loads((place / "run" / "config.json").read_text())["config"]["head"]
     with open_store(place / "store") as reader, torch.no_grad():
@@ -86,49 +86,49 @@ def test_new_clips_are_scored_as_the_head_scores_the_store(
 
 
 def test_what_it_refuses(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def told(*changed: str) -> tuple[int, str]:
+    def refusal(*changed: str) -> tuple[int, str]:
         capsys.readouterr()
         code = app.run([*line(place, tmp_path / "q"), *changed, "--progress", "none"])
         return code, capsys.readouterr().err
 
-    code, shown = told("--head", str(tmp_path))
-    assert (code, "so it is no finished training" in shown) == (2, True)
-    code, shown = told("--support", str(tmp_path / "nowhere"))
-    assert (code, f"{tmp_path / 'nowhere'} does not exist." in shown) == (2, True)
+    code, message = refusal("--head", str(tmp_path))
+    assert (code, "so it is no finished training" in message) == (2, True)
+    code, message = refusal("--support", str(tmp_path / "nowhere"))
+    assert (code, f"{tmp_path / 'nowhere'} does not exist." in message) == (2, True)
     write_tiny_vit(tmp_path / "other", seed=1)
-    code, shown = told("--checkpoint", str(tmp_path / "other"), "--out", str(tmp_path / "r"))
-    assert (code, "were not made as those that the head was trained on: checkpoint.digest" in shown) == (5, True)
+    code, message = refusal("--checkpoint", str(tmp_path / "other"), "--out", str(tmp_path / "r"))
+    assert (code, "were not made as those that the head was trained on: checkpoint.digest" in message) == (5, True)
     shutil.copytree(place / "support", tmp_path / "uneven")
     (tmp_path / "uneven" / "walk" / "1.mp4").unlink()
-    code, shown = told("--support", str(tmp_path / "uneven"), "--out", str(tmp_path / "s"))
-    assert (code, "The labelled clips are 2 of 'stand', 1 of 'walk'." in shown) == (2, True)
+    code, message = refusal("--support", str(tmp_path / "uneven"), "--out", str(tmp_path / "s"))
+    assert (code, "The labelled clips are 2 of 'stand', 1 of 'walk'." in message) == (2, True)
     (tmp_path / "broken.mp4").write_bytes(b"no video")
-    code, shown = told("--query", str(tmp_path / "broken.mp4"), "--out", str(tmp_path / "t"))
-    assert (code, "of the query clips could not be read" in shown) == (2, True)
+    code, message = refusal("--query", str(tmp_path / "broken.mp4"), "--out", str(tmp_path / "t"))
+    assert (code, "of the query clips could not be read" in message) == (2, True)
 
 
 def test_a_head_that_reads_a_language_model_names_clips_too(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = video_llava_checkpoint(tmp_path / "llava")
-    made = f"extract --model video-llava --checkpoint {model} --layer 2 --prompt unknown --num-frames 2"
-    made += f" --videos {place}/videos/all.csv --out {tmp_path}/store --progress none"
-    assert app.run(made.split()) == 0
+    extraction_line = f"extract --model video-llava --checkpoint {model} --layer 2 --prompt unknown --num-frames 2"
+    extraction_line += f" --videos {place}/videos/all.csv --out {tmp_path}/store --progress none"
+    assert app.run(extraction_line.split()) == 0
     trained = f"train-head fsar --cache {tmp_path}/store --way 2 --train-queries 2 --tasks 10 --out {tmp_path}/run"
     trained += " --dim 16 --down-hidden 12 --ffn-dim 20 --attention-heads 2 --mode inductive --steps 2 --val-tasks 5"
     assert app.run([*trained.split(), "--device", "cpu", "--progress", "none"]) == 0
-    asked = line(place, tmp_path / "p")
-    code, found = read(capsys, *asked, "--head", str(tmp_path / "run"), "--checkpoint", str(model))
-    assert code == 0, found
-    assert sum(found["predictions"][0]["shares"].values()) == pytest.approx(1)
+    words = line(place, tmp_path / "p")
+    code, answer = read(capsys, *words, "--head", str(tmp_path / "run"), "--checkpoint", str(model))
+    assert code == 0, answer
+    assert sum(answer["predictions"][0]["shares"].values()) == pytest.approx(1)
     stores = [open_store(path) for path in (tmp_path / "p").iterdir() if path.is_dir()]
     assert {kind for store in stores for kind in store.kinds} == {"video", "prompted"}
 
 
 def trained(place: Path, folder: Path, extraction: str) -> Path:
     """A store made with further flags of `vfc extract`, and the run of a small head trained on it."""
-    made = f"extract {extraction} --videos {place}/videos/all.csv --out {folder}/store --progress none"
-    assert app.run(made.split()) == 0
+    extraction_line = f"extract {extraction} --videos {place}/videos/all.csv --out {folder}/store --progress none"
+    assert app.run(extraction_line.split()) == 0
     head = f"train-head fsar --cache {folder}/store --way 2 --train-queries 2 --tasks 10 --out {folder}/run"
     head += " --dim 16 --down-hidden 12 --ffn-dim 20 --attention-heads 2 --mode inductive --steps 2 --val-tasks 5"
     assert app.run([*head.split(), "--device", "cpu", "--progress", "none"]) == 0
@@ -143,8 +143,8 @@ def test_features_of_new_clips_are_reduced_as_those_of_the_training(
 ) -> None:
     model = f"--model image --checkpoint {place}/model --layer 2 --keep visual"
     folder = trained(place, tmp_path, f"{model} {flags}")
-    code, found = read(capsys, *line(place, tmp_path / "p"), "--head", str(folder))
-    assert code == 0, found
+    code, answer = read(capsys, *line(place, tmp_path / "p"), "--head", str(folder))
+    assert code == 0, answer
     (query,) = (tmp_path / "p").glob("query-*/")
     with open_store(query) as new, open_store(tmp_path / "store") as training:
         (key,) = new.keys("video")
@@ -164,8 +164,8 @@ def test_a_projection_that_is_gone_is_asked_for(
     error = capsys.readouterr().err
     assert "which is not there; new features need its projection." in error
     assert "--cache STORE" in error
-    code, found = read(capsys, *line(place, tmp_path / "p"), "--head", str(folder), "--cache", str(tmp_path / "moved"))
-    assert code == 0, found
+    code, answer = read(capsys, *line(place, tmp_path / "p"), "--head", str(folder), "--cache", str(tmp_path / "moved"))
+    assert code == 0, answer
 
 
 def test_a_prompt_in_the_users_words_is_asked_again(
@@ -174,8 +174,8 @@ def test_a_prompt_in_the_users_words_is_asked_again(
     model = video_llava_checkpoint(tmp_path / "llava")
     flags = f"--model video-llava --checkpoint {model} --layer 2 --num-frames 2 --prompt-text mine=What?"
     folder = trained(place, tmp_path, flags)
-    code, found = read(capsys, *line(place, tmp_path / "p"), "--head", str(folder), "--checkpoint", str(model))
-    assert code == 0, found
+    code, answer = read(capsys, *line(place, tmp_path / "p"), "--head", str(folder), "--checkpoint", str(model))
+    assert code == 0, answer
     (query,) = (tmp_path / "p").glob("query-*/")
     with open_store(query) as new:
         assert new.axes("prompt") == {"mine": {"template": "What?"}}

@@ -105,6 +105,6 @@ def test_what_is_shown_by_default_depends_on_where() -> None:
     assert isinstance(quiet, Quiet)
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(0, "0:00"), (65.4, "1:05"), (3599.6, "1:00:00"), (7325, "2:02:05")])
-def test_durations(seconds: float, shown: str) -> None:
-    assert duration(seconds) == shown
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (65.4, "1:05"), (3599.6, "1:00:00"), (7325, "2:02:05")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -37,9 +37,9 @@ def test_import_label_anticipate_report(
     code, trained = read(capsys, "train-head", "futr", *small, *sizes, "--warmup-epochs", "0")
     assert code == 0
     assert trained["split"] == "split2"
-    code, shown = read(capsys, "report", "runs")
+    code, report = read(capsys, "report", "runs")
     assert code == 0
-    assert {"futr", "frame-classifier"} <= {name.split(" ")[0] for name in shown["groups"]}
+    assert {"futr", "frame-classifier"} <= {name.split(" ")[0] for name in report["groups"]}
     assert app.run(["report", trained["folder"]]) == 0
     text = capsys.readouterr().out
     assert "MoC in %, mean over splits, every label frame scored" in text

@@ -85,7 +85,7 @@ def test_verify_finds_a_flipped_byte_and_repair_names_the_record(
     code, out = run(capsys, "repair", root, "--yes")
     assert code == 3
     assert "19 records saved" in out
-    assert "To make again, by the same vfc extract line: 1 record" in out
+    assert "To make again with the same vfc extract command: 1 record" in out
     assert run(capsys, "verify", root)[0] == 0
     code, out = run(capsys, "repair", root, "--yes")
     assert (code, out) == (0, f"{root}: nothing is damaged.\n")
@@ -94,9 +94,9 @@ def test_verify_finds_a_flipped_byte_and_repair_names_the_record(
 def test_compact_wants_yes_and_keeps_the_digest(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = open_store(root).digest
     assert app.run(["store", "compact", str(root)]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert told[0].endswith("so it wants --yes.")
-    assert told[1] == f"Look first: vfc store inspect {root}"
+    answer = capsys.readouterr().err.splitlines()
+    assert answer[0].endswith("so it needs --yes.")
+    assert answer[1] == f"Look first: vfc store inspect {root}"
     document = read(capsys, "compact", root, "--yes")
     assert (document["parts_before"], document["parts_after"], document["records"]) == (2, 1, 40)
     assert open_store(root).digest == before

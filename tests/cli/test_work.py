@@ -35,8 +35,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def flags(place: Path, store: Path) -> list[str]:
     """The settings of one extraction."""
-    given = {"model": "image", "checkpoint": place / "model", "videos": place / "videos", "out": store}
-    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    settings = {"model": "image", "checkpoint": place / "model", "videos": place / "videos", "out": store}
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 
 
 def read(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -175,6 +175,6 @@ def test_train_head_leaves_a_run_that_its_own_settings_reproduce(
     )
     assert (code, again["accuracy"]) == (0, row["accuracy"])
     assert app.run(["train-head", "prototype", "--config", str(out / "config.json"), "--progress", "none"]) == 0
-    shown = capsys.readouterr().out
-    assert "head - this, paired" in shown
-    assert f"Weights, curve, settings and report.html: {out}" in shown
+    output = capsys.readouterr().out
+    assert "head - this, paired" in output
+    assert f"Weights, curve, settings and report.html: {out}" in output
