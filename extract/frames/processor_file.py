@@ -90,9 +90,9 @@ class Settings:
         if number is None and self.step("do_resize"):
             raise self.error("resample", "Reproduced here: bilinear (2) and bicubic (3).")
         if number is not None and not (is_length(number) and number in _FILTERS):
-            known = PILLOW_FILTERS.get(number, "an unknown filter") if isinstance(number, int) else "an unknown filter"
+            pillow = PILLOW_FILTERS.get(number, "an unknown filter") if isinstance(number, int) else "an unknown filter"
             raise BadInput(
-                f"The checkpoint {self.where} resizes with {known} (resample {number}).",
+                f"The checkpoint {self.where} resizes with {pillow} (resample {number}).",
                 "Reproduced here: bilinear (2) and bicubic (3).",
             )
         return _FILTERS[number or 2]

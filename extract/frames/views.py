@@ -27,6 +27,8 @@ CLIPS_FROM: Final = 100
 AUGMENTED_FROM: Final = 10_000
 PUBLISHED_FROM: Final[Mapping[str, int]] = {"plain": 1_000_000, "vidprism": 1_000_000, "msta": 2_000_000}
 COPIES_FROM: Final = 100_000
+CLIPS_RULE: Final = "equal runs of count x frames by the rule; of a shorter video, overlapping runs of all its frames"
+"""How `clips:n` divides a video, as axes record it. Version 0.1 repeated the last frame of shorter videos instead."""
 LEAST_AREA: Final = 0.5
 """Smallest share of the picture that a random crop keeps; the crop has the picture's aspect ratio."""
 JITTER: Final = 0.2
@@ -128,7 +130,7 @@ def _crops(request: _Request) -> Iterator[View]:
 def _clips(request: _Request) -> Iterator[View]:
     count = request.count(request.number, 2)
     for i in range(count):
-        meaning: dict[str, Json] = {"clip": i + 1, "of": count, "rule": "equal parts of count x frames by the rule"}
+        meaning: dict[str, Json] = {"clip": i + 1, "of": count, "rule": CLIPS_RULE}
         number = CLIPS_FROM * count + i + 1
         yield View(number, count, meaning=meaning, change=partial(part, i=i, count=count))
 
@@ -199,12 +201,23 @@ def square(clip: Clip, name: str = "", *, position: int, share: float = 1.0) -> 
 
 
 def part(clip: Clip, name: str = "", *, i: int, count: int) -> Clip:
-    """The i-th of `count` equal runs of the frames; the note `repeated` counts the repeated frames of this run."""
+    """The i-th of `count` runs of the frames `[count * T, H, W, 3]`, itself `[T, H, W, 3]`.
+
+    The runs lie end to end. A video with fewer frames, of which the decoder gives all and repeats the last one, is
+    divided into overlapping runs at even offsets; only a video of fewer than T frames repeats its last frame. Notes:
+    `repeated` counts the repeated frames of this run, `overlap` how many of its frames the run before it has too (the
+    run after it, for the first one). A run whose overlap is T adds nothing to its neighbour.
+    """
     length = len(clip.indices) // count
-    run = slice(i * length, (i + 1) * length)
-    padding = int(str(clip.notes.get("repeated", 0)))
-    repeated = max(0, min(length, (i + 1) * length - (len(clip.indices) - padding)))
-    notes: dict[str, Json] = {**clip.notes, "repeated": repeated}
+    frames = len(clip.indices) - int(str(clip.notes.get("repeated", 0)))
+    starts = [i * max(0, frames - length) // (count - 1) for i in range(count)]
+    run = slice(starts[i], starts[i] + length)
+    step = starts[max(i, 1)] - starts[max(i, 1) - 1]
+    notes: dict[str, Json] = {
+        **clip.notes,
+        "repeated": max(0, length - frames),
+        "overlap": max(0, length - step),
+    }
     return replace(clip, frames=clip.frames[run], seconds=clip.seconds[run], indices=clip.indices[run], notes=notes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from vfc.cache_schema.values.errors import BadInput, UnknownName
 from vfc.extract.decode import Clip
-from vfc.extract.frames.views import AUGMENTED_FROM, View, augmented, jittered, part, square, views
+from vfc.extract.frames.views import AUGMENTED_FROM, CLIPS_RULE, View, augmented, jittered, part, square, views
 
 
 def clip_of(frames: int = 4, height: int = 6, width: int = 10, repeated: int = 0) -> Clip:
@@ -39,7 +40,6 @@ def test_view_numbers() -> None:
     assert [view.number for view in views(("centre",))] == [0]
     found = by_number(("augment:2", "three-crops", "clips:3"))
     assert list(found) == [0, 1, 2, 3, 301, 302, 303, 10001, 10002]
-    assert found[302].meaning == {"clip": 2, "of": 3, "rule": "equal parts of count x frames by the rule"}
     assert found[10001].meaning == {"copy": 1, "seed": 0, "flip": True, "area": [0.5, 1.0], "jitter": 0.2}
     assert [found[number].clips for number in (0, 1, 303, 10001)] == [1, 1, 3, 1]
     meanings = [str(view.meaning) for view in found.values()]
@@ -66,14 +66,50 @@ def test_three_crops_cover_first_middle_and_last(height: int, width: int, axis: 
     assert starts == [0, 2, 5], "5 places are left beside a square of 6 in 11: none, half rounded down, all"
 
 
-def test_clips_in_time_are_equal_runs_and_say_what_was_repeated() -> None:
-    clip = clip_of(6, repeated=3)
+def test_clips_in_time_are_equal_runs() -> None:
+    clip = clip_of(6)
     parts = [part(clip, i=i, count=3) for i in range(3)]
     assert np.array_equal(np.concatenate([one.frames for one in parts]), clip.frames)
-    assert [one.indices.tolist() for one in parts] == [[0, 5], [10, 10], [10, 10]]
-    assert [one.notes["repeated"] for one in parts] == [0, 1, 2]
+    assert [one.indices.tolist() for one in parts] == [[0, 5], [10, 15], [20, 25]]
+    assert [(one.notes["repeated"], one.notes["overlap"]) for one in parts] == [(0, 0)] * 3
     assert parts[1].seconds.tolist() == clip.seconds[2:4].tolist()
     assert views(("clips:3",))[2].change(clip, "a").frames.tolist() == parts[1].frames.tolist()
+
+
+def test_clips_of_a_short_video_overlap_and_repeat_only_what_it_lacks() -> None:
+    """Worked by hand: 3 clips of 4 frames from videos of 8, 4 and 2 frames."""
+
+    def runs(frames: int) -> list[tuple[list[int], object, object]]:
+        clip = clip_of(12, repeated=12 - frames)
+        parts = [part(clip, i=i, count=3) for i in range(3)]
+        return [((one.indices // 5).tolist(), one.notes["repeated"], one.notes["overlap"]) for one in parts]
+
+    assert runs(8) == [([0, 1, 2, 3], 0, 2), ([2, 3, 4, 5], 0, 2), ([4, 5, 6, 7], 0, 2)]
+    assert runs(5) == [([0, 1, 2, 3], 0, 4), ([0, 1, 2, 3], 0, 4), ([1, 2, 3, 4], 0, 3)]
+    assert runs(4) == [([0, 1, 2, 3], 0, 4)] * 3
+    assert runs(2) == [([0, 1, 1, 1], 2, 4)] * 3
+
+
+@given(st.integers(2, 9), st.integers(1, 12), st.integers(1, 120))
+def test_clips_in_time_cover_the_video_and_no_clip_stands_still(count: int, length: int, frames: int) -> None:
+    size = count * length
+    indices = np.minimum(np.arange(size), frames - 1)
+    repeated = max(0, size - frames)
+    clip = Clip(np.zeros((size, 1, 1, 3), np.uint8), indices / 25, indices, 25.0, frames, {"repeated": repeated})
+    parts = [part(clip, i=i, count=count) for i in range(count)]
+    assert all(len(one.indices) == length for one in parts)
+    assert {int(i) for one in parts for i in one.indices} == set(indices.tolist())
+    assert all(len(set(one.indices.tolist())) == min(length, frames) for one in parts)
+    assert all(one.notes["repeated"] == max(0, length - frames) for one in parts)
+    for before, after in itertools.pairwise(parts):
+        shared = len(set(before.indices.tolist()) & set(after.indices.tolist()))
+        assert min(length, frames, int(str(after.notes["overlap"]))) == shared
+
+
+def test_the_rule_of_clips_is_not_that_of_version_0_1() -> None:
+    meaning = by_number(("clips:3",))[302].meaning
+    assert meaning == {"clip": 2, "of": 3, "rule": CLIPS_RULE}
+    assert meaning["rule"] != "equal parts of count x frames by the rule"
 
 
 @given(st.integers(0, 50), st.text(max_size=8), st.integers(1, 9))

@@ -17,6 +17,7 @@ from vfc.cache_schema.values.progress import Silent
 from vfc.cache_schema.values.record import Key
 from vfc.extract.decode import Clip, Decoders, read_clip
 from vfc.extract.frames.augmentations import msta, vidprism
+from vfc.extract.frames.views import CLIPS_RULE
 from vfc.extract.pipeline import prefetch as prefetch_module
 from vfc.extract.pipeline.run import ExtractConfig, Summary, extract
 
@@ -124,3 +125,21 @@ def test_flow_of_whole_pictures_is_not_taken_for_that_of_their_parts(clips: Path
         extract(ExtractConfig(**given, views=(view,)))
     assert not (tmp_path / "s").exists()
     assert extract(ExtractConfig(**given, views=("clips:2",))).failed == ()
+
+
+def test_clips_in_time_of_a_short_video_overlap(clips: Path, tmp_path: Path) -> None:
+    """10 frames for 4 clips of 4: every clip moves, and the record says what it shares with its neighbour."""
+    run(clips, tmp_path / "s", views=("clips:4",))
+    with open_store(tmp_path / "s") as reader:
+        clips_of = [reader.metadata(Key("video", NAME, 401 + i)) for i in range(4)]
+        assert [one["indices"] for one in clips_of] == [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6, 7], [6, 7, 8, 9]]
+        assert [(one["repeated"], one["overlap"]) for one in clips_of] == [(0, 2)] * 4
+
+
+def test_clips_by_the_rule_of_version_0_1_are_not_continued(clips: Path, tmp_path: Path) -> None:
+    run(clips, tmp_path / "s", views=("clips:2",))
+    axis = tmp_path / "s" / "axes" / "view-201.json"
+    assert CLIPS_RULE in axis.read_text()
+    axis.write_text(axis.read_text().replace(CLIPS_RULE, "equal parts of count x frames by the rule"))
+    with pytest.raises(AxisMismatch, match="view '201' of"):
+        run(clips, tmp_path / "s", views=("clips:2",))
