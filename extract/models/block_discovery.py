@@ -62,13 +62,13 @@ def discover_blocks(model: Any, size: tuple[int, int]) -> Blocks:
     if not states or last is None:
         raise BadInput(f"{name} gives no hidden states for images.", "Pick another checkpoint.")
     paths, stem = _block_paths([_source(calls, state) for state in states], name)
-    taps = {str(i): Tap(path) for i, path in enumerate(paths, start=1)}
-    tensors: dict[str, Any] = {str(i): states[i if stem else i - 1] for i in range(1, len(paths) + 1)}
-    # Where the tuple begins with the stem, or this is the first block of the network, its input is layer 0.
-    if stem or set(re.findall(r"\.(\d+)(?=\.|$)", "." + paths[0])) <= {"0"}:
-        entered = next(call.entered for call in calls if call.name == paths[0])
-        if isinstance(entered, Tensor) and entered.shape != pixels.shape:
-            taps, tensors = {"0": Tap(paths[0], "input"), **taps}, {"0": entered, **tensors}
+    taps: dict[str, Tap] = {}
+    tensors: dict[str, Any] = {}
+    entered = next(call.entered for call in calls if call.name == paths[0])
+    if _has_layer_0(paths[0], stem) and isinstance(entered, Tensor) and entered.shape != pixels.shape:
+        taps["0"], tensors["0"] = Tap(paths[0], "input"), entered
+    for i, path in enumerate(paths, start=1):
+        taps[str(i)], tensors[str(i)] = Tap(path), states[i if stem else i - 1]
     norm = _source(calls, last)
     if norm is not None and norm not in paths and "Norm" in type(model.get_submodule(norm)).__name__:
         taps["norm"], tensors["norm"] = Tap(norm), last
@@ -79,6 +79,11 @@ def discover_blocks(model: Any, size: tuple[int, int]) -> Blocks:
         pooled=None if pooled is None else int(pooled[0].numel()),
         last=tuple(last.shape[1:]),
     )
+
+
+def _has_layer_0(block: str, stem: bool) -> bool:
+    """Whether the input of the first listed block is layer 0: a stem, or no other block, comes before it."""
+    return stem or set(re.findall(r"\.(\d+)(?=\.|$)", "." + block)) <= {"0"}
 
 
 def _recorded_calls(model: nn.Module, pixels: Tensor) -> tuple[list[_Call], Any]:

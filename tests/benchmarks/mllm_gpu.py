@@ -43,6 +43,7 @@ from vfc.extract.config import ExtractConfig
 from vfc.extract.decode import read_clip
 from vfc.extract.language import model as language
 from vfc.extract.models.checkpoint import Checkpoint
+from vfc.extract.models.loading import Compute
 from vfc.extract.pipeline import run as running
 from vfc.extract.prompting.prompts import TEMPLATES
 
@@ -128,10 +129,11 @@ def checkpoint_folder(family: str, root: Path, smoke: bool) -> Path:
 def random_weights() -> Iterator[None]:
     """Networks are drawn on their device instead of read."""
 
-    def drawn(cls: Any, _: Checkpoint, config: Any, *, dtype: str, attention: str | None, device: str) -> Any:
-        wanted = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
-        with torch.device(device):
-            return cls._from_config(copy.deepcopy(config), dtype=wanted, attn_implementation=attention).eval()
+    def drawn(cls: Any, _: Checkpoint, config: Any, compute: Compute) -> Any:
+        with torch.device(compute.device):
+            return cls._from_config(
+                copy.deepcopy(config), dtype=compute.torch_dtype, attn_implementation=compute.attention
+            ).eval()
 
     before = language.load, Checkpoint.digest
     language.load, Checkpoint.digest = drawn, lambda _: "random weights"  # type: ignore[assignment, method-assign]

@@ -90,24 +90,26 @@ def towers(place: Path, names: tuple[str, ...]) -> dict[str, Tower]:
     """
     if not place.exists():
         raise MissingPath(f"There is no checkpoint {place}.", "Give a folder with rgb*.pt and flow*.pt, or a file.")
-    by_name: dict[str, Tower] = {}
-    for name in names:
-        if place.is_file() and (len(names) == 1 or name in place.name.lower()):
-            by_name[name] = Tower(name, place)
-            continue
-        folder = place if place.is_dir() else place.parent
-        files = sorted(f for f in folder.iterdir() if f.suffix in SUFFIXES and name in f.name.lower())
-        twins = [f for f in files if place.is_file() and _without_tower(f) == _without_tower(place)]
-        files = twins or files
-        if len(files) != 1:
-            listed = ", ".join(f.name for f in files) or "none"
-            kind, remedy = (MissingPath, "Put it there") if not files else (BadInput, "Keep one there, or give a file")
-            raise kind(
-                f"{folder} should hold one weight file with {name!r} in its name; it holds: {listed}.",
-                f"{remedy}: for instance {name}_imagenet.pt of pytorch-i3d.",
-            )
-        by_name[name] = Tower(name, files[0])
-    return by_name
+    if place.is_file() and len(names) == 1:
+        return {names[0]: Tower(names[0], place)}
+    return {name: Tower(name, _weight_file(place, name)) for name in names}
+
+
+def _weight_file(place: Path, name: str) -> Path:
+    if place.is_file() and name in place.name.lower():
+        return place
+    folder = place if place.is_dir() else place.parent
+    files = sorted(f for f in folder.iterdir() if f.suffix in SUFFIXES and name in f.name.lower())
+    twins = [f for f in files if place.is_file() and _without_tower(f) == _without_tower(place)]
+    files = twins or files
+    if len(files) != 1:
+        listed = ", ".join(f.name for f in files) or "none"
+        kind, remedy = (MissingPath, "Put it there") if not files else (BadInput, "Keep one there, or give a file")
+        raise kind(
+            f"{folder} should hold one weight file with {name!r} in its name; it holds: {listed}.",
+            f"{remedy}: for instance {name}_imagenet.pt of pytorch-i3d.",
+        )
+    return files[0]
 
 
 def _without_tower(file: Path) -> str:
