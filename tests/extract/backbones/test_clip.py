@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from suites.backbone import TextBackboneSuite, clip_of, parameters
+from suites.backbone import clip_of, parameters
 from suites.checkpoints import clip_checkpoint, image_checkpoint, image_pixels
+from suites.text_backbone import TextBackboneSuite
 from torch import Tensor
 
 from vfc.cache_schema.values.errors import BadInput

@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from suites.backbone import TextBackboneSuite, clip_of, parameters
+from suites.backbone import clip_of, parameters
 from suites.checkpoints import image_checkpoint
+from suites.text_backbone import TextBackboneSuite
 from suites.viclip import text_states, vision_states
 from torch import Tensor
 
