@@ -68,8 +68,11 @@ def import_features(place: Path, out: Path, options: ImportOptions, progress: Pr
     """
     from .export_reader import is_export
     from .imports import import_foreign, source_at
+    from .labels import read_labels
     from .reimports import import_export
 
+    if options.labels is not None:
+        read_labels(options.labels)  # refused before anything is read or written
     if options.form in ("auto", "export") and place.exists() and is_export(place):
         return import_export(place, out, options, progress)
     return import_foreign(source_at(place, options), place, out, options, progress)

@@ -7,12 +7,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+import numpy as np
 
 from vfc.cache_schema import catalog
 from vfc.cache_schema.annotations import Annotation, Annotations, read_annotations, write_annotations
 from vfc.cache_schema.annotations.rows import annotation_files
 from vfc.cache_schema.parts import disk
 from vfc.cache_schema.parts.atomic_files import create_file, replace_file
+from vfc.cache_schema.parts.part import Part
+from vfc.cache_schema.parts.zarr_format import METADATA
 from vfc.cache_schema.reduction.projection import Projection, load_projection
 from vfc.cache_schema.root import bind_axis, bind_kind, create_root, read_axes, read_kinds, read_root
 from vfc.cache_schema.values.dtypes import stored_arrays
@@ -25,6 +30,9 @@ from vfc.cache_schema.writer import StoreWriter
 from .compacting import PART_BYTES
 from .inspecting import failed_record, names_in, open_failures
 from .stored import StoredPart, live_rows
+
+_NAMED: Final = 20
+"""Most records that a refusal names."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +49,14 @@ class Merge(Report):
 def merge(sources: Sequence[Path], out: Path, progress: Progress, *, part_bytes: int = PART_BYTES) -> Merge:
     """Bring the records of several stores of one recipe into one store, which is made or added to.
 
-    Records are copied as they are stored. Where two stores hold one key, the first given counts. Run again after an
-    interruption, it takes up where it stopped. Annotations are joined: of two rows for one name the first counts, and
-    the name is reported. Derived stores are not copied; `materialize` makes them anew.
+    Records are copied as they are stored. Where two stores hold one key, its checksums must be equal. Run again after
+    an interruption, it takes up where it stopped. Annotations are joined: of two rows for one name the first counts,
+    and the name is reported. Derived stores are not copied; `materialize` makes them anew.
 
     Raises:
         RecipeMismatch: a store was made in another way, or its records went through another projection; the
-            difference is in the message. Nothing was written.
+            difference is in the message. Or two stores hold one key with other values; the records are named.
+            Nothing was written.
         AxisMismatch: a kind, prompt, view or text id means different things in two of them.
         Damaged: bytes of a record are not what was committed; `repair` that store first.
         Refused, ReadOnlyTarget: the target is full or takes no writes.
@@ -58,6 +67,7 @@ def merge(sources: Sequence[Path], out: Path, progress: Progress, *, part_bytes:
     for source in sources[1:]:
         read_root(source).require_equal(recipe, str(source))
     _require_same_projections([*sources, out])
+    _require_same_records([*([out] if (out / METADATA).exists() else []), *sources])
     create_root(out, recipe)
     for source in sources:
         for kind, specs in read_kinds(source).items():
@@ -122,6 +132,34 @@ def _require_same_projections(stores: Sequence[Path]) -> None:
                     f"projection/{array}.safetensors, {other.digest[:12]} and {projection.digest[:12]}.",
                     "Their numbers do not mix: extract into one store, or with one projection/ folder copied first.",
                 )
+
+
+def _require_same_records(stores: Sequence[Path]) -> None:
+    """Refuse stores of which two hold one key with other values; the checksums of the records tell."""
+    first: dict[bytes, tuple[bytes, Path]] = {}
+    conflicts: list[tuple[str, Path, Path]] = []
+    for store in stores:
+        snapshot = catalog.current(store)
+        arrays = {kind: stored_arrays(specs) for kind, specs in read_kinds(store).items()}
+        for info, rows in live_rows(snapshot):
+            if not rows:
+                continue
+            part = Part(store / "parts" / info.name)
+            crcs = np.stack([part.crcs(array.name) for array in arrays[info.kind]], axis=1)
+            for row in rows:
+                name, sums = part.table["hashes"][row].tobytes(), crcs[row].tobytes()
+                other, where = first.setdefault(name, (sums, store))
+                if sums != other:
+                    conflicts.append((str(part.key(row)), where, store))
+    if conflicts:
+        names = ", ".join(name for name, _, _ in conflicts[:_NAMED])
+        more = f" and {len(conflicts) - _NAMED} more" if len(conflicts) > _NAMED else ""
+        _, one, other_store = conflicts[0]
+        raise RecipeMismatch(
+            f"{len(conflicts)} records have one name and other values in two stores (first in {one} and in "
+            f"{other_store}): {names}{more}.",
+            "Nothing was written. Merge stores of one collection, or extract the others below a root of their own.",
+        )
 
 
 def _copy_missing(source: Path, out: Path, folders: Sequence[str]) -> None:

@@ -47,6 +47,11 @@ class Key:
                 "Name videos by their path below the collection's root.",
             )
 
+    def __str__(self) -> str:
+        extras = [f"view {self.view}"] if self.view else []
+        extras += [f"prompt {self.prompt}"] if self.prompt else []
+        return f"{self.kind} {self.name!r}" + (f" ({', '.join(extras)})" if extras else "")
+
     def encode(self) -> bytes:
         """The one byte string that stands for this key, in digests and on disk."""
         return _COMPACT.encode([self.kind, self.name, self.view, self.prompt]).encode()

@@ -308,3 +308,11 @@ def test_hdf5_whose_rows_can_be_divided_in_two_ways(tmp_path: Path) -> None:
         file["labels"] = np.array([4, 1])  # class ids whose sum happens to be the number of rows
     with pytest.raises(BadInput, match=r"in several ways: labels or lengths may say how many rows of features each of"):
         bring(tmp_path / "x.h5", tmp_path / "t")
+
+
+def test_a_missing_file_of_labels_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "a.npy", np.ones((3, 4), np.float32))
+    with pytest.raises(MissingPath, match=r"There is no file of labels .*labels\.csv"):
+        bring(tmp_path / "in", tmp_path / "s", labels=tmp_path / "labels.csv")
+    assert not (tmp_path / "s").exists()

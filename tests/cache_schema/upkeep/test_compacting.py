@@ -347,6 +347,21 @@ def test_stores_that_cannot_be_merged(tmp_path: Path) -> None:
         merge([one, tmp_path / "two"], tmp_path / "all", QUIET)
 
 
+def test_records_of_one_name_and_other_values_are_not_merged(tmp_path: Path) -> None:
+    one, same, other = fill(tmp_path / "one", (0, 1, 2)), fill(tmp_path / "same", (1, 5)), tmp_path / "other"
+    with StoreWriter(other, RECIPE) as writer:
+        writer.declare("video", VIDEO)
+        for i in (0, 2, 6):
+            writer.add(Record(record(i).key, made(i + 40, rows=40), {}))
+    assert merge([one, same], tmp_path / "all", QUIET).present == (0, 1)
+    named = r"2 records have one name and other values in two stores .*: video 'class 0/clip000\.mp4', video 'class 2/"
+    for stores, out in (([one, other], tmp_path / "new"), ([other], tmp_path / "all")):
+        before = contents(out) if out.exists() else None
+        with pytest.raises(RecipeMismatch, match=named):
+            merge(stores, out, QUIET)
+        assert (contents(out) if out.exists() else None) == before
+
+
 def test_values_are_right_after_all_that(store: Path, tmp_path: Path) -> None:
     compact(store, QUIET)
     merge([store], tmp_path / "copy", QUIET)
