@@ -159,7 +159,7 @@ class HeadSuite(ABC):
         scale = (full - full.mean(dim=-1, keepdim=True)).abs().max()
         assert (half.float() - full).abs().max() <= self.bf16_tolerance * scale
 
-    def test_one_batch_can_be_learned_by_heart(self) -> None:
+    def test_one_batch_can_be_overfitted(self) -> None:
         head, batch = self.head(), self.batch()
         before = copy.deepcopy(weights(head))
         self.fit(head, (batch for _ in range(self.overfit_steps)))

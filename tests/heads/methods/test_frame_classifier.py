@@ -39,7 +39,7 @@ class FrameSuite(HeadSuite):
         return replace(batch, labels=torch.zeros_like(batch.labels))
 
     def right(self, scores: Tensor, batch: Batch) -> float:
-        """Nothing to learn by heart: a frame is scored by the classifier that never sees it; see the next test."""
+        """Nothing to overfit: a frame is scored by the classifier that never sees it; see the next test."""
         return 1.0 if scores.isfinite().all() else 0.0
 
 
