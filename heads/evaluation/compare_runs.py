@@ -48,14 +48,16 @@ class Report:
 
     def to_json(self) -> dict[str, Json]:
         """Shares, not percentages."""
-        apart: list[Json] = [{"runs": a, "against": b, **found.to_json()} for (a, b), found in self.differences.items()]
+        differences: list[Json] = [
+            {"runs": a, "against": b, **difference.to_json()} for (a, b), difference in self.differences.items()
+        ]
         groups: dict[str, Json] = {name: group.to_json() for name, group in self.groups.items()}
-        return {"groups": groups, "differences": apart}
+        return {"groups": groups, "differences": differences}
 
     def tables(self) -> list[Table]:
         """A row per group; a row per difference."""
         title = "Runs: how much of a test item (task, clip, window) is right, on average"
-        found = [Table(title, ("", "mean ± std over seeds", "seeds", "folds", "95 % over folds"), self._rows())]
+        drawn = [Table(title, ("", "mean ± std over seeds", "seeds", "folds", "95 % over folds"), self._rows())]
         if self.differences:
             rows = tuple(
                 (
@@ -67,20 +69,20 @@ class Report:
                 for (a, b), d in self.differences.items()
             )
             columns = ("paired item by item", "points [95 % bootstrap]", "seed by seed", "beyond")
-            found.append(Table("Differences", columns, rows))
-        return [*found, *self.more]
+            drawn.append(Table("Differences", columns, rows))
+        return [*drawn, *self.more]
 
     def _rows(self) -> tuple[tuple[str, ...], ...]:
         rows = []
         for name, group in self.groups.items():
-            told: Mapping[str, Any] = group.to_json()
-            over = told["interval_over_lists"]
+            figures: Mapping[str, Any] = group.to_json()
+            over = figures["interval_over_lists"]
             rows.append(
                 (
                     name,
-                    percent(told["mean"], told["std"]),
-                    str(told["seeds"]),
-                    str(told["lists"]),
+                    percent(figures["mean"], figures["std"]),
+                    str(figures["seeds"]),
+                    str(figures["lists"]),
                     "" if over is None else f"± {100 * over:.2f}",
                 )
             )
@@ -98,8 +100,8 @@ def report(config: ReportConfig, progress: Progress) -> Report:
     if not runs:
         raise BadInput("No run was given.", "Give the folders that `vfc train-head` named, or runs/.")
     groups = _grouped(runs)
-    wanted = {folder.resolve() for folder in _folders(config.against)}
-    references = [name for name, g in groups.items() if wanted & {run.folder.resolve() for run in g.runs}]
+    against = {folder.resolve() for folder in _folders(config.against)}
+    references = [name for name, g in groups.items() if against & {run.folder.resolve() for run in g.runs}]
     pairs = [(a, b) for b in references for a in groups if a != b and _setup(groups[a]) == _setup(groups[b])]
     for b in references:
         if all(b != other for _, other in pairs):
@@ -120,14 +122,14 @@ def _of_tasks(groups: Mapping[str, Group]) -> Iterator[Table]:
             yield from kind.over_runs(results)
 
 
-def _folders(given: Sequence[Path]) -> list[Path]:
+def _folders(paths: Sequence[Path]) -> list[Path]:
     """Run folders: those given, and the finished runs in those that are none themselves; each once."""
-    found: dict[Path, Path] = {}
-    for path in given:
+    folders: dict[Path, Path] = {}
+    for path in paths:
         inner = sorted(child.parent for child in path.glob("*/results.jsonl"))
         for folder in [path] if (path / "config.json").exists() or not inner else inner:
-            found.setdefault(folder.resolve(), folder)
-    return list(found.values())
+            folders.setdefault(folder.resolve(), folder)
+    return list(folders.values())
 
 
 def _grouped(runs: Sequence[Run]) -> dict[str, Group]:
@@ -147,13 +149,13 @@ def _grouped(runs: Sequence[Run]) -> dict[str, Group]:
 
 def _common(run: Run) -> dict[str, Any]:
     """The settings that the runs of a group share, one level deep, and how the features they read were made."""
-    found = {
+    shared = {
         f"{part}.{name}": value
         for part, values in run.settings["config"].items()
         for name, value in values.items()
         if name not in _VARIED.get(part, ())
     }
-    return {**found, "data.recipe": str(run.settings["data"].get("recipe_digest", ""))[:12]}
+    return {**shared, "data.recipe": str(run.settings["data"].get("recipe_digest", ""))[:12]}
 
 
 def _setup(group: Group) -> dict[str, Any]:
@@ -171,6 +173,6 @@ def _names(groups: Sequence[Group]) -> list[str]:
             for name, value in own.items()
             if any(o[name] != value for h, o in settings if name in o and (h == head or name.startswith("task.")))
         ]
-        told = ", ".join(f"{name.partition('.')[2]} {own[name]}" for name in apart)
-        names.append(f"{head} ({told})" if told else head)
+        differing = ", ".join(f"{name.partition('.')[2]} {own[name]}" for name in apart)
+        names.append(f"{head} ({differing})" if differing else head)
     return names

@@ -24,7 +24,7 @@ from vfc.heads.lookup import find
 from vfc.heads.results.tables import Table, percent
 from vfc.heads.runs.run_folder import load_weights
 from vfc.heads.tasks.fewshot.dataset import EpisodeDataset
-from vfc.heads.tasks.fewshot.episodic_head import Batch, EpisodicHead, encode_all
+from vfc.heads.tasks.fewshot.episodic_head import EpisodeBatch, EpisodicHead, encode_all
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def predict(run: Run, support: Path, query: Path) -> Prediction:
         count = len(names[0])
         queries = torch.arange(count, count + len(names[1]))[None]
         supports = torch.arange(count).view(1, len(labelled), -1)
-        logits = head.match(Batch(_joined(parts), supports, queries, torch.zeros_like(queries)))[0]
+        logits = head.match(EpisodeBatch(_joined(parts), supports, queries, torch.zeros_like(queries)))[0]
     shares = tuple(tuple(row) for row in logits.softmax(dim=-1).tolist())
     return Prediction(tuple(labelled), tuple(names[1]), shares, head.notes)
 

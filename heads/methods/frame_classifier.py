@@ -17,7 +17,7 @@ from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import BELOW_ONE, NOT_NEGATIVE, check_range
 from vfc.heads.contract.settings import setting
-from vfc.heads.tasks.frame_labels import GROUPS, Batch, FrameHead
+from vfc.heads.tasks.frame_labels import GROUPS, FrameBatch, FrameHead
 
 TASK = "frame-labels"
 
@@ -43,7 +43,7 @@ class Head(FrameHead):
         classes = int(require(specs, "classes", "frame-classifier").shape[0] or 0)
         self.classifiers = nn.ModuleList(_classifier(width, classes, config) for _ in range(1 + GROUPS))
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: FrameBatch) -> dict[str, Tensor]:
         """Cross-entropy of each classifier over its own training frames; the sum trains each independently."""
         terms = {}
         for i, classifier in enumerate(self.classifiers):
@@ -52,7 +52,7 @@ class Head(FrameHead):
             terms["all" if not i else f"without part {i}"] = (each * in_training).sum() / in_training.sum().clamp(min=1)
         return terms
 
-    def scores(self, batch: Batch) -> Tensor:
+    def scores(self, batch: FrameBatch) -> Tensor:
         """Logits of the classifier that was not trained on the frame's video."""
         logits = torch.stack([classifier(batch.frames) for classifier in self.classifiers], dim=1)
         return logits[torch.arange(len(logits), device=logits.device), batch.group + 1]

@@ -22,7 +22,7 @@ from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, check_range
 from vfc.heads.contract.settings import setting
 from vfc.heads.contract.train_config import TrainConfig
-from vfc.heads.tasks.anticipation import AnticipationHead, Batch, Prediction, Sampling, future_losses, past_loss
+from vfc.heads.tasks.anticipation import AnticipationHead, Prediction, Sampling, WindowBatch, future_losses, past_loss
 
 TASK = "anticipation"
 TRAIN = TrainConfig(
@@ -102,17 +102,17 @@ class Head(AnticipationHead):
         """The published stride; the first 20, 30 and 50 % of every video."""
         return Sampling(_STRIDES[settings.preset], (0.2, 0.3, 0.5), 1)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: WindowBatch) -> dict[str, Tensor]:
         """Loss of the observed steps' classes, and of the classes and durations of the following segments."""
         memory = self._encode(batch)
         prediction = self._decode(memory, batch)
         return {"past": past_loss(self.segment(memory), batch), **future_losses(prediction, batch)}
 
-    def predict(self, batch: Batch) -> Prediction:
+    def predict(self, batch: WindowBatch) -> Prediction:
         """See `AnticipationHead`."""
         return self._decode(self._encode(batch), batch)
 
-    def _encode(self, batch: Batch) -> Tensor:
+    def _encode(self, batch: WindowBatch) -> Tensor:
         steps = batch.visual.shape[1]
         if steps > len(self.positions):
             raise BadInput(
@@ -124,7 +124,7 @@ class Head(AnticipationHead):
             x = layer(x, self.positions[:steps], ~batch.valid)
         return x
 
-    def _decode(self, memory: Tensor, batch: Batch) -> Prediction:
+    def _decode(self, memory: Tensor, batch: WindowBatch) -> Prediction:
         x = torch.zeros(len(memory), *self.query.shape, dtype=memory.dtype, device=memory.device)
         placed = memory + self.positions[: memory.shape[1]]
         for layer in self.decoder:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.contract.head import require
-from vfc.heads.tasks.classification import Batch, ClassifierHead
+from vfc.heads.tasks.classification import ClassifierHead, ClipBatch
 
 TASK = "classification"
 
@@ -32,7 +32,7 @@ class Head(ClassifierHead):
         width = int(require(specs, "visual", "linear-probe").shape[-1] or 0)
         self.classify = nn.Linear(width, int(specs["classes"].shape[0] or 0))
 
-    def scores(self, batch: Batch) -> Tensor:
+    def scores(self, batch: ClipBatch) -> Tensor:
         """Logits `[B, C]`."""
         mean = batch.clips["visual"].mean(dim=1)
         logits: Tensor = self.classify(functional.layer_norm(mean, mean.shape[-1:]))

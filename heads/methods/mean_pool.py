@@ -12,7 +12,7 @@ from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import BELOW_ONE, NOT_NEGATIVE, check_range
 from vfc.heads.contract.settings import setting
-from vfc.heads.tasks.classification import Batch, ClassifierHead
+from vfc.heads.tasks.classification import ClassifierHead, ClipBatch
 
 TASK = "classification"
 
@@ -43,7 +43,7 @@ class Head(ClassifierHead):
             nn.Linear(hidden, int(specs["classes"].shape[0] or 0)),
         )
 
-    def scores(self, batch: Batch) -> Tensor:
+    def scores(self, batch: ClipBatch) -> Tensor:
         """Logits `[B, C]`."""
         mean = batch.clips["visual"].mean(dim=1)
         logits: Tensor = self.layers(functional.layer_norm(mean, mean.shape[-1:]))

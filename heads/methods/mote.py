@@ -23,7 +23,7 @@ from vfc.heads.contract.ranges import AT_LEAST_ONE, NOT_NEGATIVE, check_range
 from vfc.heads.contract.settings import setting
 from vfc.heads.similarity.text_similarity import cosine_logits, shared_width
 from vfc.heads.tasks.classification import TRAIN as TASK_TRAIN
-from vfc.heads.tasks.classification import Batch, ClassifierHead, Wants
+from vfc.heads.tasks.classification import ClassifierHead, ClipBatch, Wants
 
 TASK = "classification"
 TRAIN: Final = replace(TASK_TRAIN, lr=5e-5, weight_decay=0.2, warmup_epochs=5, clip=0.0)
@@ -118,7 +118,7 @@ class Head(ClassifierHead):
         """Projected frames and projected class texts."""
         return Wants(classes={"text": "embedding"}, prefer=("frames", "embedding"))
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: ClipBatch) -> dict[str, Tensor]:
         """Cross-entropy with drawn experts and with merged experts, and the merged outputs' distance to the input."""
         self.seen.copy_(batch.classes["text"])
         count, frames = self._config.experts, batch.clips["visual"]
@@ -136,7 +136,7 @@ class Head(ClassifierHead):
             "stay": self._config.stay_weight * functional.mse_loss(merged.float(), frames.float()),
         }
 
-    def scores(self, batch: Batch) -> Tensor:
+    def scores(self, batch: ClipBatch) -> Tensor:
         """Logits `[B, C]` with the plain mean of the experts."""
         frames, texts = batch.clips["visual"], batch.classes["text"]
         even = [1 / self._config.experts] * self._config.experts

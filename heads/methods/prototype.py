@@ -26,7 +26,7 @@ from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, check_range
 from vfc.heads.contract.settings import setting
 from vfc.heads.layers.attention import Layer
 from vfc.heads.similarity.matching import METRICS, REPRESENTATIONS, comparable
-from vfc.heads.tasks.fewshot import Batch, EpisodicHead
+from vfc.heads.tasks.fewshot import EpisodeBatch, EpisodicHead
 
 TASK = "fewshot"
 
@@ -81,7 +81,7 @@ class Head(EpisodicHead):
             return {"clip": REPRESENTATIONS[self._representation](frames)}
         return {"clip": comparable(self.over_time(frames), self._config.metric, self._representation)}
 
-    def match(self, batch: Batch) -> Tensor:
+    def match(self, batch: EpisodeBatch) -> Tensor:
         """Cosine to the class means, or minus the sequence distance, times the learned scale; in float32."""
         clips = batch.videos["clip"].float()
         with torch.autocast(clips.device.type, enabled=False):

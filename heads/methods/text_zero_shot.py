@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.similarity.text_similarity import cosine_logits, shared_width
-from vfc.heads.tasks.classification import Batch, ClassifierHead, Wants
+from vfc.heads.tasks.classification import ClassifierHead, ClipBatch, Wants
 
 TASK = "classification"
 
@@ -34,6 +34,6 @@ class Head(ClassifierHead):
         """Projected frames and projected class texts."""
         return Wants(classes={"text": "embedding"}, prefer=("frames", "embedding"))
 
-    def scores(self, batch: Batch) -> Tensor:
+    def scores(self, batch: ClipBatch) -> Tensor:
         """Logits `[B, C]`."""
         return cosine_logits(batch.clips["visual"].mean(dim=1), batch.classes["text"])

@@ -21,7 +21,7 @@ from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, check_range
 from vfc.heads.contract.settings import setting
 from vfc.heads.contract.train_config import TrainConfig
-from vfc.heads.tasks.fewshot import Batch, EpisodicHead
+from vfc.heads.tasks.fewshot import EpisodeBatch, EpisodicHead
 
 TASK = "fewshot"
 TRAIN = TrainConfig(
@@ -69,7 +69,7 @@ class Head(EpisodicHead):
             encoded[f"key{i}"], encoded[f"value{i}"] = part(frames)
         return encoded
 
-    def match(self, batch: Batch) -> Tensor:
+    def match(self, batch: EpisodeBatch) -> Tensor:
         """Minus the squared distance between a query's values and the attended values of each class, per tuple."""
         logits = []
         with torch.autocast(batch.query.device.type, enabled=False):

@@ -30,7 +30,6 @@ from vfc.cache_schema.values.record import ArraySpec, Json, Key, Record
 from vfc.cache_schema.writer import StoreWriter
 from vfc.heads.contract.head import Head
 from vfc.heads.contract.train_config import TrainConfig
-from vfc.heads.data.store_view import StoreView
 from vfc.heads.results.tables import Confusion, Table, percent
 from vfc.heads.runs.run_folder import ITEMS, weights
 
@@ -56,7 +55,7 @@ class Config(SequenceSettings):
 
 
 @dataclass(frozen=True)
-class Batch:
+class FrameBatch:
     """Frames `[B, D]`, their classes `[B]`, and the part `[B]` of the training videos they are from (0 to 4).
 
     A frame of a test video is of part -1.
@@ -74,7 +73,7 @@ class FrameHead(Head):
     """
 
     @abstractmethod
-    def scores(self, batch: Batch) -> Tensor:
+    def scores(self, batch: FrameBatch) -> Tensor:
         """Logits `[B, K]`."""
 
 
@@ -86,37 +85,18 @@ class FrameLabels:
     made, as kept with them in the folder `out`.
     """
 
-    config: Config
     train: TrainConfig
     device: torch.device
-    store: StoreView
     class_names: tuple[str, ...]
     videos: Mapping[str, SequenceDataset]
     groups: Ids
     recipe_fields: Mapping[str, Json]
     out: Path
 
-    @property
-    def specs(self) -> Mapping[str, ArraySpec]:
-        """See `head.Task`."""
-        return sequence_specs(self.store, self.class_names)
-
-    @property
-    def identity(self) -> Mapping[str, Json]:
-        """See `head.Task`."""
-        labels = {} if self.config.labels is None else {"labels_digest": labels_digest([*self.videos.values()])}
-        split = Path(self.config.split_name).stem
-        return {**self.store.identity, "array": self.store.visual.name, "split": split, **labels}
-
-    @property
-    def recipe(self) -> Mapping[str, Json]:
-        """See `head.Task`."""
-        return self.store.recipe
-
-    @property
-    def per_pass(self) -> int:
-        """See `head.Task`."""
-        return -(-sum(map(len, self._labels("train"))) // self.train.batch)
+    identity: Mapping[str, Json]
+    specs: Mapping[str, ArraySpec]
+    recipe: Mapping[str, Json]
+    per_pass: int
 
     def _labels(self, split: str) -> list[Ids]:
         """The true class of every row."""
@@ -135,7 +115,7 @@ class FrameLabels:
                 "Give the settings of that run, or remove the folder first.",
             )
 
-    def batches(self, start: int) -> Generator[Batch]:
+    def batches(self, start: int) -> Generator[FrameBatch]:
         """Training batches: frames drawn evenly from all training videos, by (seed, number)."""
         videos, labels = self.videos["train"], self._labels("train")
         ids, ends = np.concatenate(labels), np.cumsum([len(part) for part in labels])
@@ -144,7 +124,7 @@ class FrameLabels:
             draw = np.random.default_rng([self.train.seed, number])
             places = draw.integers(ends[-1], size=self.train.batch)
             video = np.searchsorted(ends, places, "right")
-            yield Batch(
+            yield FrameBatch(
                 videos.single(video.tolist(), (places - firsts[video]) * videos.stride),
                 torch.from_numpy(ids[places]).to(self.device),
                 torch.from_numpy(self.groups[video]).to(self.device),
@@ -200,7 +180,7 @@ class FrameLabels:
             rows = np.arange(start, min(start + _AT_ONCE, count))
             frames = videos.steps(video, rows * videos.stride)
             empty = torch.zeros(len(frames), dtype=torch.int64, device=frames.device)
-            predicted.append(head.scores(Batch(frames, empty, empty + group)).argmax(dim=-1).cpu().numpy())
+            predicted.append(head.scores(FrameBatch(frames, empty, empty + group)).argmax(dim=-1).cpu().numpy())
         return np.concatenate(predicted)
 
 
@@ -236,17 +216,31 @@ def prepare(
     order = np.random.default_rng(train.seed).permutation(len(names["train"]))
     groups = np.empty(len(order), np.int64)
     groups[order] = np.arange(len(order)) % GROUPS
+    split = Path(config.split_name).stem
     trained = {"head": asdict(settings), "train": {**asdict(train), "out": "", "device": ""}}
     fields: dict[str, Json] = {
         "parent": {"digest": store.reader.recipe.digest, "recipe": dict(store.recipe)},
         "function": "frame-classifier",
-        "split": Path(config.split_name).stem,
+        "split": split,
         "annotations": store.annotations.digest,
         "seed": train.seed,
         "settings": digest(json.loads(json.dumps(trained, default=str))),
     }
-    out = labels_folder(config.cache, config.split_name)
-    task = FrameLabels(config, train, device, store, truth.class_names, videos, groups, fields, out)
+    labels = {} if config.labels is None else {"labels_digest": labels_digest([*videos.values()])}
+    rows = sum(-(-len(ids) // stride) for ids in videos["train"].labels)
+    task = FrameLabels(
+        train,
+        device,
+        truth.class_names,
+        videos,
+        groups,
+        fields,
+        labels_folder(config.cache, config.split_name),
+        identity={**store.identity, "array": store.visual.name, "split": split, **labels},
+        specs=sequence_specs(store, truth.class_names),
+        recipe=store.recipe,
+        per_pass=-(-rows // train.batch),
+    )
     task.refuse_others()
     return task
 

@@ -42,7 +42,7 @@ from vfc.cache_schema.writer import StoreWriter
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.methods import fsar
 from vfc.heads.tasks import fewshot
-from vfc.heads.tasks.fewshot import Batch
+from vfc.heads.tasks.fewshot import EpisodeBatch
 from vfc.heads.training.fit import train
 
 
@@ -88,9 +88,9 @@ class Step:
         drawn = [torch.randperm(size.pool, generator=generator)[: size.way + asked] for _ in range(size.batch)]
         places = torch.stack(drawn).to(device)
         target = torch.arange(size.way).repeat_interleave(asked // size.way).expand(size.batch, -1).to(device)
-        self.batch = Batch({}, places[:, : size.way, None], places[:, size.way :], target)
+        self.batch = EpisodeBatch({}, places[:, : size.way, None], places[:, size.way :], target)
 
-    def update(self, loss: Callable[[Batch], Tensor]) -> None:
+    def update(self, loss: Callable[[EpisodeBatch], Tensor]) -> None:
         self.head.train()
         self.optimizer.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
@@ -99,15 +99,15 @@ class Step:
         torch.nn.utils.clip_grad_norm_(self.head.parameters(), 1.0)
         self.optimizer.step()
 
-    def batched(self, batch: Batch) -> Tensor:
+    def batched(self, batch: EpisodeBatch) -> Tensor:
         wanted = torch.cat([batch.support.flatten(), batch.query.flatten()])
         rows, place = wanted.unique(return_inverse=True)
         split = batch.support.numel()
         videos = {role: values[rows] for role, values in self.videos.items()}
         support, query = place[:split].view_as(batch.support), place[split:].view_as(batch.query)
-        return self.head.loss(Batch(videos, support, query, batch.target))["cross-entropy"]
+        return self.head.loss(EpisodeBatch(videos, support, query, batch.target))["cross-entropy"]
 
-    def one_by_one(self, batch: Batch) -> Tensor:
+    def one_by_one(self, batch: EpisodeBatch) -> Tensor:
         """Videos are encoded one after the other; tasks, classes and queries are matched in loops."""
         losses = []
         for support, query, target in zip(batch.support, batch.query, batch.target, strict=True):
@@ -118,7 +118,7 @@ class Step:
             )
         return torch.stack(losses).mean()
 
-    def pairs(self, batch: Batch) -> Tensor:
+    def pairs(self, batch: EpisodeBatch) -> Tensor:
         """Support and query go through the head anew for every (class, query) pair."""
         losses = []
         for support, query, target in zip(batch.support, batch.query, batch.target, strict=True):
@@ -141,7 +141,7 @@ class Step:
                 count = len(videos["visual"])
                 # Alone, a pair knows its own query only; the correction by all queries is left to the other ways.
                 asked = torch.arange(1, count, device=self.device)[None]
-                batch = Batch(
+                batch = EpisodeBatch(
                     videos, torch.zeros(1, 1, 1, dtype=torch.int64, device=self.device), asked, torch.zeros_like(asked)
                 )
                 row.append(self.head.match(batch)[0, 0 if alone else q, 0])

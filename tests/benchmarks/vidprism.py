@@ -45,7 +45,7 @@ from vfc.heads.methods.vidprism import Seen
 from vfc.heads.methods.vidprism.aggregation import RgSTA
 from vfc.heads.methods.vidprism.losses import balance, diversity
 from vfc.heads.tasks import classification
-from vfc.heads.tasks.classification import Batch
+from vfc.heads.tasks.classification import ClipBatch
 from vfc.heads.training.fit import train
 from vfc.heads.training.schedule import optimizer
 
@@ -114,7 +114,7 @@ class Step:
         )
         clips = torch.randn(size.batch, 1, size.width) + 0.5 * torch.randn(size.batch, size.frames, size.width)
         labels = torch.randint(size.classes, (size.batch,))
-        self.batch = Batch({"visual": clips}, labels, tuple(map(str, range(size.classes))), {})
+        self.batch = ClipBatch({"visual": clips}, labels, tuple(map(str, range(size.classes))), {})
 
     def loss(self, way: str) -> Tensor:
         if way == "clip by clip":

@@ -17,7 +17,7 @@ from vfc.cli import app
 from vfc.extract.synthetic.tiny_vit import write_tiny_vit
 from vfc.heads.methods import fsar
 from vfc.heads.runs.run_folder import load_weights
-from vfc.heads.tasks.fewshot import Batch
+from vfc.heads.tasks.fewshot import EpisodeBatch
 
 CLASSES = ("hop", "jump", "run", "sit", "stand", "walk")
 
@@ -78,7 +78,7 @@ def test_new_clips_are_scored_as_the_head_scores_the_store(
         head = fsar.Head(fsar.Config(**settings), {"visual": reader.spec("video", "layer2.visual")}).eval()
         load_weights(head, place / "run" / "head.safetensors")
         support, query = torch.tensor([[[0, 1], [2, 3]]]), torch.tensor([[4]])
-        shares = head.scores(Batch({"visual": frames}, support, query, query)).softmax(dim=-1)[0, 0]
+        shares = head.scores(EpisodeBatch({"visual": frames}, support, query, query)).softmax(dim=-1)[0, 0]
     assert row["shares"] == pytest.approx({"stand": shares[0].item(), "walk": shares[1].item()}, abs=1e-6)
     assert row["class"] == max(row["shares"], key=row["shares"].get)
     assert app.run([*line(place, tmp_path / "p"), "--progress", "none"]) == 0

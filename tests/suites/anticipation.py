@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.contract.head import Head
-from vfc.heads.tasks.anticipation import AnticipationHead, Batch, targets
+from vfc.heads.tasks.anticipation import AnticipationHead, WindowBatch, targets
 
 from .head import HeadSuite
 
@@ -37,7 +37,7 @@ class AnticipationHeadSuite(HeadSuite):
     def classes(self) -> int:
         return int(self.specs["classes"].shape[0] or 0)
 
-    def batch(self, tasks: int = 4, seed: int = 0) -> Batch:
+    def batch(self, tasks: int = 4, seed: int = 0) -> WindowBatch:
         generator = torch.Generator().manual_seed(seed)
         lengths = torch.tensor([self.lengths[i % len(self.lengths)] for i in range(tasks)])
         steps = int(lengths.max())
@@ -48,7 +48,7 @@ class AnticipationHeadSuite(HeadSuite):
         there = torch.arange(self.segments) < count
         actions = torch.randint(self.classes, (tasks, self.segments), generator=generator)
         durations = (torch.rand(tasks, self.segments, generator=generator) + 0.1) * there
-        return Batch(
+        return WindowBatch(
             visual=torch.randn(tasks, steps, width, generator=generator) * valid[..., None],
             valid=valid,
             observed_labels=past.masked_fill(~valid, -1),
@@ -57,16 +57,16 @@ class AnticipationHeadSuite(HeadSuite):
             durations=durations / durations.sum(dim=1, keepdim=True),
         )
 
-    def selected(self, batch: Batch, order: Tensor) -> Batch:
+    def selected(self, batch: WindowBatch, order: Tensor) -> WindowBatch:
         """Only these windows; steps that are padding in all of them are cut off, as the task does."""
         steps = int(batch.valid[order].sum(dim=1).max())
         cut = {
             name: None if (value := getattr(batch, name)) is None else value[order][:, :steps]
             for name in ("visual", "valid", "observed_labels", "past")
         }
-        return Batch(**cut, actions=batch.actions[order], durations=batch.durations[order])
+        return WindowBatch(**cut, actions=batch.actions[order], durations=batch.durations[order])
 
-    def without_answers(self, batch: Batch) -> Batch:
+    def without_answers(self, batch: WindowBatch) -> WindowBatch:
         return replace(
             batch,
             past=torch.full_like(batch.past, -100),
@@ -74,7 +74,7 @@ class AnticipationHeadSuite(HeadSuite):
             durations=torch.zeros_like(batch.durations),
         )
 
-    def right(self, scores: Tensor, batch: Batch) -> float:
+    def right(self, scores: Tensor, batch: WindowBatch) -> float:
         classes, _ = targets(batch, scores.shape[1], self.classes)
         there = classes >= 0
         return float((scores.argmax(dim=-1) == classes)[there].float().mean())

@@ -24,7 +24,7 @@ from vfc.heads.contract.head import Head
 from vfc.heads.lookup import find
 from vfc.heads.runs.run_folder import load_weights, weights
 from vfc.heads.tasks import classification
-from vfc.heads.tasks.fewshot import Batch, EpisodicHead
+from vfc.heads.tasks.fewshot import EpisodeBatch, EpisodicHead
 
 
 class HeadSuite(ABC):
@@ -176,7 +176,7 @@ class EpisodicHeadSuite(HeadSuite):
     shot: ClassVar[int] = 2
     queries: ClassVar[int] = 2
 
-    def batch(self, tasks: int = 4, seed: int = 0) -> Batch:
+    def batch(self, tasks: int = 4, seed: int = 0) -> EpisodeBatch:
         generator = torch.Generator().manual_seed(seed)
         per_task = self.way * (self.shot + self.queries)
         videos = {
@@ -186,18 +186,18 @@ class EpisodicHeadSuite(HeadSuite):
         places = torch.randperm(tasks * per_task, generator=generator).view(tasks, per_task)
         support = places[:, : self.way * self.shot].view(tasks, self.way, self.shot)
         target = torch.arange(self.way).repeat_interleave(self.queries).expand(tasks, -1)
-        return Batch(videos, support, places[:, self.way * self.shot :], target)
+        return EpisodeBatch(videos, support, places[:, self.way * self.shot :], target)
 
-    def selected(self, batch: Batch, order: Tensor) -> Batch:
+    def selected(self, batch: EpisodeBatch, order: Tensor) -> EpisodeBatch:
         support, query = batch.support[order], batch.query[order]
         used, places = torch.cat([support.flatten(), query.flatten()]).unique(return_inverse=True)
         support, query = places[: support.numel()].view_as(support), places[support.numel() :].view_as(query)
-        return Batch({name: v[used] for name, v in batch.videos.items()}, support, query, batch.target[order])
+        return EpisodeBatch({name: v[used] for name, v in batch.videos.items()}, support, query, batch.target[order])
 
-    def without_answers(self, batch: Batch) -> Batch:
+    def without_answers(self, batch: EpisodeBatch) -> EpisodeBatch:
         return replace(batch, target=torch.zeros_like(batch.target))
 
-    def right(self, scores: Tensor, batch: Batch) -> float:
+    def right(self, scores: Tensor, batch: EpisodeBatch) -> float:
         return float((scores.argmax(dim=-1) == batch.target).float().mean())
 
     def test_scores_are_batch_by_query_by_way(self) -> None:
@@ -239,7 +239,7 @@ class EpisodicHeadSuite(HeadSuite):
     def test_a_clip_of_the_support_is_given_its_class(self) -> None:
         """Untrained, or after training on such tasks: not so if a distance is a logit without its minus sign."""
 
-        def copies(seed: int) -> Batch:
+        def copies(seed: int) -> EpisodeBatch:
             batch = self.batch(seed=seed)
             shot = batch.support[..., :1]
             return replace(
@@ -271,7 +271,7 @@ class ClassifierHeadSuite(HeadSuite):
             self.rows, (classes, *[int(size or self.rows) for size in spec.shape]), generator=generator
         )
 
-    def batch(self, tasks: int = 4, seed: int = 0) -> classification.Batch:
+    def batch(self, tasks: int = 4, seed: int = 0) -> classification.ClipBatch:
         generator = torch.Generator().manual_seed(seed)
         clips, classes = {}, {}
         for role, spec in self.specs.items():
@@ -287,15 +287,15 @@ class ClassifierHeadSuite(HeadSuite):
             elif role != "classes":
                 clips[role] = torch.randn(tasks, *shape, generator=generator)
         labels = torch.arange(tasks) % self.count
-        return classification.Batch(clips, labels, tuple(f"class {i}" for i in range(self.count)), classes)
+        return classification.ClipBatch(clips, labels, tuple(f"class {i}" for i in range(self.count)), classes)
 
-    def selected(self, batch: classification.Batch, order: Tensor) -> classification.Batch:
+    def selected(self, batch: classification.ClipBatch, order: Tensor) -> classification.ClipBatch:
         return replace(batch, clips={role: v[order] for role, v in batch.clips.items()}, labels=batch.labels[order])
 
-    def without_answers(self, batch: classification.Batch) -> classification.Batch:
+    def without_answers(self, batch: classification.ClipBatch) -> classification.ClipBatch:
         return replace(batch, labels=torch.zeros_like(batch.labels))
 
-    def right(self, scores: Tensor, batch: classification.Batch) -> float:
+    def right(self, scores: Tensor, batch: classification.ClipBatch) -> float:
         return float((scores.argmax(dim=-1) == batch.labels).float().mean())
 
     def test_scores_are_batch_by_classes(self) -> None:

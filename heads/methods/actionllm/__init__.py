@@ -23,7 +23,7 @@ from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, check_range
 from vfc.heads.contract.settings import setting
 from vfc.heads.contract.train_config import TrainConfig
-from vfc.heads.tasks.anticipation import AnticipationHead, Batch, Prediction, Sampling, future_losses, past_loss
+from vfc.heads.tasks.anticipation import AnticipationHead, Prediction, Sampling, WindowBatch, future_losses, past_loss
 
 from . import checkpoint
 from .cmib import Cmib, FeatureAdapter
@@ -170,7 +170,7 @@ class Head(AnticipationHead):
                 table = name_table(words, checkpoint.tokenizer(self.config.llm), self.trunk.embeddings())
                 self.table.copy_(table)
 
-    def loss(self, batch: Batch) -> Mapping[str, Tensor]:
+    def loss(self, batch: WindowBatch) -> Mapping[str, Tensor]:
         """`past text`, `past visual`, `action`, `duration`, unweighted."""
         states = self._states(batch)
         steps = batch.valid.shape[1]
@@ -181,7 +181,7 @@ class Head(AnticipationHead):
         }
         return {**past, **future_losses(self._decode(states), batch, durations=self.config.duration_loss)}
 
-    def predict(self, batch: Batch) -> Prediction:
+    def predict(self, batch: WindowBatch) -> Prediction:
         """Segments of the following window."""
         return self._decode(self._states(batch))
 
@@ -189,7 +189,7 @@ class Head(AnticipationHead):
         queries = states[:, -self.queries :]
         return Prediction(self.name_future(queries), self.last(queries)[..., 0])
 
-    def _states(self, batch: Batch) -> Tensor:
+    def _states(self, batch: WindowBatch) -> Tensor:
         """The LLM's output `[B, (1 or 2) S + N, E]`; padded steps are masked in every attention."""
         count, steps = batch.valid.shape
         rows = {"query": self.adapter(self.query).expand(count, -1, -1)}
@@ -216,7 +216,7 @@ class Head(AnticipationHead):
         )
         return states
 
-    def _text(self, batch: Batch) -> Tensor:
+    def _text(self, batch: WindowBatch) -> Tensor:
         if batch.observed_labels is None or not self.names_of_classes:
             raise BadInput(
                 "ActionLLM's text needs a class id per observed step and the names of the classes.",

@@ -32,7 +32,7 @@ from vfc.heads.similarity.prototypes import (
     prototypes,
 )
 from vfc.heads.similarity.token_distances import TokenDistances
-from vfc.heads.tasks.fewshot import Batch, EpisodicHead
+from vfc.heads.tasks.fewshot import EpisodeBatch, EpisodicHead
 
 from .mfm import Downsample, Fusion
 
@@ -158,7 +158,7 @@ class Head(EpisodicHead):
         frames = videos["visual"]
         return {"frames": self.fusion.self_attention(self.down(frames if frames.ndim == 4 else frames[:, :, None]))}
 
-    def match(self, batch: Batch) -> Tensor:
+    def match(self, batch: EpisodeBatch) -> Tensor:
         """Minus the distance of every query to every (corrected) prototype."""
         config = self.config
         with torch.autocast(batch.query.device.type, enabled=False):
@@ -170,14 +170,14 @@ class Head(EpisodicHead):
                     side.correct(config, alpha, peers)
             return -self._metric([side.distances(config, peers) for side in sides.values()])
 
-    def _sides(self, batch: Batch, role: str) -> _Side:
+    def _sides(self, batch: EpisodeBatch, role: str) -> _Side:
         tokens = batch.videos[role].float()
         valid = batch.videos.get(f"{role}.valid")
         support_valid, query_valid = (None, None) if valid is None else (valid[batch.support], valid[batch.query])
         prototype, prototype_valid = prototypes(tokens[batch.support], support_valid, self.config.pad_policy)
         return _Side(tokens[batch.query], query_valid, prototype[:, None], prototype_valid)
 
-    def _peers(self, batch: Batch) -> Tensor | None:
+    def _peers(self, batch: EpisodeBatch) -> Tensor | None:
         """Which queries CTPCM uses together, `[B, Q, S]`; None: all queries of a task."""
         if self.config.mode == "one-query":
             return torch.arange(batch.query.shape[1], device=batch.query.device).expand(batch.query.shape)[..., None]

@@ -24,7 +24,7 @@ from vfc.cache_schema.values.layout import Layout, array_name
 from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.heads.contract.head import require
 from vfc.heads.contract.train_config import TrainConfig
-from vfc.heads.tasks.classification import Batch, ClassifierHead, Wants
+from vfc.heads.tasks.classification import ClassifierHead, ClipBatch, Wants
 
 from .adapter import consistency
 from .blocks import Tail, read_tail
@@ -124,7 +124,7 @@ class Head(ClassifierHead):
         self.notes = tuple(_notes(config, specs, tail, self._described))
         self._cached_classes: tuple[Tensor, int, Tensor] | None = None
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: ClipBatch) -> dict[str, Tensor]:
         """Cross-entropy over the training classes, and alpha times the consistency with their descriptions."""
         classes = self._classes(batch.classes)
         terms = {"cross-entropy": functional.cross_entropy(self._logits(batch.clips, classes), batch.labels)}
@@ -133,7 +133,7 @@ class Head(ClassifierHead):
             terms["consistency"] = self._config.alpha * consistency(classes.float(), described)
         return terms
 
-    def scores(self, batch: Batch) -> Tensor:
+    def scores(self, batch: ClipBatch) -> Tensor:
         """Cosine of video and class text over the temperature, `[B, C]`."""
         return self._logits(batch.clips, self._classes_once(batch.classes))
 

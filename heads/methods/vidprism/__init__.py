@@ -21,7 +21,7 @@ from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, ZERO_TO_ONE, check_range
 from vfc.heads.contract.settings import setting
 from vfc.heads.contract.train_config import TrainConfig
-from vfc.heads.tasks.classification import Batch, ClassifierHead, Wants
+from vfc.heads.tasks.classification import ClassifierHead, ClipBatch, Wants
 
 from .aggregation import Grouping, Plain, RgSTA
 from .experts import Activation, Combination, Expert, Way
@@ -154,12 +154,12 @@ class Head(ClassifierHead):
         ranked = [loss for _, loss in streams if loss is not None]
         return Outputs(fused, shares, means, torch.stack(ranked).mean() if ranked else None)
 
-    def scores(self, batch: Batch) -> Tensor:
+    def scores(self, batch: ClipBatch) -> Tensor:
         """Logits `[B, C]`."""
         logits: Tensor = self.classifier(self(batch.clips["visual"]).fused)
         return logits
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: ClipBatch) -> dict[str, Tensor]:
         """Cross-entropy and weighted terms; terms without effect (one expert, fixed shares) are left out."""
         config, outputs = self.config, self(batch.clips["visual"])
         logits = self.classifier(outputs.fused)
@@ -177,7 +177,7 @@ class Head(ClassifierHead):
             terms["text"] = config.text_weight * text_contrast(projected, batch.classes["text"], batch.labels)
         return terms
 
-    def usage(self, batch: Batch) -> Mapping[str, Tensor]:
+    def usage(self, batch: ClipBatch) -> Mapping[str, Tensor]:
         """The share of each expert per clip, `rate 2` ... -> `[B]`; the shares of a clip sum to 1."""
         shares = self(batch.clips["visual"]).shares
         return {f"rate {rate}": share for rate, share in zip(self.rates, shares.unbind(dim=1), strict=True)}

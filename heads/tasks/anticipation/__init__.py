@@ -12,9 +12,9 @@ from typing import Any
 from vfc.heads.contract.train_config import TrainConfig
 
 from .contract import AnticipationHead as AnticipationHead
-from .contract import Batch as Batch
 from .contract import Prediction as Prediction
 from .contract import Sampling as Sampling
+from .contract import WindowBatch as WindowBatch
 from .contract import future_losses as future_losses
 from .contract import normalised as normalised
 from .contract import past_loss as past_loss

@@ -14,11 +14,11 @@ from torch.nn import functional
 from vfc.heads.contract.head import Head
 
 IGNORED = -100
-"""Where `Batch.past` has no class."""
+"""Where `WindowBatch.past` has no class."""
 
 
 @dataclass(frozen=True)
-class Batch:
+class WindowBatch:
     """Observed steps of B windows, and what follows them.
 
     `visual [B, S, D]` is padded with 0 at the end, `valid [B, S]` is True where a step is one. `observed_labels [B, S]`
@@ -75,7 +75,7 @@ class AnticipationHead(Head):
 
     @classmethod
     def reads_observed_labels(cls, settings: Any) -> bool:
-        """Whether the head, with `settings`, its own Config, reads `Batch.observed_labels`."""
+        """Whether the head, with `settings`, its own Config, reads `WindowBatch.observed_labels`."""
         return False
 
     def name_classes(self, names: Sequence[str]) -> None:
@@ -87,7 +87,7 @@ class AnticipationHead(Head):
         self.name_classes(task.class_names)
 
     @abstractmethod
-    def predict(self, batch: Batch) -> Prediction:
+    def predict(self, batch: WindowBatch) -> Prediction:
         """Segments of the window that follows what was observed."""
 
     def scores(self, batch: Any) -> Tensor:
@@ -95,7 +95,7 @@ class AnticipationHead(Head):
         return self.predict(batch).actions
 
 
-def targets(batch: Batch, queries: int, none: int) -> tuple[Tensor, Tensor]:
+def targets(batch: WindowBatch, queries: int, none: int) -> tuple[Tensor, Tensor]:
     """Segments of a batch laid onto N queries: classes `[B, N]` and shares `[B, N]`.
 
     After the last segment comes `none`, the class of no more action, then -1. Segments beyond N are cut, and `none`
@@ -116,7 +116,7 @@ def normalised(durations: Tensor, valid: Tensor) -> Tensor:
 
 
 def future_losses(
-    prediction: Prediction, batch: Batch, *, durations: Literal["mean", "sum"] = "mean"
+    prediction: Prediction, batch: WindowBatch, *, durations: Literal["mean", "sum"] = "mean"
 ) -> Mapping[str, Tensor]:
     """`action`: cross-entropy up to and with the first NONE. `duration`: squared error of the shares before it.
 
@@ -131,6 +131,6 @@ def future_losses(
     return {"action": action, "duration": error / (valid.sum() if durations == "mean" else len(valid))}
 
 
-def past_loss(logits: Tensor, batch: Batch) -> Tensor:
+def past_loss(logits: Tensor, batch: WindowBatch) -> Tensor:
     """Cross-entropy of `logits [B, S, K]` against the true classes of the observed steps, mean over steps."""
     return functional.cross_entropy(logits.float().flatten(0, 1), batch.past.flatten(), ignore_index=IGNORED)

@@ -20,7 +20,7 @@ from vfc.heads.data.store_view import StoreView
 from vfc.heads.runs.run_folder import ITEMS
 
 from . import trivial_baselines
-from .contract import AnticipationHead, Batch, Sampling
+from .contract import AnticipationHead, Sampling, WindowBatch
 from .dataset import SequenceDataset
 from .decoding import Decoder
 from .ground_truth import digest_of, resolve_sequences, stored_names
@@ -60,46 +60,17 @@ class Anticipation:
     train: TrainConfig
     device: torch.device
     progress: Progress
-    store: StoreView
     class_names: tuple[str, ...]
     sampling: Sampling
     parts: Mapping[str, Part]
     samples: Sequence[Sample]
 
-    @property
-    def per_pass(self) -> int:
-        """See `head.Task`."""
-        return -(-len(self.samples) // self.train.batch)
+    identity: Mapping[str, Json]
+    specs: Mapping[str, ArraySpec]
+    recipe: Mapping[str, Json]
+    per_pass: int
 
-    @property
-    def specs(self) -> Mapping[str, ArraySpec]:
-        """See `head.Task`."""
-        return sequence_specs(self.store, self.class_names)
-
-    @property
-    def identity(self) -> Mapping[str, Json]:
-        """See `head.Task`."""
-        split, sampling, test = self.config.split_name, self.sampling, self.parts["test"]
-        datasets = [self.parts[name].videos for name in sorted(self.parts)]
-        return {
-            **self.store.identity,
-            "array": self.store.visual.name,
-            "split": split,
-            "list_digest": digest([split, self.store.annotations.digest, *test.videos.names]),
-            "stride": sampling.stride,
-            "train_ratios": list(sampling.ratios),
-            "offsets": sampling.offsets,
-            **({"phases": sampling.phases} if sampling.phases > 1 else {}),
-            **({} if self.config.labels is None else {"labels_digest": labels_digest(datasets)}),
-            **({} if test.observed is None else {"told_digest": test.observed_digest}),
-        }
-
-    @property
-    def recipe(self) -> Mapping[str, Json]:
-        """See `head.Task`."""
-        return self.store.recipe
-
-    def batches(self, start: int) -> Generator[Batch]:
+    def batches(self, start: int) -> Generator[WindowBatch]:
         """Training batches `start`, `start + 1` ...: passes in orders drawn from (seed, pass)."""
         videos, stride = self.parts["train"].videos, self.sampling.stride
         self.progress.say(
@@ -128,7 +99,7 @@ class Anticipation:
 
     def _collated(
         self, split: str, samples: Sequence[Sample], *, learning: bool, disturb: Callable[[Ids], Ids] | None = None
-    ) -> Batch:
+    ) -> WindowBatch:
         part = self.parts[split]
         return collate(part.videos, samples, part.observed, device=self.device, learning=learning, disturb=disturb)
 
@@ -271,7 +242,37 @@ def prepare(
     samples = windows(parts["train"].videos, sampling, full=config.full_rate)
     for split in parts.keys() - {"train"}:
         test_windows(parts[split].videos, config)  # too short a video is refused now
-    return Anticipation(config, train, device, progress, store, truth.class_names, sampling, parts, samples)
+    return Anticipation(
+        config,
+        train,
+        device,
+        progress,
+        truth.class_names,
+        sampling,
+        parts,
+        samples,
+        identity=_identity(config, store, sampling, parts),
+        specs=sequence_specs(store, truth.class_names),
+        recipe=store.recipe,
+        per_pass=-(-len(samples) // train.batch),
+    )
+
+
+def _identity(config: Config, store: StoreView, sampling: Sampling, parts: Mapping[str, Part]) -> dict[str, Json]:
+    split, test = config.split_name, parts["test"]
+    datasets = [parts[name].videos for name in sorted(parts)]
+    return {
+        **store.identity,
+        "array": store.visual.name,
+        "split": split,
+        "list_digest": digest([split, store.annotations.digest, *test.videos.names]),
+        "stride": sampling.stride,
+        "train_ratios": list(sampling.ratios),
+        "offsets": sampling.offsets,
+        **({"phases": sampling.phases} if sampling.phases > 1 else {}),
+        **({} if config.labels is None else {"labels_digest": labels_digest(datasets)}),
+        **({} if test.observed is None else {"told_digest": test.observed_digest}),
+    }
 
 
 def test_windows(videos: SequenceDataset, config: Config) -> list[tuple[int, Sample]]:

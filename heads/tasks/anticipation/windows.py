@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vfc.cache_schema.values.errors import BadInput
 
-from .contract import IGNORED, Batch, Sampling
+from .contract import IGNORED, Sampling, WindowBatch
 from .dataset import SequenceDataset
 from .segments import Ids, Window, runs, window
 
@@ -98,7 +98,7 @@ def collate(
     device: torch.device,
     learning: bool,
     disturb: Callable[[Ids], Ids] | None = None,
-) -> Batch:
+) -> WindowBatch:
     """Windows as one batch; the ground truth of past and future only where the head is `learning`.
 
     `observed_labels`: per video, one frame in `videos.every`; `disturb` changes those of a window.
@@ -112,7 +112,7 @@ def collate(
     if observed_labels is not None:
         rows = [observed_labels[s.video][at // videos.every] for s, at in zip(samples, frames, strict=True)]
         labels = padded([disturb(row) for row in rows] if disturb else rows, -1).to(device)
-    return Batch(
+    return WindowBatch(
         visual=torch.nn.utils.rnn.pad_sequence(features, batch_first=True),
         valid=(torch.arange(int(lengths.max())) < lengths[:, None]).to(device),
         observed_labels=labels,

@@ -7,15 +7,15 @@ control of `shuffle_frames` says what the order of frames is worth: the same hea
 from vfc.heads.data.store_view import Wants
 
 from .config import TRAIN, Config
-from .contract import Batch, ClassifierHead
+from .contract import ClassifierHead, ClipBatch
 from .results import confusion, over_runs, tables
 from .task import Classification, prepare
 
 __all__ = [
     "TRAIN",
-    "Batch",
     "Classification",
     "ClassifierHead",
+    "ClipBatch",
     "Config",
     "Wants",
     "confusion",

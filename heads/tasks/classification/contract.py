@@ -15,7 +15,7 @@ from vfc.heads.data.store_view import Wants
 
 
 @dataclass(frozen=True)
-class Batch:
+class ClipBatch:
     """Clips and the classes they may be of.
 
     `clips`: role -> `[B, ...]`, float32; `visual` is `[B, T, D]`, tokens averaged per frame, or as it is stored where
@@ -42,13 +42,13 @@ class ClassifierHead(Head):
         return Wants()
 
     @abstractmethod
-    def scores(self, batch: Batch) -> Tensor:
+    def scores(self, batch: ClipBatch) -> Tensor:
         """Logits `[B, C]`."""
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: ClipBatch) -> dict[str, Tensor]:
         """Cross-entropy over the classes."""
         return {"cross-entropy": functional.cross_entropy(self.scores(batch).float(), batch.labels)}
 
-    def usage(self, batch: Batch) -> Mapping[str, Tensor] | None:
+    def usage(self, batch: ClipBatch) -> Mapping[str, Tensor] | None:
         """Further figures per clip for the result: name -> `[B]`; reported by class and by right and wrong."""
         return None

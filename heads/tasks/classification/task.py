@@ -28,7 +28,7 @@ from vfc.heads.data.store_view import StoreView, resolve
 from vfc.heads.runs.run_folder import ITEMS
 
 from .config import Config
-from .contract import Batch, ClassifierHead
+from .contract import ClassifierHead, ClipBatch
 from .dataset import AT_TEST, ClipDataset, numbers, shuffled, test_views, training_views
 from .lists import Listed, Lists, divided, lists
 from .results import Scored, result_of
@@ -53,6 +53,10 @@ class Classification:
     lists: Lists
     trained: Side
     tested: Side
+    identity: Mapping[str, Json]
+    specs: Mapping[str, ArraySpec]
+    recipe: Mapping[str, Json]
+    per_pass: int
 
     @property
     def store(self) -> Path:
@@ -74,37 +78,6 @@ class Classification:
         """The classes that are trained on."""
         return self.lists.train.names
 
-    @property
-    def per_pass(self) -> int:
-        """See `head.Task`."""
-        return max(1, len(self.lists.train.rows) // self.train.batch)
-
-    @property
-    def specs(self) -> Mapping[str, ArraySpec]:
-        """See `head.Task`."""
-        return {
-            **self.trained.view.specs,
-            "classes": ArraySpec("classes", "int64", (max(1, len(self.train_names)),)),
-            **{f"class.{role}": spec for role, spec in self.trained.texts.specs.items()},
-        }
-
-    @property
-    def identity(self) -> Mapping[str, Json]:
-        """See `head.Task`."""
-        view = self.trained.view
-        return {
-            **view.identity,
-            **({} if self.tested is self.trained else {"test_store_digest": self.tested.view.reader.digest}),
-            "arrays": {role: spec.name for role, spec in (*view.arrays.items(), *view.classes.items())},
-            "train_digest": self.lists.train.digest,
-            "list_digest": {name: listed.digest for name, listed in self.lists.tests.items()},
-        }
-
-    @property
-    def recipe(self) -> Mapping[str, Json]:
-        """See `head.Task`."""
-        return self.trained.view.recipe
-
     def refuse_missing(self) -> None:
         """Refuse before the training the views and class texts that the test would miss.
 
@@ -121,7 +94,7 @@ class Classification:
                 VideoDataset(side.view.reader, listed.videos, views)
                 side.texts.require(listed.names)
 
-    def batches(self, start: int) -> Generator[Batch]:
+    def batches(self, start: int) -> Generator[ClipBatch]:
         """Training batches: every pass goes through the videos in an order of its own, each in a view drawn anew."""
         listed = self.lists.train
         if not listed.rows:
@@ -137,7 +110,7 @@ class Classification:
         with contextlib.closing(stream(clips.sources, requests)) as batches:
             for (items, orders), values in batches:
                 frames = shuffled(values, orders) if orders is not None else values
-                yield Batch(frames, labels[items].to(self.device), listed.names, classes)
+                yield ClipBatch(frames, labels[items].to(self.device), listed.names, classes)
 
     def validate(self, head: Head) -> float | None:
         """Top-1 on the videos held out for it; None where there are none."""
@@ -178,7 +151,7 @@ class Classification:
                 frames = values
                 if self.config.shuffle_frames:
                     frames = shuffled(values, clips.orders(rows, self.train.seed, AT_TEST))
-                batch = Batch(frames, labels[items].to(self.device), listed.names, classes)
+                batch = ClipBatch(frames, labels[items].to(self.device), listed.names, classes)
                 sums.index_add_(0, items, self._summed(head.scores(batch)).cpu().double())
                 for name, figures in (cast("ClassifierHead", head).usage(batch) or {}).items():
                     total = usage.setdefault(name, torch.zeros(len(sums), dtype=torch.float64))
@@ -205,7 +178,7 @@ class Classification:
         return np.random.default_rng([self.train.seed, turn]).permutation(len(self.lists.train.rows))
 
     def _request(self, clips: ClipDataset, order: Any, number: int) -> tuple[Any, Mapping[str, Tensor]]:
-        """Batch `number`: its videos and the order of their frames, and the rows to be read."""
+        """ClipBatch `number`: its videos and the order of their frames, and the rows to be read."""
         turn, place = divmod(number, self.per_pass)
         items = order(turn)[place * self.train.batch : (place + 1) * self.train.batch]
         # A third number, so that the views are drawn apart from the order of a pass with this number.
@@ -233,7 +206,29 @@ def prepare(
     trained = tested = Side(view, ClassTexts.read(reader, view.classes, config.template))
     if other is not None:
         tested = Side(replace(view, reader=other), ClassTexts.read(other, view.classes, config.template))
-    task = Classification(config, train, device, progress, listed, trained, tested)
+    task = Classification(
+        config,
+        train,
+        device,
+        progress,
+        listed,
+        trained,
+        tested,
+        identity={
+            **view.identity,
+            **({} if other is None else {"test_store_digest": other.digest}),
+            "arrays": {role: spec.name for role, spec in (*view.arrays.items(), *view.classes.items())},
+            "train_digest": listed.train.digest,
+            "list_digest": {name: part.digest for name, part in listed.tests.items()},
+        },
+        specs={
+            **view.specs,
+            "classes": ArraySpec("classes", "int64", (max(1, len(listed.train.names)),)),
+            **{f"class.{role}": spec for role, spec in trained.texts.specs.items()},
+        },
+        recipe=view.recipe,
+        per_pass=max(1, len(listed.train.rows) // train.batch),
+    )
     task.refuse_missing()
     return task
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .episodic_head import Batch as Batch
+from .episodic_head import EpisodeBatch as EpisodeBatch
 from .episodic_head import EpisodicHead as EpisodicHead
 from .task import Config as Config
 from .task import FewShot as FewShot

@@ -27,7 +27,7 @@ Classify = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Batch:
+class EpisodeBatch:
     """Episodes over a set of clips: `videos` role -> `[M, ...]`; `support [B, W, K]`, `query [B, Q]` positions in M.
 
     `target [B, Q]` is the position of each query's class among the W. `peers [B, Q, S]` are, for each query, the
@@ -53,25 +53,27 @@ class EpisodicHead(Head):
         return dict(videos)
 
     @abstractmethod
-    def match(self, batch: Batch) -> Tensor:
+    def match(self, batch: EpisodeBatch) -> Tensor:
         """Logits `[B, Q, W]` of a batch whose `videos` are encoded."""
 
-    def scores(self, batch: Batch) -> Tensor:
+    def scores(self, batch: EpisodeBatch) -> Tensor:
         """Logits `[B, Q, W]` of a batch of stored features."""
         return self.match(replace(batch, videos=self.encode(batch.videos)))
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: EpisodeBatch) -> dict[str, Tensor]:
         """Cross-entropy over the classes of each episode."""
         return {
             "cross-entropy": functional.cross_entropy(self.scores(batch).flatten(0, 1).float(), batch.target.flatten())
         }
 
 
-def batch_of(tasks: Tasks, videos: Mapping[str, Tensor], device: torch.device, peers: Tensor | None = None) -> Batch:
+def batch_of(
+    tasks: Tasks, videos: Mapping[str, Tensor], device: torch.device, peers: Tensor | None = None
+) -> EpisodeBatch:
     """Tasks over `videos` as a batch on the device."""
     support, query = tasks.support.to(device), tasks.query.to(device)
     target = tasks.target.expand(len(tasks), -1).to(device)
-    return Batch(videos, support, query, target, None if peers is None else peers.to(device))
+    return EpisodeBatch(videos, support, query, target, None if peers is None else peers.to(device))
 
 
 def draw_peers(tasks: Tasks, per_class: int, generator: np.random.Generator) -> Tensor | None:

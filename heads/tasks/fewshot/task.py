@@ -38,7 +38,7 @@ from vfc.heads.runs.run_folder import ITEMS
 from .baselines import baselines, count
 from .dataset import EpisodeDataset, EpisodeIndex, text_keys
 from .episodes import ArraySettings, EpisodeSettings, Score, half_width, in_use
-from .episodic_head import Batch as Batch
+from .episodic_head import EpisodeBatch as EpisodeBatch
 from .episodic_head import EpisodicHead as EpisodicHead
 from .episodic_head import batch_of, draw_peers, score_head
 
@@ -76,28 +76,10 @@ class FewShot:
     lists: Mapping[str, EpisodeList]
     train_spec: EpisodeSpec
 
+    identity: Mapping[str, Json]
+    specs: Mapping[str, ArraySpec]
+    recipe: Mapping[str, Json]
     per_pass: ClassVar[int] = 0
-
-    @property
-    def specs(self) -> Mapping[str, ArraySpec]:
-        """See `head.Task`."""
-        return self.store.specs
-
-    @property
-    def recipe(self) -> Mapping[str, Json]:
-        """See `head.Task`."""
-        return self.store.recipe
-
-    @property
-    def identity(self) -> Mapping[str, Json]:
-        """See `head.Task`."""
-        text = self.store.text
-        return {
-            **self.store.identity,
-            "array": self.store.visual.name,
-            **({"text": text.spec.name, "prompt": text.prompt} if text else {}),
-            "list_digest": self.lists["test"].digest,
-        }
 
     @property
     def training_tasks(self) -> list[Episode]:
@@ -127,7 +109,7 @@ class FewShot:
             clips = VideoDataset(self.store.reader, self.store.names(split), in_view(view))
             require_texts(self.store.reader, text_keys(text, clips.keys, episodes))
 
-    def batches(self, start: int) -> Generator[Batch]:
+    def batches(self, start: int) -> Generator[EpisodeBatch]:
         """Training batches for updates `start`, `start + 1`, ...: functions of (seed, update) alone."""
         clips = self._dataset(self.store, "train", self.training_tasks, view=None)
         self.progress.say(f"{len(clips.names)} clips to train on ({len(clips)} views), kept in: {clips.placement}.")
@@ -193,7 +175,7 @@ class FewShot:
         clips = self._dataset(store, split, episodes)
         return clips, clips.index(episodes)
 
-    def _request(self, clips: EpisodeDataset, update: int) -> tuple[Batch, Mapping[str, Tensor]]:
+    def _request(self, clips: EpisodeDataset, update: int) -> tuple[EpisodeBatch, Mapping[str, Tensor]]:
         """The batch of one update without its clips, and the rows of the distinct records it needs."""
         size, listed = self.train.batch, self.config.train_tasks
         numbers = range(update * size, (update + 1) * size)
@@ -229,7 +211,13 @@ def prepare(
         lists[split] = EpisodeList.draw(store.annotations, spec, tasks)
     train_spec = EpisodeSpec("train", config.way, config.shot, config.train_queries, train.seed)
     draw_episode(store.annotations, train_spec, 0)  # too small a class is refused now, by name
-    task = FewShot(config, train, device, progress, store, lists, train_spec)
+    identity: dict[str, Json] = {
+        **store.identity,
+        "array": store.visual.name,
+        **({"text": store.text.spec.name, "prompt": store.text.prompt} if store.text else {}),
+        "list_digest": lists["test"].digest,
+    }
+    task = FewShot(config, train, device, progress, store, lists, train_spec, identity, store.specs, store.recipe)
     task.refuse_missing_texts()
     return task
 

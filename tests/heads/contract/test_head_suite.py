@@ -24,8 +24,8 @@ from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.lookup import configs
 from vfc.heads.methods import futr, linear_probe, mote, text_zero_shot
 from vfc.heads.tasks import classification, fewshot
-from vfc.heads.tasks.anticipation import Batch as Windows
 from vfc.heads.tasks.anticipation import Prediction
+from vfc.heads.tasks.anticipation import WindowBatch as Windows
 from vfc.heads.training.fit import train
 
 OTHERS = "test_scores_of_a_task_do_not_depend_on_the_others_of_the_batch"
@@ -46,7 +46,7 @@ class Nearest(fewshot.EpisodicHead):
     def encode(self, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"clip": self.project(videos["visual"].mean(dim=1))}
 
-    def match(self, batch: fewshot.Batch) -> Tensor:
+    def match(self, batch: fewshot.EpisodeBatch) -> Tensor:
         clips = batch.videos["clip"]
         return -torch.cdist(clips[batch.query], clips[batch.support].mean(dim=2))
 
@@ -58,13 +58,13 @@ class NormedOverTheBatch(Nearest):
 
 
 class NormedOverTheEpisodes(Nearest):
-    def match(self, batch: fewshot.Batch) -> Tensor:
+    def match(self, batch: fewshot.EpisodeBatch) -> Tensor:
         scores = super().match(batch)
         return scores / scores.std()
 
 
 class CentredOnTheQueries(Nearest):
-    def match(self, batch: fewshot.Batch) -> Tensor:
+    def match(self, batch: fewshot.EpisodeBatch) -> Tensor:
         scores = super().match(batch)
         return scores - scores.mean(dim=1, keepdim=True)
 
@@ -74,33 +74,33 @@ class SaidToBeTransductive(Nearest):
 
 
 class DistanceAsLogit(Nearest):
-    def match(self, batch: fewshot.Batch) -> Tensor:
+    def match(self, batch: fewshot.EpisodeBatch) -> Tensor:
         return -super().match(batch)
 
 
 class ReadsTheTarget(Nearest):
-    def match(self, batch: fewshot.Batch) -> Tensor:
+    def match(self, batch: fewshot.EpisodeBatch) -> Tensor:
         return super().match(batch) + functional.one_hot(batch.target, batch.support.shape[1])
 
 
 class CentredClips(linear_probe.Head):
-    def scores(self, batch: classification.Batch) -> Tensor:
+    def scores(self, batch: classification.ClipBatch) -> Tensor:
         clips = batch.clips["visual"]
         return super().scores(replace(batch, clips={"visual": clips - clips.mean(dim=0)}))
 
 
 class ReadsTheLabels(linear_probe.Head):
-    def scores(self, batch: classification.Batch) -> Tensor:
+    def scores(self, batch: classification.ClipBatch) -> Tensor:
         return super().scores(batch) + batch.labels[:, None]
 
 
 class TextDistanceAsLogit(text_zero_shot.Head):
-    def scores(self, batch: classification.Batch) -> Tensor:
+    def scores(self, batch: classification.ClipBatch) -> Tensor:
         return torch.cdist(batch.clips["visual"].mean(dim=1), batch.classes["text"])
 
 
 class TrainedTextDistanceAsLogit(mote.Head):
-    def scores(self, batch: classification.Batch) -> Tensor:
+    def scores(self, batch: classification.ClipBatch) -> Tensor:
         return -super().scores(batch)
 
 

@@ -27,7 +27,7 @@ from vfc.heads.methods.actionllm.tuning import ActionTuning
 from vfc.heads.results.tables import read_rows
 from vfc.heads.runs.run_folder import weights
 from vfc.heads.tasks import anticipation
-from vfc.heads.tasks.anticipation import Batch
+from vfc.heads.tasks.anticipation import WindowBatch
 from vfc.heads.training.fit import train
 
 WIDTH, CLASSES = 24, 6
@@ -69,14 +69,14 @@ def made(config: Config | None = None, *, seed: int = 0, given: Mapping[str, Arr
     return head
 
 
-def batch_of(lengths: tuple[int, ...], segments: tuple[int, ...], seed: int = 0) -> Batch:
+def batch_of(lengths: tuple[int, ...], segments: tuple[int, ...], seed: int = 0) -> WindowBatch:
     generator = torch.Generator().manual_seed(seed)
     count, steps, most = len(lengths), max(lengths), max(segments)
     valid = torch.arange(steps) < torch.tensor(lengths)[:, None]
     past = torch.randint(CLASSES, (count, steps), generator=generator)
     there = torch.arange(most) < torch.tensor(segments)[:, None]
     shares = torch.rand(count, most, generator=generator) * there
-    return Batch(
+    return WindowBatch(
         visual=torch.randn(count, steps, WIDTH, generator=generator) * valid[..., None],
         valid=valid,
         observed_labels=past.masked_fill(~valid, -1),
@@ -86,7 +86,7 @@ def batch_of(lengths: tuple[int, ...], segments: tuple[int, ...], seed: int = 0)
     )
 
 
-def total(head: Head, batch: Batch) -> Tensor:
+def total(head: Head, batch: WindowBatch) -> Tensor:
     return torch.stack(list(head.loss(batch).values())).sum()
 
 
@@ -369,8 +369,9 @@ class TestSequences:
             with torch.no_grad():
                 together, losses = head.predict(batch), head.loss(batch)
                 alone = [
-                    Batch(batch.visual[i : i + 1, :n], batch.valid[i : i + 1, :n], batch.observed_labels[i : i + 1, :n],
-                          batch.past[i : i + 1, :n], batch.actions[i : i + 1], batch.durations[i : i + 1])
+                    WindowBatch(batch.visual[i : i + 1, :n], batch.valid[i : i + 1, :n],
+                                batch.observed_labels[i : i + 1, :n], batch.past[i : i + 1, :n],
+                                batch.actions[i : i + 1], batch.durations[i : i + 1])
                     for i, n in enumerate((9, 4, 6))
                 ]  # fmt: skip
                 apart = [head.predict(one) for one in alone]
@@ -487,7 +488,7 @@ class TestBadInput:
         head = Head(Config(llm=stories, queries=5, quantize=kind), specs()).cuda()
         head.name_classes(NAMES)
         batch = batch_of((9, 6), (3, 4))
-        on = Batch(**{field.name: getattr(batch, field.name).cuda() for field in fields(Batch)})
+        on = WindowBatch(**{field.name: getattr(batch, field.name).cuda() for field in fields(WindowBatch)})
         total(head, on).backward()
         plain = Head(Config(llm=stories, queries=5), specs())
         assert weights(head).keys() == weights(plain).keys()

@@ -17,7 +17,7 @@ from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.methods import linear_probe, mean_pool, mote, text_zero_shot
 from vfc.heads.similarity.text_similarity import CLIP_SCALE, cosine_logits
-from vfc.heads.tasks.classification import Batch, ClassifierHead
+from vfc.heads.tasks.classification import ClassifierHead, ClipBatch
 
 
 def specs(width: int, frames: int = 8, classes: int = 3, text: int | None = None) -> dict[str, ArraySpec]:
@@ -74,7 +74,7 @@ def test_the_published_sizes_of_mote(width: int, experts: int, published: int) -
 
 def test_the_mean_of_the_frames_does_not_know_their_order() -> None:
     torch.manual_seed(0)
-    batch = Batch({"visual": torch.randn(5, 8, 16)}, torch.zeros(5, dtype=torch.int64), ("a", "b", "c"), {})
+    batch = ClipBatch({"visual": torch.randn(5, 8, 16)}, torch.zeros(5, dtype=torch.int64), ("a", "b", "c"), {})
     turned = replace(batch, clips={"visual": batch.clips["visual"].flip(1)})
     heads: list[ClassifierHead] = [
         linear_probe.Head(linear_probe.Config(), specs(16)),
@@ -91,7 +91,7 @@ def test_zero_shot_is_the_cosine_of_the_mean_frame() -> None:
     torch.manual_seed(0)
     frames, texts = torch.randn(2, 4, 6), torch.randn(3, 6)
     head = text_zero_shot.Head(text_zero_shot.Config(), specs(6))
-    found = head.scores(Batch({"visual": frames}, torch.zeros(2), ("a", "b", "c"), {"text": texts}))
+    found = head.scores(ClipBatch({"visual": frames}, torch.zeros(2), ("a", "b", "c"), {"text": texts}))
     for b in range(2):
         for c in range(3):
             mean, text = frames[b].numpy().mean(0), texts[c].numpy()
@@ -115,11 +115,11 @@ def test_what_mote_cannot_take_is_refused() -> None:
 
 
 @pytest.fixture
-def small() -> tuple[mote.Head, Batch]:
+def small() -> tuple[mote.Head, ClipBatch]:
     torch.manual_seed(0)
     head = mote.Head(mote.Config(layers=2), specs(16, frames=4))
     clips, texts = torch.randn(3, 4, 16), torch.randn(3, 16)
-    return head, Batch({"visual": clips}, torch.arange(3), ("a", "b", "c"), {"text": texts})
+    return head, ClipBatch({"visual": clips}, torch.arange(3), ("a", "b", "c"), {"text": texts})
 
 
 def through(head: mote.Head, frames: torch.Tensor, mixture: list[list[float]]) -> torch.Tensor:
@@ -139,7 +139,7 @@ def through(head: mote.Head, frames: torch.Tensor, mixture: list[list[float]]) -
     return x
 
 
-def test_mote_at_test_is_the_plain_mean_of_its_experts(small: tuple[mote.Head, Batch]) -> None:
+def test_mote_at_test_is_the_plain_mean_of_its_experts(small: tuple[mote.Head, ClipBatch]) -> None:
     head, batch = small
     head.loss(batch)  # what it was trained on is what it is asked: the layers count in full
     head.eval()
@@ -148,7 +148,7 @@ def test_mote_at_test_is_the_plain_mean_of_its_experts(small: tuple[mote.Head, B
     torch.testing.assert_close(head.scores(batch), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_mote_trains_one_drawn_expert_and_a_mixture(small: tuple[mote.Head, Batch]) -> None:
+def test_mote_trains_one_drawn_expert_and_a_mixture(small: tuple[mote.Head, ClipBatch]) -> None:
     head, batch = small
     frames, texts = batch.clips["visual"], batch.classes["text"]
     torch.manual_seed(7)
@@ -172,7 +172,9 @@ def test_mote_trains_one_drawn_expert_and_a_mixture(small: tuple[mote.Head, Batc
     assert len(mote.TEMPERATURES) == 11
 
 
-def test_mote_goes_back_to_the_input_for_classes_unlike_those_it_was_trained_on(small: tuple[mote.Head, Batch]) -> None:
+def test_mote_goes_back_to_the_input_for_classes_unlike_those_it_was_trained_on(
+    small: tuple[mote.Head, ClipBatch],
+) -> None:
     head, batch = small
     head.loss(batch)
     clips = batch.clips["visual"].mean(1)

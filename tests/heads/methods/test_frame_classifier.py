@@ -13,7 +13,7 @@ from torch import Tensor
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.lookup import find
 from vfc.heads.methods import frame_classifier
-from vfc.heads.tasks.frame_labels import GROUPS, Batch
+from vfc.heads.tasks.frame_labels import GROUPS, FrameBatch
 
 
 class FrameSuite(HeadSuite):
@@ -27,18 +27,18 @@ class FrameSuite(HeadSuite):
     needs = ("visual", "classes")
     overfit_steps = 10
 
-    def batch(self, tasks: int = 4, seed: int = 0) -> Batch:
+    def batch(self, tasks: int = 4, seed: int = 0) -> FrameBatch:
         generator = torch.Generator().manual_seed(seed)
         labels = torch.randint(5, (tasks,), generator=generator)
-        return Batch(torch.randn(tasks, 12, generator=generator), labels, torch.arange(tasks) % GROUPS)
+        return FrameBatch(torch.randn(tasks, 12, generator=generator), labels, torch.arange(tasks) % GROUPS)
 
-    def selected(self, batch: Batch, order: Tensor) -> Batch:
-        return Batch(batch.frames[order], batch.labels[order], batch.group[order])
+    def selected(self, batch: FrameBatch, order: Tensor) -> FrameBatch:
+        return FrameBatch(batch.frames[order], batch.labels[order], batch.group[order])
 
-    def without_answers(self, batch: Batch) -> Batch:
+    def without_answers(self, batch: FrameBatch) -> FrameBatch:
         return replace(batch, labels=torch.zeros_like(batch.labels))
 
-    def right(self, scores: Tensor, batch: Batch) -> float:
+    def right(self, scores: Tensor, batch: FrameBatch) -> float:
         """Nothing to overfit: a frame is scored by the classifier that never sees it; see the next test."""
         return 1.0 if scores.isfinite().all() else 0.0
 

@@ -16,7 +16,7 @@ from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.lookup import configs
 from vfc.heads.methods.fsar import Config, Head
-from vfc.heads.tasks.fewshot import Batch
+from vfc.heads.tasks.fewshot import EpisodeBatch
 
 SMALL = Config(dim=16, down_hidden=12, ffn_dim=20, attention_heads=2)
 BOTH = {
@@ -92,7 +92,7 @@ class Ragged:
         places = torch.randperm(clips, generator=generator).view(2, 3, shots + 2)
         target = torch.arange(3).repeat_interleave(2).expand(2, -1)
         videos = {"visual": self.frames, "text": self.text, "text.valid": self.valid}
-        self.batch = Batch(videos, places[..., :shots], places[..., shots:].flatten(1), target)
+        self.batch = EpisodeBatch(videos, places[..., :shots], places[..., shots:].flatten(1), target)
 
     def fused(self, head: Head, clip: int) -> tuple[Tensor, Tensor]:
         """MFM of one video at its true length."""

@@ -13,7 +13,7 @@ from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.methods.prototype import Config, Head
 from vfc.heads.similarity.matching import METRICS, comparable
-from vfc.heads.tasks.fewshot import Batch
+from vfc.heads.tasks.fewshot import EpisodeBatch
 
 Representation = Literal["mean", "ordered", "difference"]
 
@@ -83,7 +83,7 @@ def test_scores_by_hand() -> None:
         head.log_scale.fill_(0.0)
     # Class 0: shots (3, 0) and (0, 3), mean at 45 degrees to the query (0, 5); class 1: both opposite to it.
     videos = torch.tensor([[[3.0, 0.0]], [[0.0, 3.0]], [[0.0, -1.0]], [[0.0, -4.0]], [[0.0, 5.0]]])
-    batch = Batch({"visual": videos}, torch.tensor([[[0, 1], [2, 3]]]), torch.tensor([[4]]), torch.tensor([[0]]))
+    batch = EpisodeBatch({"visual": videos}, torch.tensor([[[0, 1], [2, 3]]]), torch.tensor([[4]]), torch.tensor([[0]]))
     assert head.scores(batch).tolist() == [[[pytest.approx(0.5**0.5), pytest.approx(-1.0)]]]
     wanted = math.log1p(math.exp(-1 - 0.5**0.5))
     assert head.loss(batch)["cross-entropy"].item() == pytest.approx(wanted)

@@ -14,7 +14,7 @@ from suites.head import EpisodicHeadSuite
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.methods.trx import Config, Head, Tuples
-from vfc.heads.tasks.fewshot import Batch
+from vfc.heads.tasks.fewshot import EpisodeBatch
 
 SMALL = Config(width=10)
 SPECS = {"visual": ArraySpec("frames", "fp32", (4, 6))}
@@ -47,7 +47,7 @@ def test_equals_loops(shots: int) -> None:
     support = torch.arange(3 * shots).view(1, 3, shots)
     query = torch.arange(3 * shots, len(clips))[None]
     with torch.no_grad():
-        found = head.scores(Batch({"visual": clips}, support, query, torch.zeros_like(query)))[0]
+        found = head.scores(EpisodeBatch({"visual": clips}, support, query, torch.zeros_like(query)))[0]
         place = torch.zeros(4, 6)
         for t, c in itertools.product(range(4), range(0, 6, 2)):
             angle = t / 10_000 ** (c / 6)

@@ -24,7 +24,7 @@ from vfc.heads.methods.vidprism.aggregation import Grouping, Plain, RgSTA
 from vfc.heads.methods.vidprism.losses import balance, diversity, diversity_of_clips, text_contrast
 from vfc.heads.methods.vidprism.released import load_released, our_name
 from vfc.heads.tasks import classification
-from vfc.heads.tasks.classification import Batch
+from vfc.heads.tasks.classification import ClipBatch
 from vfc.heads.training.fit import train
 
 WIDTH, CLASSES = 16, 5
@@ -75,11 +75,11 @@ def made(config: Config, frames: int = 8, seed: int = 0) -> Head:
     return Head(config, specs(frames=frames))
 
 
-def batch(clips: int = 6, frames: int = 8, seed: int = 0) -> Batch:
+def batch(clips: int = 6, frames: int = 8, seed: int = 0) -> ClipBatch:
     generator = torch.Generator().manual_seed(seed)
     # Frames of one clip are alike, as those of real clips are.
     alike = torch.randn(clips, 1, WIDTH, generator=generator)
-    return Batch(
+    return ClipBatch(
         {"visual": alike + 0.5 * torch.randn(clips, frames, WIDTH, generator=generator)},
         torch.arange(clips) % CLASSES,
         tuple("abcde"),

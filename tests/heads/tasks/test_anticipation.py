@@ -347,14 +347,14 @@ def test_no_classifier_labels_a_video_that_it_has_seen(tmp_path: Path) -> None:
     assert sorted(set(batch.group.tolist())) == [0, 1, 2, 3, 4]
     for group in range(5):
         only = batch.group == group
-        part = frame_labels.Batch(batch.frames[only], batch.labels[only], batch.group[only])
+        part = frame_labels.FrameBatch(batch.frames[only], batch.labels[only], batch.group[only])
         head.zero_grad()
         torch.stack(list(head.loss(part).values())).sum().backward()
         unseen = head.classifiers[1 + group](part.frames)
         assert torch.equal(head.scores(part), unseen)
         touched = [any(bool(p.grad.any()) for p in each.parameters()) for each in head.classifiers]
         assert touched == [i != 1 + group for i in range(6)]
-    test = frame_labels.Batch(batch.frames, batch.labels, torch.full_like(batch.group, -1))
+    test = frame_labels.FrameBatch(batch.frames, batch.labels, torch.full_like(batch.group, -1))
     assert torch.equal(head.scores(test), head.classifiers[0](batch.frames))
 
 

@@ -30,7 +30,7 @@ from vfc.heads.lookup import configs
 from vfc.heads.methods import linear_probe, mote, text_zero_shot
 from vfc.heads.results.tables import read_rows
 from vfc.heads.tasks import classification
-from vfc.heads.tasks.classification import Batch, Classification, ClassifierHead, Config, Wants, prepare
+from vfc.heads.tasks.classification import Classification, ClassifierHead, ClipBatch, Config, Wants, prepare
 from vfc.heads.tasks.classification.dataset import numbers
 from vfc.heads.tasks.classification.lists import Listed, base_and_novel
 from vfc.heads.tasks.classification.official import with_lists
@@ -328,13 +328,13 @@ def test_views_are_drawn_in_training_and_averaged_at_test(make_store: MakeStore)
         view_of = {reader.read(key, "frames").tobytes(): key.view for key in reader.keys("video")}
 
     class Seen(linear_probe.Head):
-        batches: ClassVar[list[Batch]] = []
+        batches: ClassVar[list[ClipBatch]] = []
 
-        def scores(self, batch: Batch) -> torch.Tensor:
+        def scores(self, batch: ClipBatch) -> torch.Tensor:
             self.batches.append(batch)
             return super().scores(batch)
 
-        def usage(self, batch: Batch) -> dict[str, torch.Tensor]:
+        def usage(self, batch: ClipBatch) -> dict[str, torch.Tensor]:
             return {"level": batch.clips["visual"].mean(dim=(1, 2))}
 
     def seen(config: Config, training: bool) -> set[int]:
@@ -366,7 +366,7 @@ def test_views_are_drawn_in_training_and_averaged_at_test(make_store: MakeStore)
             scored = by_hand.score(head, by_hand.tested, listed, "1-2", Silent())
             for i, row_ in enumerate(listed.rows):
                 clips = torch.stack([torch.tensor(reader.read(Key("video", row_.name, v), "frames")) for v in (1, 2)])
-                logits = head.scores(Batch({"visual": clips}, torch.zeros(2), listed.names, {}))
+                logits = head.scores(ClipBatch({"visual": clips}, torch.zeros(2), listed.names, {}))
                 wanted = (logits.softmax(-1) if kind == "probabilities" else logits).mean(0)
                 np.testing.assert_allclose(scored.scores[i], wanted.detach().numpy(), rtol=1e-4, atol=1e-5)
                 assert scored.usage["level"][i] == pytest.approx(float(clips.mean()), rel=1e-4)

@@ -32,7 +32,7 @@ from vfc.heads.evaluation.evaluate import EvalConfig, evaluate
 from vfc.heads.methods import fsar
 from vfc.heads.runs.run_folder import load_weights
 from vfc.heads.tasks import fewshot
-from vfc.heads.tasks.fewshot import Batch
+from vfc.heads.tasks.fewshot import EpisodeBatch
 from vfc.heads.training.fit import train
 
 SMALL = fsar.Config(dim=16, down_hidden=12, ffn_dim=20, attention_heads=2)
@@ -48,7 +48,7 @@ LISTS = [
 CPU = torch.device("cpu")
 
 
-def by_hand(reader: StoreReader, episode: Episode, prompts: tuple[str, str]) -> Batch:
+def by_hand(reader: StoreReader, episode: Episode, prompts: tuple[str, str]) -> EpisodeBatch:
     """One episode read record by record, every place encoded for itself."""
     places = [(name, prompts[0]) for names in episode.support for name in names]
     places += [(name, prompts[1]) for names in episode.query for name in names]
@@ -62,7 +62,7 @@ def by_hand(reader: StoreReader, episode: Episode, prompts: tuple[str, str]) -> 
     support = torch.arange(shots).view(1, len(episode.classes), -1)
     target = torch.zeros(1, len(places) - shots, dtype=torch.int64)
     videos = {"visual": frames, "text": text, "text.valid": valid}
-    return Batch(videos, support, torch.arange(shots, len(places))[None], target)
+    return EpisodeBatch(videos, support, torch.arange(shots, len(places))[None], target)
 
 
 def known_prompts(episode: Episode) -> dict[str, str]:

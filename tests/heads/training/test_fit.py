@@ -176,7 +176,7 @@ def test_without_a_val_split_the_last_update_counts(task: fewshot.Config, tmp_pa
 def test_a_loss_that_is_not_finite_stops_the_run(
     task: fewshot.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def loss(self: prototype.Head, batch: fewshot.Batch) -> dict[str, torch.Tensor]:
+    def loss(self: prototype.Head, batch: fewshot.EpisodeBatch) -> dict[str, torch.Tensor]:
         return {"broken": self.log_scale * float("nan")}
 
     monkeypatch.setattr(prototype.Head, "loss", loss)
@@ -248,7 +248,7 @@ def test_an_unknown_head_gets_a_suggestion(task: fewshot.Config) -> None:
 def test_batches_are_functions_of_seed_and_update(task: fewshot.Config, make_store: MakeStore) -> None:
     opened = fewshot.prepare(task, QUICK, prototype.Head, prototype.Config(), torch.device("cpu"), Silent())
 
-    def batches(start: int) -> Iterator[fewshot.Batch]:
+    def batches(start: int) -> Iterator[fewshot.EpisodeBatch]:
         return opened.batches(start)
 
     first = [batch for batch, _ in zip(batches(0), range(4), strict=False)]
