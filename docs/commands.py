@@ -81,10 +81,11 @@ def head_section(name: str) -> str:
         lines += [_flag_row(flag) for flag in own]
     else:
         lines.append("This head has no settings of its own.")
+    length = ("epochs", "least_steps") if train.epochs else ("steps",)
     values = ", ".join(
         f"`--{field.name.replace('_', '-')} {_value(getattr(train, field.name))}`"
         for field in dataclasses.fields(train)
-        if field.name in ("steps", "epochs", "least_steps", "batch", "lr", "optimizer", "weight_decay", "select")
+        if field.name in (*length, "batch", "lr", "optimizer", "weight_decay", "select")
     )
     lines += ["", "## Training defaults", "", f"{values}.", ""]
     lines.append(f"All flags: [vfc train-head {name}](../reference/commands/train-head.md#vfc-train-head-{name}).")
