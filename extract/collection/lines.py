@@ -9,9 +9,11 @@ from typing import Final, Literal
 from vfc.cache_schema.values.errors import BadInput
 
 from .listing import Listing, Row, forward_slashes
+from .readings import Line, refuse_stems_with_columns, refuse_two_readings, unquoted
 from .video import VIDEO_SUFFIXES, folder_label
 
-_SUFFIXED: Final = rf"(?P<path>.+(?:{'|'.join(map(re.escape, sorted(VIDEO_SUFFIXES, reverse=True)))}))"
+_SUFFIX: Final = rf"(?:{'|'.join(map(re.escape, sorted(VIDEO_SUFFIXES, reverse=True)))})"
+_SUFFIXED: Final = rf"(?P<path>.+{_SUFFIX})"
 _KINDS: Final[dict[str, re.Pattern[str]]] = {
     "split//path": re.compile(r"(?P<token>(?P<split>train|val|test)\d+)//(?P<path>.+)"),
     "path label": re.compile(_SUFFIXED + r"(?:[ \t]+|,[ \t]*)(?P<label>[^\s,].*)", re.IGNORECASE),
@@ -20,6 +22,7 @@ _KINDS: Final[dict[str, re.Pattern[str]]] = {
 }
 """Kinds of lines, by the first pattern that fits a whole line. The class name of `class/stem` ends at the last slash
 and may hold blanks, commas and parentheses."""
+_QUOTED_PATH: Final = re.compile(rf'"(?P<path>[^"]+{_SUFFIX})"(?=[\s,]|$)', re.IGNORECASE)
 _LINE_RULE: Final = (
     "A line is 'class/stem', 'path', 'path label' or 'split//path'; paths end in a video suffix such as .mp4."
 )
@@ -35,6 +38,7 @@ def read_lines(file: Path, text: str) -> Listing:
         BadInput: a line of no kind, or of another kind than the lines before it.
     """
     lines = [(f"{file}, line {n}", line.strip()) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    lines = [(where, _QUOTED_PATH.sub(r"\g<path>", line)) for where, line in lines]
     hmdb = _HMDB_FILE.fullmatch(file.stem)
     if hmdb and all(_HMDB_LINE.fullmatch(line) for _, line in lines):
         return _read_hmdb(file, hmdb["label"], lines)
@@ -47,6 +51,11 @@ def read_lines(file: Path, text: str) -> Listing:
             before = f", the lines before are '{kind}'" if kind else ""
             raise BadInput(f"{where}: {line!r} {problem}{before}.", _LINE_RULE)
         rows.append(_row(kind, line, where))
+    if kind == "path label":
+        matches = [(where, _KINDS[kind].fullmatch(forward_slashes(line))) for where, line in lines]
+        refuse_two_readings([Line(where, match["path"], match["label"]) for where, match in matches if match])
+    elif kind == "class/stem":
+        refuse_stems_with_columns(lines)
     return Listing(file, kind, tuple(rows))
 
 
@@ -70,7 +79,7 @@ def _row(kind: str, line: str, where: str) -> Row:
     match = _KINDS[kind].fullmatch(forward_slashes(line))
     assert match is not None
     groups = match.groupdict()
-    path, label = groups["path"], groups.get("label") or ""
+    path, label = groups["path"], unquoted(groups.get("label") or "")
     folder = folder_label(path)
     search: Literal["suffix", "stem"] = "stem" if kind == "class/stem" else "suffix"
     if label.isascii() and label.isdigit():

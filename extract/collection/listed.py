@@ -69,7 +69,7 @@ def collect_listed(files: Sequence[Path], root: Path) -> Collection:
         BadInput: lists of several splits, a malformed line, a video listed in two ways, none of the files exists.
     """
     _refuse_several_splits(files)
-    listings, rows = _read_rows(files)
+    notes, rows = _read_rows(files)
     entries = _entries(rows, root)
     missing = [name for name, entry in entries.items() if not entry.exists]
     if len(missing) == len(entries):
@@ -77,7 +77,6 @@ def collect_listed(files: Sequence[Path], root: Path) -> Collection:
             f"None of the {len(entries)} listed videos is below {root}: no {some(missing)}.",
             "Say with --root which folder the listed paths start from.",
         )
-    notes = [listing.summary() for listing in listings] + [note for listing in listings for note in listing.notes]
     if len(rows) > len(entries):
         notes.append(f"{len(rows) - len(entries)} lines repeat others and count once.")
     if missing:
@@ -86,12 +85,14 @@ def collect_listed(files: Sequence[Path], root: Path) -> Collection:
     return Collection(videos, missing=tuple(sorted(missing)), notes=tuple(notes))
 
 
-def _read_rows(files: Sequence[Path]) -> tuple[list[Listing], tuple[Row, ...]]:
-    """The listings of the files, and all of their rows with splits from file names and names of numbered classes."""
+def _read_rows(files: Sequence[Path]) -> tuple[list[str], tuple[Row, ...]]:
+    """Notes on how the files were read, and all of their rows, with splits of file names and names of classes."""
     listings = [read_listing(file) for file in files]
     if len(files) > 1 or not listings[0].is_table:  # a single table says splits in its rows alone
         listings = [listing.with_split_of_file_name() for listing in listings]
-    return listings, name_numbered_classes(row for listing in listings for row in listing.rows)
+    rows, notes = name_numbered_classes(row for listing in listings for row in listing.rows)
+    summaries = [listing.summary() for listing in listings]
+    return [*summaries, *(note for listing in listings for note in listing.notes), *notes], rows
 
 
 def _entries(rows: Sequence[Row], root: Path) -> dict[str, _Entry]:

@@ -69,11 +69,18 @@ def forward_slashes(path: str) -> str:
     return path.replace("\\", "/") if "/" not in path else path
 
 
-def name_numbered_classes(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """Give numbered classes their names: the folders, where numbers and folders match one to one, else the numbers."""
+def name_numbered_classes(rows: Iterable[Row]) -> tuple[tuple[Row, ...], tuple[str, ...]]:
+    """Rows whose numbered classes have names, and a note about it.
+
+    The names are the folders, where numbers and folders match one to one, else the numbers.
+    """
     rows = tuple(rows)
-    pairs = {(row.number, row.label) for row in rows if row.number}
+    pairs = sorted({(int(row.number), row.label) for row in rows if row.number})
+    if not pairs:
+        return rows, ()
     numbers, folders = ({pair[i] for pair in pairs} for i in (0, 1))
     if len(pairs) == len(numbers) == len(folders) and all(folders):
-        return rows
-    return tuple(replace(row, label=row.number) if row.number else row for row in rows)
+        number, folder = pairs[0]
+        return rows, (f"The numbers behind the paths stand for the folders: {number} is {folder!r}.",)
+    note = "The numbers behind the paths are the class names: they do not match the folders one to one."
+    return tuple(replace(row, label=row.number) if row.number else row for row in rows), (note,)

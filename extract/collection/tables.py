@@ -38,7 +38,7 @@ def read_csv(file: Path, text: str) -> Listing:
             f"{file}, line 1: the header {header!r} names no column 'path'.",
             f"Begin with the line {','.join(COLUMNS)} (only path is required), or rename a list of lines to .txt.",
         )
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
     columns = [column.strip().lower() for column in next(reader)]
     if repeated := [column for column in COLUMNS if columns.count(column) > 1]:
         raise BadInput(f"{file}, line 1: there are {columns.count(repeated[0])} columns {repeated[0]!r}.", _TABLE_RULE)

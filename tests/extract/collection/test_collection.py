@@ -494,6 +494,60 @@ def test_lines_that_cannot_be_used(tmp_path: Path, lines: list[str], message: st
         collect(listed(tmp_path / "list.txt", *lines))
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["a.mp4 20 0"], r"line 1: a\.mp4 20 0 is a path with the class '20 0', or a path and 2 columns \('20', '0'\)"),
+        (["a.mp4 x", "b.mp4 64 walking"], r"line 2: .* the class '64 walking', or a path and 2 columns"),
+        (["a.mp4 walking 3"], r"the class 'walking 3', or a path and 2 columns"),
+        (["a.mp4 0.5 2.5 walk"], r"the class '0\.5 2\.5 walk', or a path and 3 columns"),
+        (["a.mp4\twalk\tindoors"], r"the class 'walk\\tindoors', or a path and 2 columns"),
+        (["a.mp4,walk,indoors"], r"the class 'walk,indoors', or a path and 2 columns \('walk', 'indoors'\)"),
+        (["a.mp4 b.mp4"], r"the class 'b\.mp4', or one path with a blank, or two paths \('a\.mp4' and 'b\.mp4'\)"),
+        (["a.mp4 train", "b.mp4 validation"], r"the class 'train', or a path, and the split 'train'"),
+        (["a.mp4 walk test", "b.mp4 run Train"], r"the class 'walk test', or a path, a label, and the split 'test'"),
+        ([f"v/{i}.mp4 {n}" for i, n in enumerate((97, 120, 64, 233, 81))], r"the number of its frames \(97\)"),
+        (["walk/a 120 3"], r"1: walk/a 120 3 is the video 'a 120 3' of the class 'walk', or a path 'a' and columns"),
+        (["v/a.mp4;walk"], r"is the video 'a\.mp4;walk' of the class 'v', or a path 'a\.mp4' and columns"),
+    ],
+)  # fmt: skip
+def test_lines_with_two_readings_are_refused_with_both(tmp_path: Path, lines: list[str], message: str) -> None:
+    make(tmp_path, "a.mp4", "b.mp4", "v/a.mp4", "walk/a.mp4", *(f"v/{i}.mp4" for i in range(5)))
+    with pytest.raises(BadInput, match=f"{message}.*\n.*a CSV with a header such as path,label"):
+        collect(listed(tmp_path / "list.txt", *lines))
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "label"),
+    [
+        ('a b.mp4 "20 0"', "a b.mp4", "20 0"),
+        ('"v/a b.mp4" walking fast', "v/a b.mp4", "walking fast"),
+        ('"v/a b.mp4","jumping, high"', "v/a b.mp4", "jumping, high"),
+        ("a b.mp4 golf, 18 holes deep", "a b.mp4", "golf, 18 holes deep"),
+        ("a b.mp4 train the dog", "a b.mp4", "train the dog"),
+    ],
+)
+def test_lines_with_one_reading(tmp_path: Path, line: str, name: str, label: str) -> None:
+    make(tmp_path, "a b.mp4", "v/a b.mp4")
+    assert labelled(collect(listed(tmp_path / "list.txt", line))) == {name: (label, "")}
+
+
+def test_quoted_values_of_a_csv_may_follow_a_blank(tmp_path: Path) -> None:
+    make(tmp_path, "a, b.mp4")
+    assert labelled(collect(listed(tmp_path / "v.csv", "label, path", '"walk, fast", "a, b.mp4"'))) == {
+        "a, b.mp4": ("walk, fast", "")
+    }
+
+
+def test_what_the_numbers_of_a_list_were_taken_for_is_said(tmp_path: Path) -> None:
+    make(tmp_path, "v/a.mp4", "v/b.mp4", "x/c.mp4")
+    by_folder = collect(listed(tmp_path / "l.txt", "v/a.mp4 1", "v/b.mp4 1", "x/c.mp4 0"))
+    assert "The numbers behind the paths stand for the folders: 0 is 'x'." in by_folder.notes
+    by_number = collect(listed(tmp_path / "l.txt", "v/a.mp4 1", "v/b.mp4 2", "x/c.mp4 1"))
+    assert any("numbers behind the paths are the class names" in note for note in by_number.notes)
+    assert labelled(by_number) == {"v/a.mp4": ("1", ""), "v/b.mp4": ("2", ""), "x/c.mp4": ("1", "")}
+
+
 def test_a_video_in_two_splits_is_refused_and_repeated_lines_count_once(tmp_path: Path) -> None:
     make(tmp_path / "data", "walk/a.mp4", "walk/b.mp4")
     listed(tmp_path / "lists/train.txt", "walk/a", "walk/b", "walk/a")
