@@ -219,6 +219,16 @@ class ExtractConfig:
     retry_failed: bool = field(
         default=False, metadata=_flag("Output", "Try videos again that earlier runs listed under failures/")
     )
+    refresh: bool = field(
+        default=False, metadata=_flag("Output", "Make the records again whose file has changed since")
+    )
+    check_content: bool = field(
+        default=False,
+        metadata=_flag("Output", "Compare the SHA-256 of every file, not only where its size or time has changed"),
+    )
+    prune: bool = field(
+        default=False, metadata=_flag("Output", "Remove the annotations of videos whose file is gone from the folder")
+    )
     part_mb: float = field(default=128.0, metadata=_flag("Output", "Commit a part after this many megabytes"))
     part_seconds: float = field(default=60.0, metadata=_flag("Output", "Commit a part after this many seconds"))
     worker: str | None = field(

@@ -8,12 +8,14 @@ from .groups import Groups, group_of, groups
 from .lists import class_list, class_lists
 from .rows import SPLITS, Annotation, Annotations, load, read_annotations, segment, source, write_annotations
 from .splits import with_class_split, with_video_split
+from .updates import Update, update
 
 __all__ = [
     "SPLITS",
     "Annotation",
     "Annotations",
     "Groups",
+    "Update",
     "class_list",
     "class_lists",
     "group_of",
@@ -22,6 +24,7 @@ __all__ = [
     "read_annotations",
     "segment",
     "source",
+    "update",
     "with_class_split",
     "with_video_split",
     "write_annotations",

@@ -7,12 +7,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfc.cache_schema.annotations import Annotations
+from vfc.cache_schema.annotations import Annotations, source
 from vfc.cache_schema.protocol import EpisodeList
 from vfc.cache_schema.reduction.reduce import Reduction
 from vfc.cache_schema.values.errors import BadInput, ReadOnlyTarget
 from vfc.cache_schema.values.progress import Progress
-from vfc.extract.backbones.i3d.flow import METHODS, source
+from vfc.extract.backbones.i3d.flow import METHODS
+from vfc.extract.backbones.i3d.flow import source as flow_source
 from vfc.extract.collection import Collection, collect
 from vfc.extract.config import ExtractConfig
 from vfc.extract.decode.sampling import fixed_count
@@ -30,6 +31,12 @@ class Inputs:
     views: tuple[View, ...]
     texts: tuple[ClassText, ...]
     reduction: Reduction
+
+    @property
+    def root(self) -> Path:
+        """The folder that names start from."""
+        video = self.collection.videos[0]
+        return video.path.absolute().parents[source(video.name).count("/")]
 
 
 def read_inputs(config: ExtractConfig, progress: Progress) -> Inputs:
@@ -73,7 +80,7 @@ def _check_out(out: Path) -> None:
 
 
 def _check_flow(config: ExtractConfig, flow: str, view_list: tuple[View, ...]) -> None:
-    source(flow)
+    flow_source(flow)
     if flow not in METHODS and not all(view.whole for view in view_list):
         raise BadInput(
             f"--views {','.join(config.views)} changes pictures; the flow in {flow} is of whole ones.",

@@ -36,12 +36,13 @@ class Array:
 
 @dataclass(frozen=True)
 class Kind:
-    """The records of one kind: how many are wanted, there, failed before, to do; what one and what all to do take."""
+    """The records of one kind: counts, bytes of one and of all that are to do; `there`: stored and unchanged."""
 
     kind: str
     arrays: tuple[Array, ...]
     wanted: int
     there: int
+    changed: int
     failed: int
     to_do: int
     record_bytes: int
@@ -77,6 +78,7 @@ class Plan:
         lines = [f"{self.model} on {self.device}, {self.mode} mode, into {self.out}"]
         for kind in self.kinds:
             counts = f"{kind.wanted} wanted, {kind.there} there, {kind.failed} failed before, {kind.to_do} to do"
+            counts += f", {kind.changed} changed since (--refresh makes them again)" if kind.changed else ""
             lines.append(f"{kind.kind}: {counts}")
             for array in kind.arrays:
                 shape = ", ".join("L" if size is None else str(size) for size in array.shape)
@@ -169,6 +171,7 @@ def _kinds(work: WorkList, rows: Mapping[str, float]) -> Iterator[Kind]:
             arrays=arrays,
             wanted=work.requested[kind],
             there=sum(key.kind == kind for key in work.stored),
+            changed=sum(key.kind == kind for key in work.changed),
             failed=sum(failed.kind == kind for failed in work.failed),
             to_do=to_do[kind],
             record_bytes=each,

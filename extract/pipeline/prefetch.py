@@ -6,14 +6,12 @@ A decoding or pixel error fails only that video, and an error of a prompt only t
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Final, TypeVar, cast
 
 from torch import Tensor
@@ -28,6 +26,7 @@ from vfc.extract.prompting.class_texts import ClassText
 from .chunked import ChunkedVideo, Chunks, in_chunks
 from .device_copy import pinned
 from .forward import Ready, failed
+from .source_files import SINGLE_FRAME, file_identity
 from .stage_timer import StageTimer
 from .work_item import WorkItem
 from .writer_thread import FailedRecord
@@ -169,6 +168,8 @@ def ready_item(
         view = item.view.change(clip, item.video.name)
         prepared = backbone.pixels(view)
         metadata = {**view.metadata(), **prepared.metadata, "file": file_identity(path)}
+        if len(view.indices) > 1 and (view.indices == view.indices[0]).all():
+            metadata[SINGLE_FRAME] = True
         tensors = pinned(prepared.tensors) if pin else prepared.tensors
     except Exception as error:
         return [failed(key, error, path) for key in item.keys]
@@ -225,16 +226,3 @@ def in_threads(
             yield from finished()
     while waiting:
         yield from finished()
-
-
-def file_identity(path: Path) -> dict[str, Json]:
-    """Size in bytes and SHA-256 of a file."""
-    status = os.stat(path)
-    return {"size": status.st_size, "sha256": _sha256(path, status.st_size, status.st_mtime_ns)}
-
-
-# Segments of one file follow each other in a collection.
-@functools.lru_cache(maxsize=64)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

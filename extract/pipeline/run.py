@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from vfc.cache_schema.annotations import Annotations, load, write_annotations
+from vfc.cache_schema.annotations import Annotations, load, update, write_annotations
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.values.errors import UnknownName
 from vfc.cache_schema.values.progress import Progress, Silent
@@ -37,6 +37,7 @@ from .publish_tail import publish_tail, with_tail
 from .ranks import Rank, find_rank
 from .reduction import ReducingWriter
 from .signals import Interrupted, Interrupts
+from .source_files import identical_files, single_frame_clips
 from .stage_timer import StageTimer
 from .summary import Summary as Summary
 from .summary import record_name
@@ -87,6 +88,7 @@ class _Run:
         self.interrupts = Interrupts()
         self.device_to_host = DeviceToHost(self.work.device)
         self.in_copy: list[FinishedRecord | FailedRecord] = []
+        self.annotations, self.gone = Annotations(()), tuple[str, ...]()
 
     def nothing_to_do(self) -> Summary:
         """Labels and tail are brought up to date all the same, where there is a store."""
@@ -105,11 +107,17 @@ class _Run:
                 writer = self._store()
                 with writer, closing(FailureList(config.out, self.worker)) as failures:
                     self._declare(writer)
+                    writer.delete(key for key in self.work.replaced if key in writer)
                     self._add_tail()
                     self._annotate()
                     idle = min(max(config.part_seconds, 0.1), threading.TIMEOUT_MAX)
                     reducing = ReducingWriter(writer, self.work.reducer)
-                    thread = WriterThread(reducing, failures, proven=bool(self.all_work.stored), idle_seconds=idle)
+                    thread = WriterThread(
+                        reducing,
+                        failures,
+                        proven=bool(self.all_work.stored or self.all_work.replaced),
+                        idle_seconds=idle,
+                    )
                     self._make(thread, reducing)
             except Interrupted as stop:
                 signum = stop.signum
@@ -201,17 +209,23 @@ class _Run:
         self.progress.advance(count, note=f"bound by {self.timer.bottleneck() or 'decode'}{failed}")
 
     def _annotate(self) -> None:
-        """Bring `annotations/default.jsonl` up to date: rows of this collection, and those of others as they were."""
-        store = self.config.out
+        """Bring `annotations/default.jsonl` up to date with the collection; say what becomes of other rows."""
+        store, root = self.config.out, self.all_work.root
         try:
             before = load(store, "default")
         except UnknownName:
             before = Annotations(())
-        rows = {row.name: row for row in (*before.rows, *self.all_work.annotations.rows)}
-        annotations = Annotations(tuple(rows.values()))
-        if annotations.digest != before.digest:
-            write_annotations(store, "default", annotations)
-            self.progress.say(f"annotations/default.jsonl: {len(annotations)} rows ({annotations.digest[:12]}).")
+        result = update(before, self.all_work.annotations, lambda name: (root / name).exists(), prune=self.config.prune)
+        self.gone = () if self.config.prune else result.gone
+        self.annotations = result.annotations
+        if result.unsplit:
+            self.progress.say(f"{len(result.unsplit)} videos below {root} are not in this list: they lose their split.")
+        if self.config.prune and result.gone:
+            self.progress.say(f"{len(result.gone)} annotations without a file below {root} are removed.")
+        if self.annotations.digest != before.digest:
+            write_annotations(store, "default", self.annotations)
+            digest = self.annotations.digest[:12]
+            self.progress.say(f"annotations/default.jsonl: {len(self.annotations)} rows ({digest}).")
 
     def _add_tail(self) -> None:
         config, k = self.config, self.config.tail
@@ -220,10 +234,6 @@ class _Run:
 
     def _summary(self, thread: WriterThread | None, num_bytes: int = 0, signum: int = 0) -> Summary:
         work, timer = self.work, self.timer
-        digest = ""
-        if (self.config.out / "zarr.json").exists():
-            with closing(open_store(self.config.out, verify="never")) as reader:
-                digest = reader.digest
         summary = Summary(
             out=str(self.config.out),
             rank=self.rank.number,
@@ -232,11 +242,21 @@ class _Run:
             device=str(work.device),
             skipped=len(work.stored),
             failed_before=tuple((record_name(item.key), item.reason) for item in work.failed),
+            changed=tuple(map(record_name, work.changed)),
+            refreshed=len(work.replaced),
+            gone=self.gone,
             left=work.to_do,
             bytes=num_bytes,
-            digest=digest,
             signum=signum,
         )
+        if (self.config.out / "zarr.json").exists():
+            with closing(open_store(self.config.out, verify="never")) as reader:
+                summary = replace(
+                    summary,
+                    identical=tuple(identical_files(reader, self.annotations)),
+                    single_frame=tuple(map(record_name, single_frame_clips(reader, work.views))),
+                    digest=reader.digest,
+                )
         if thread is None:
             return summary
         idle = 1 - (self.device_to_host.busy() - timer.moved) / timer.elapsed

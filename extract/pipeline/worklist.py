@@ -31,6 +31,7 @@ from .inputs import Inputs, read_inputs
 from .publish_tail import missing_flags, with_tail
 from .ranks import Rank
 from .reduction import Reducer
+from .source_files import is_changed
 from .work_item import WorkItem, work_items
 from .writer_thread import FailedRecord
 
@@ -40,9 +41,10 @@ class WorkList:
     """The records asked for, sorted into those to make, those stored already and those that failed before.
 
     `items`, `texts`: still to make, in the order of the collection. `unfillable`: prompted records that cannot be made
-    for want of a label. `failed`: listed by an earlier run and not to be tried again. `requested` counts all, by kind.
+    for want of a label. `failed`: listed by an earlier run and not to be tried again. `changed`: stored, but the file
+    is another one now; `replaced`: the same, and they are made again. `requested` counts all, by kind.
     `reducer`: what becomes of arrays before they are stored. `axes`: what ids of prompts, views and templates mean.
-    `sample`: what a projection is fitted on.
+    `sample`: what a projection is fitted on. `root`: the folder that names start from.
     """
 
     backbone: Backbone
@@ -58,12 +60,20 @@ class WorkList:
     texts: tuple[ClassText, ...]
     stored: tuple[Key, ...]
     failed: tuple[Failed, ...]
+    changed: tuple[Key, ...]
+    replaced: tuple[Key, ...]
+    root: Path
     sample: tuple[WorkItem, ...]
 
     @property
     def specs(self) -> Mapping[str, tuple[ArraySpec, ...]]:
         """Kind -> arrays as they are stored."""
         return self.reducer.stored_specs()
+
+    @property
+    def views(self) -> frozenset[int]:
+        """Numbers of the views of the run."""
+        return frozenset({0, *(int(name) for axis, name, _ in self.axes if axis == "view")})
 
     @property
     def to_do(self) -> int:
@@ -88,6 +98,8 @@ class WorkList:
             texts=tuple(text for text in self.texts if mine(text.key)),
             stored=tuple(key for key in self.stored if mine(key)),
             failed=tuple(failed for failed in self.failed if mine(failed.key)),
+            changed=tuple(key for key in self.changed if mine(key)),
+            replaced=tuple(key for key in self.replaced if mine(key)),
         )
 
 
@@ -112,7 +124,7 @@ def build_work_list(config: ExtractConfig, rank: Rank, progress: Progress) -> Wo
         reader.recipe.require_equal(work.recipe, str(config.out))
         _require_equal_kinds(reader, work.specs)
         _require_equal_axes(reader, work.axes)
-        return _remaining(work, reader, KnownFailures({}) if config.retry_failed else read_failures(config.out))
+        return _remaining(config, work, reader)
 
 
 def _check_mode(config: ExtractConfig, mode: Mode) -> None:
@@ -162,6 +174,9 @@ def _everything(
         texts=inputs.texts,
         stored=(),
         failed=(),
+        changed=(),
+        replaced=(),
+        root=inputs.root,
         sample=tuple(item for item in sample if isinstance(item, WorkItem)),
     )
     counts = work.counts()
@@ -217,12 +232,16 @@ def _require_equal_axes(reader: StoreReader, axes: Iterable[tuple[str, str, Json
             )
 
 
-def _remaining(work: WorkList, reader: StoreReader, failures: KnownFailures) -> WorkList:
+def _remaining(config: ExtractConfig, work: WorkList, reader: StoreReader) -> WorkList:
     """Less the records that are stored, and those that failed before and whose file is unchanged."""
-    stored, failed = list[Key](), list[Failed]()
+    failures = KnownFailures({}) if config.retry_failed else read_failures(config.out)
+    stored, changed, failed = list[Key](), list[Key](), list[Failed]()
 
     def settled(key: Key, path: Path | None) -> bool:
         if key in reader:
+            if path and is_changed(path, reader.metadata(key), check_content=config.check_content):
+                changed.append(key)
+                return not config.refresh
             stored.append(key)
             return True
         listed = failures.of(key, path)
@@ -237,6 +256,8 @@ def _remaining(work: WorkList, reader: StoreReader, failures: KnownFailures) -> 
         texts=tuple(text for text in work.texts if not settled(text.key, None)),
         stored=tuple(stored),
         failed=tuple(failed),
+        changed=() if config.refresh else tuple(changed),
+        replaced=tuple(changed) if config.refresh else (),
     )
 
 

@@ -17,7 +17,8 @@ from vfc.extract.backbone import Encoded
 from vfc.extract.models.determinism import THREADS, determinism
 from vfc.extract.pipeline.device_copy import host
 from vfc.extract.pipeline.forward import Ready, failed, forward
-from vfc.extract.pipeline.prefetch import file_identity, in_threads
+from vfc.extract.pipeline.prefetch import in_threads
+from vfc.extract.pipeline.source_files import file_identity
 from vfc.extract.pipeline.stage_timer import STAGES, StageTimer
 from vfc.extract.pipeline.writer_thread import FailedRecord, FinishedRecord
 
@@ -111,7 +112,8 @@ def test_threads_keep_the_order_and_do_not_run_ahead_for_ever() -> None:
 def test_a_file_is_known_by_its_bytes(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(b"abc")
-    assert file_identity(path) == {"size": 3, "sha256": hashlib.sha256(b"abc").hexdigest()}
+    sha256, mtime_ns = hashlib.sha256(b"abc").hexdigest(), path.stat().st_mtime_ns
+    assert file_identity(path) == {"size": 3, "mtime_ns": mtime_ns, "sha256": sha256}
     path.write_bytes(b"abcd")
     assert file_identity(path)["sha256"] == hashlib.sha256(b"abcd").hexdigest()
 

@@ -112,7 +112,8 @@ def test_records_hold_what_a_plain_loop_gives(run: Run, clips: Path) -> None:
             assert (metadata["total_frames"], metadata["width"], metadata["height"]) == (10, 32, 24)
             assert (metadata["fps"], metadata["repeated"], metadata["toy"]) == (10.0, 0, True)
             data = path.read_bytes()
-            assert metadata["file"] == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            sha256, mtime_ns = hashlib.sha256(data).hexdigest(), path.stat().st_mtime_ns
+            assert metadata["file"] == {"size": len(data), "mtime_ns": mtime_ns, "sha256": sha256}
 
 
 def test_the_summary_tells_it_all(run: Run) -> None:

@@ -302,7 +302,7 @@ def test_every_view_is_a_record_of_its_own(run: Run, tmp_path: Path, clips: Path
         keys = reader.keys()
         assert {key.view for key in keys} == {0, 1, 2, 3, 201, 202, 10001}
         assert set(reader.axes("view")) == {"1", "2", "3", "201", "202", "10001"}
-        about = reader.metadata(Key("video", name, 10001))
+        about: Any = reader.metadata(Key("video", name, 10001))
         top, left, rows, columns = about["box"]
         assert rows * columns < 24 * 32
         copy = jittered(clip.frames[:, top : top + rows, left : left + columns], *about["jitter"])

@@ -1,0 +1,78 @@
+"""Source files: whether a record still belongs to its file, and which files of a store are the same.
+
+A record belongs to the content of a file. Its metadata holds `file`: `size` in bytes, `mtime_ns` (absent in stores of
+version 0.1) and `sha256`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from vfc.cache_schema.annotations import Annotations, source
+from vfc.cache_schema.reader import StoreReader
+from vfc.cache_schema.values.record import Json, Key
+
+SINGLE_FRAME: Final = "single_frame"
+"""True in the metadata of a clip of several frames that are one frame of the video, repeated."""
+
+
+def file_identity(path: Path) -> dict[str, Json]:
+    """Size in bytes, modification time in nanoseconds and SHA-256 of a file."""
+    status = os.stat(path)
+    sha256 = _sha256(path, status.st_size, status.st_mtime_ns)
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}
+
+
+# Segments and views of one file follow each other in a collection.
+@functools.lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_changed(path: Path, metadata: Any, *, check_content: bool) -> bool:
+    """Whether a file is not the one that a record was made from.
+
+    Size and time are compared; where they are not both equal and the size allows it, SHA-256 decides. A record that
+    does not name its file, or whose file is gone, does not count as changed.
+
+    Args:
+        path: The file now.
+        metadata: Of the record.
+        check_content: Whether SHA-256 is compared in any case.
+    """
+    stored = metadata.get("file")
+    if not stored or not path.exists():
+        return False
+    status = path.stat()
+    if status.st_size != stored["size"]:
+        return True
+    if status.st_mtime_ns == stored.get("mtime_ns") and not check_content:
+        return False
+    return _sha256(path, status.st_size, status.st_mtime_ns) != stored["sha256"]
+
+
+def identical_files(reader: StoreReader, annotations: Annotations) -> list[tuple[tuple[str, str], ...]]:
+    """Files with the same bytes under several names: (name, split) of each, sorted; segments count as their file."""
+    splits = {source(row.name): row.split for row in annotations.rows}
+    names: dict[str, set[str]] = defaultdict(set)
+    kind = "video" if "video" in reader.kinds else "prompted"
+    for key in reader.keys(kind) if kind in reader.kinds else ():
+        metadata: Any = reader.metadata(key) if key.view == 0 else {}
+        if "file" in metadata:
+            names[metadata["file"]["sha256"]].add(source(key.name))
+    groups = [sorted(same) for same in names.values() if len(same) > 1]
+    return sorted(tuple((name, splits.get(name, "")) for name in same) for same in groups)
+
+
+def single_frame_clips(reader: StoreReader, views: Iterable[int]) -> list[Key]:
+    """Records of these views whose clip is one frame, repeated."""
+    numbers = set(views)
+    keys: Sequence[Key] = reader.keys("video") if "video" in reader.kinds else ()
+    return [key for key in keys if key.view in numbers and reader.metadata(key).get(SINGLE_FRAME)]
