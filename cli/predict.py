@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand
 
+from vfc.cache_schema.annotations import Annotations
 from vfc.cache_schema.parts.atomic_files import replace_file
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.values.errors import BadInput
@@ -64,29 +65,39 @@ def run(config: PredictConfig, progress: Progress) -> Outcome:
         BadInput: a clip that could not be read; a head whose text depends on a list of tasks.
         RecipeMismatch: the features were made in another way, with the difference.
     """
-    from vfc.extract.pipeline.run import extract
     from vfc.extract.prompting.prompts import TEMPLATES
     from vfc.heads.evaluation.predict import Run, predict
 
     head = Run.read(config.head)
     training_store = head.training_store(config.cache, own_prompts=TEMPLATES)
-    stores = {}
-    for name, videos in (("support", config.support), ("query", _list(config))):
-        # Other clips go to another store, so that features of an earlier call are not used by mistake.
-        paths = [str(path.resolve()) for path in (config.query if name == "query" else (videos,))]
-        out = stores[name] = config.out / f"{name}-{digest([*paths])[:12]}"
-        progress.say(f"Features of the {name} clips: {out}")
-        summary = extract(_extraction(head, config, videos, out, training_store), progress, projections=training_store)
-        failed = {**dict.fromkeys(summary.failed), **dict.fromkeys(summary.failed_before)}
-        if failed:
-            raise BadInput(
-                f"{len(failed)} of the {name} clips could not be read: {', '.join(map(str, failed))}.",
-                f"The reasons are listed under {out / 'failures'}.",
-            )
-    result = predict(head, stores["support"], stores["query"])
+    support, labels = _features(head, config, "support", config.support, training_store, progress)
+    query, queries = _features(head, config, "query", _list(config), training_store, progress)
+    result = predict(head, support, query, labels, queries)
     for note in result.notes:
         progress.say(note)
     return Outcome(result.to_json(), tables_text(result.tables()))
+
+
+def _features(
+    head: Run, config: PredictConfig, name: str, videos: Path, training_store: Path | None, progress: Progress
+) -> tuple[Path, Annotations]:
+    """The store with the features of one side, and the clips of this call, whose files are compared with it."""
+    from vfc.extract.collection import collect
+    from vfc.extract.pipeline.run import extract
+
+    # Clips from other places are another store; files that changed in their place are extracted again.
+    paths = [str(path.resolve()) for path in (config.query if name == "query" else (videos,))]
+    out = config.out / f"{name}-{digest([*paths])[:12]}"
+    progress.say(f"Features of the {name} clips: {out}")
+    settings = _extraction(head, config, videos, out, training_store)
+    summary = extract(settings, progress, projections=training_store)
+    failed = {**dict.fromkeys(summary.failed), **dict.fromkeys(summary.failed_before)}
+    if failed:
+        raise BadInput(
+            f"{len(failed)} of the {name} clips could not be read: {', '.join(map(str, failed))}.",
+            f"The reasons are listed under {out / 'failures'}.",
+        )
+    return out, collect(settings.videos, root=settings.root).annotations()
 
 
 def _list(config: PredictConfig) -> Path:
@@ -110,6 +121,7 @@ def _extraction(
         "videos": videos,
         "root": None if videos == config.support else Path(videos.resolve().anchor),
         "out": out,
+        "refresh": True,
         "device": config.device,
         "checkpoint": config.checkpoint,
         "flow": config.flow and str(config.flow),

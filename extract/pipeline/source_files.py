@@ -55,7 +55,7 @@ def is_changed(path: Path, metadata: Any, *, check_content: bool) -> bool:
         return True
     if status.st_mtime_ns == stored.get("mtime_ns") and not check_content:
         return False
-    return _sha256(path, status.st_size, status.st_mtime_ns) != stored["sha256"]
+    return bool(_sha256(path, status.st_size, status.st_mtime_ns) != stored["sha256"])
 
 
 def identical_files(reader: StoreReader, annotations: Annotations) -> list[tuple[tuple[str, str], ...]]:

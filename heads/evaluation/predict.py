@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vfc.cache_schema.annotations import Annotations, load
+from vfc.cache_schema.annotations import Annotations
 from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.values.errors import BadInput, MissingPath, RecipeMismatch
 from vfc.cache_schema.values.recipe import Recipe
@@ -129,8 +129,15 @@ class Prediction:
         ]
 
 
-def predict(run: Run, support: Path, query: Path) -> Prediction:
-    """Score every clip of the store `query` by the labelled clips of the store `support`.
+def predict(run: Run, support: Path, query: Path, labels: Annotations, queries: Annotations) -> Prediction:
+    """Score clips of the store `query` by labelled clips of the store `support`; both may hold others besides.
+
+    Args:
+        run: The trained head.
+        support: Store of the labelled clips.
+        query: Store of the clips to classify.
+        labels: Names and labels of the clips to score by.
+        queries: Names of the clips to classify.
 
     Raises:
         RecipeMismatch: features were not made as those the head was trained on.
@@ -140,27 +147,24 @@ def predict(run: Run, support: Path, query: Path) -> Prediction:
         readers = (support_reader, query_reader)
         for reader in readers:
             _require_recipe(run, reader)
-        labelled = _labelled(support)
-        names = [
-            [name for group in labelled.values() for name in group],
-            sorted({key.name for key in query_reader.keys("video")}),
-        ]
+        labelled = _labelled(labels)
+        names = [[name for group in labelled.values() for name in group], [row.name for row in queries.rows]]
         stores = [_store_view(run, reader) for reader in readers]
         head, parts = _head(run, stores[0]), []
         for store, listed in zip(stores, names, strict=True):
             clips = EpisodeDataset(store, listed, device=torch.device("cpu"), resident="off")
             parts.append(encode_all(head.encode, clips, {role: torch.arange(len(listed)) for role in clips.sources}))
         count = len(names[0])
-        queries = torch.arange(count, count + len(names[1]))[None]
+        positions = torch.arange(count, count + len(names[1]))[None]
         supports = torch.arange(count).view(1, len(labelled), -1)
-        logits = head.match(EpisodeBatch(_joined(parts), supports, queries, torch.zeros_like(queries)))[0]
+        logits = head.match(EpisodeBatch(_joined(parts), supports, positions, torch.zeros_like(positions)))[0]
     shares = tuple(tuple(row) for row in logits.softmax(dim=-1).tolist())
     return Prediction(tuple(labelled), tuple(names[1]), shares, head.notes)
 
 
-def _labelled(support: Path) -> dict[str, list[str]]:
+def _labelled(labels: Annotations) -> dict[str, list[str]]:
     """Class -> its clips, classes in order of their names."""
-    labelled = load(support, "default").by_label()
+    labelled = labels.by_label()
     shots = {label: len(names) for label, names in sorted(labelled.items())}
     if len(shots) < 2 or len(set(shots.values())) > 1:
         raise BadInput(

@@ -180,3 +180,34 @@ def test_a_prompt_in_the_users_words_is_asked_again(
     with open_store(query) as new:
         assert new.axes("prompt") == {"mine": {"template": "What?"}}
         assert [key.prompt for key in new.keys("prompted")] == ["mine"]
+
+
+def test_the_clips_of_this_call_count_with_their_present_content(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(place / "support", tmp_path / "support")
+    shutil.copy(place / "videos" / "stand" / "2.mp4", tmp_path / "query.mp4")
+    call = [
+        *line(place, tmp_path / "p"),
+        "--support",
+        str(tmp_path / "support"),
+        "--query",
+        str(tmp_path / "query.mp4"),
+    ]
+    code, first = read(capsys, *call)
+    assert code == 0, first
+
+    def afresh(name: str) -> dict[str, Any]:
+        code, found = read(capsys, *call, "--out", str(tmp_path / name))
+        assert code == 0, found
+        return found
+
+    shutil.copy(place / "videos" / "walk" / "2.mp4", tmp_path / "query.mp4")
+    code, overwritten = read(capsys, *call)
+    assert (code, overwritten) == (0, afresh("q"))
+    assert overwritten["predictions"] != first["predictions"]
+    for label in CLASSES[4:]:
+        (tmp_path / "support" / label / "0.mp4").unlink()
+    code, fewer = read(capsys, *call)
+    assert (code, fewer) == (0, afresh("r"))
+    assert fewer["predictions"] != overwritten["predictions"]
