@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from suites.film import encode, every_frame, pictures, some_frames
 
 from vfc.cache_schema.values.errors import BadInput, MissingPath, UnknownName
-from vfc.extract.decode import Clip, Job, orientation, read, read_clip
+from vfc.extract.decode import Clip, Job, orientation, read, read_chunks, read_clip
 from vfc.extract.decode.packets import packet_index
 from vfc.extract.decode.sampling import frame_indices
 
@@ -240,6 +240,36 @@ def test_a_varying_frame_rate_keeps_its_times(tmp_path: Path) -> None:
     assert np.abs(clip.seconds * 1000 - times).max() < 1.01
     by_second = read_clip(path, "fps:1", 0)
     assert by_second.indices.tolist() == [0, 5, 8, 9]
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+@pytest.mark.parametrize(
+    ("rule", "start", "end", "expected"),
+    [
+        ("all", 0.05, 1.05, [2, 3, 4, 5, 6]),
+        ("all", 0.5, 1.0, [3, 4]),  # the end does not belong to the segment
+        ("all", 1.2, 2.9, [8]),  # no frame begins in it: the one on display
+        ("all", 2.0, None, [9]),
+        ("stride:2", 0.08, 1.1, [2, 4, 6]),
+        ("fps:2", 0.5, None, [3, 5, 8, 8, 8, 9]),  # 0.5, 1.0, 1.5, 2.0, 2.5, 3.0 s
+        ("fps:10", 0.48, 1.06, [3, 4, 4, 4, 4, 5]),  # 0.5, 0.6 ... 1.0 s, from its first frame on
+        ("tsn-centre", 0.5, 1.13, [4, 6, 8]),  # the middles of three pairs of frames, rounded up
+    ],
+)
+def test_segments_of_a_varying_frame_rate(
+    tmp_path: Path, suffix: str, rule: str, start: float, end: float | None, expected: list[int]
+) -> None:
+    """Worked by hand from the times of the frames, with and without an index, as one clip and in chunks."""
+    times = [0, 40, 80, 500, 540, 1000, 1040, 1080, 1120, 3000]
+    path = encode(tmp_path / f"a.{suffix}", count=10, times=times)
+    clip = read_clip(path, rule, 3, start_seconds=start, end_seconds=end)
+    assert clip.indices.tolist() == expected
+    assert np.abs(clip.seconds * 1000 - np.array(times)[expected]).max() < 1.01
+    for image, reference in zip(clip.frames, some_frames(path, expected), strict=True):
+        assert np.array_equal(image, reference)
+    assert read._read_everything(Job("", path, rule, 3, None, 0, start, end)).indices.tolist() == expected
+    chunks = read_chunks(Job("", path, rule, 3, None, 0, start, end, chunk=2))
+    assert [int(i) for chunk in chunks if chunk is not None for i in chunk.indices] == expected
 
 
 def test_the_best_stream_and_the_one_asked_for(shared_data: Path) -> None:
