@@ -1,7 +1,7 @@
-"""Backbone: a frozen network that turns clips and texts into named arrays. The contract, and how one is found.
+"""The contract of a backbone, a frozen network that turns clips and texts into named arrays; and finding families.
 
 A family is a file in `backbones/`; its name, hyphenated, is what `--model` takes. Nothing here imports torch: lists,
-help texts and option checks stay cheap.
+help texts and option checks stay fast.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PROMPT_BATCHINGS = ("serial", "packed", "batched", "single")
 
 
 class Frames(Protocol):
-    """What a backbone takes from a decoded clip; `decode.Clip` is one."""
+    """The parts of a decoded clip that a backbone reads; `decode.Clip` is one."""
 
     @property
     def frames(self) -> npt.NDArray[Any]:
@@ -48,21 +48,21 @@ class Frames(Protocol):
 
 @dataclass(frozen=True)
 class BackboneOptions:
-    """What can be asked of a backbone; families refuse what they do not have.
+    """The options of a backbone; families refuse those that they do not have.
 
     `checkpoint`: a folder, a hub id, or `id@revision`; None is the family's default. `layers`, `text_layers`: taps,
-    "0" to "L" or "norm". `texts`: whether text records are wanted; only then is the text tower read. `keep`: streams
-    to keep, of the kinds whose streams it names; empty keeps all. `num_frames`: frames per clip, None where it differs
-    from clip to clip, which makes every video array ragged. `dtype`: to compute in; None is the checkpoint's, save
-    that half precision on a CPU becomes fp32. `storage`: None is the family's. `attention`: None is the library's
+    "0" to "L" or "norm". `texts`: whether text records are needed; only then is the text tower read. `keep`: streams
+    to keep, for the kinds whose streams it names; empty keeps all. `num_frames`: frames per clip, None where it differs
+    from clip to clip, which makes every video array ragged. `dtype`: of the forward pass; None is the checkpoint's,
+    except that fp16 on a CPU becomes fp32. `storage`: None is the family's. `attention`: None is the library's
     choice. `device`: "cpu", "cuda", "cuda:1". `cut_texts`: cut texts beyond the context length instead of refusing.
-    `pixels`: one of the family's ways from frames to pixels (its `PIXELS`); None is its own.
+    `pixels`: one of the family's ways from frames to pixels (its `PIXELS`); None is the first.
 
-    For models that answer prompts: `prompts`: whether prompted records are wanted. `prompt_batching`: how several
+    For language models: `prompts`: whether prompted records are needed. `prompt_batching`: how several
     prompts of one video are run, see `PromptedBackbone`. `max_pixels`: instead of the checkpoint's own budget.
 
-    For models that look at windows of a long video: `window`, `stride`, `border`: see `i3d.windows`; None is the
-    family's own. `flow`: where optical flow comes from, see `i3d.flow`; None is without it.
+    For models with windows over a long video: `window`, `stride`, `border`: see `i3d.windows`; None is the
+    family's own. `flow`: the source of optical flow, see `i3d.flow`; None is no flow.
     """
 
     checkpoint: str | None = None
@@ -105,7 +105,7 @@ class BackboneOptions:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One clip, text or prompt, ready for the forward pass: tensors on the CPU; and what its record remembers."""
+    """One clip, text or prompt, ready for the forward pass: tensors on the CPU, and the metadata of its record."""
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, Json]
@@ -113,9 +113,9 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What one video gave: named arrays of its own record, and of one record per prompt, in the order of the prompts.
+    """The arrays of one video: those of its own record and those of each prompted record, in the order of prompts.
 
-    On the device, in transfer dtype. `video` is empty where it was not wanted.
+    On the device, in transfer dtype. `video` is empty where the video's own record is not needed.
     """
 
     video: dict[str, Tensor]
@@ -123,33 +123,33 @@ class Encoded:
 
 
 class Backbone(Protocol):
-    """One frozen network with its taps chosen; made by a family's `build`, which reads configuration only."""
+    """One frozen network with its taps chosen; returned by a family's `build`, which reads configuration only."""
 
     def specs(self) -> Mapping[str, tuple[ArraySpec, ...]]:
         """The arrays of each kind of record ("video", "text"), exactly as `encode_*` returns them. Needs no weights."""
 
     def taps(self) -> Mapping[str, Mapping[str, ArraySpec]]:
-        """All that could be asked for: stream ("visual", "text") to layer name to its array. Needs no weights."""
+        """All layers that can be chosen: stream ("visual", "text") to layer name to its array. Needs no weights."""
 
     def recipe(self) -> dict[str, Json]:
-        """This network's share of the recipe: what makes its numbers, given a clip. Hashes the weight files.
+        """This network's share of the recipe: all that determines its numbers, given a clip. Hashes the weight files.
 
-        Without the text taps, which the specs of kind "text" pin, so that texts can be added to a store later; and
-        without frame rule and count, which the caller knows.
+        Without the text taps, which the specs of kind "text" state, so that texts can be added to a store later; and
+        without frame rule and count, which the caller adds.
 
-        Raises MissingPath where there are no weights.
+        Raises MissingPath where the weights are missing.
         """
 
     def load(self) -> None:
-        """Read the weights to the device: nothing above the highest tap, no tower that was not asked for.
+        """Read the weights to the device: nothing above the highest tap, no tower that is not needed.
 
         Raises BadInput where the checkpoint lacks weights that are needed, MissingPath where it has none.
         """
 
     def pixels(self, clip: Frames) -> Prepared:
-        """A clip, resized, cropped and normalised as the checkpoint's own processor does. On the CPU, in any thread.
+        """A clip, resized, cropped and normalised as the checkpoint's own processor does. On the CPU, thread-safe.
 
-        Raises RecordRejected where this clip cannot be taken.
+        Raises RecordRejected where this clip is unusable.
         """
 
     def encode_videos(self, batch: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
@@ -161,8 +161,9 @@ class Backbone(Protocol):
 
 @dataclass(frozen=True)
 class Chunking:
-    """How a long video is handed over: at most `frames` frames at a time, of which all but the first time `overlap`
-    are the last ones of the time before.
+    """How a long video is divided: into chunks of at most `frames` frames.
+
+    The first `overlap` frames of a chunk repeat the last ones of the chunk before.
     """
 
     frames: int
@@ -171,19 +172,19 @@ class Chunking:
 
 @runtime_checkable
 class StreamingBackbone(Backbone, Protocol):
-    """A backbone that can take a video piece by piece, so that a long one never lies in memory as a whole.
+    """A backbone that encodes a video chunk by chunk, so that a long one is never in memory as a whole.
 
-    Asked for where the number of frames differs from video to video (`num_frames` None).
+    Used where the number of frames differs from video to video (`num_frames` None).
     """
 
     @property
     def chunking(self) -> Chunking:
-        """The pieces it takes."""
+        """The size of its chunks."""
 
     def encode_stream(self, chunks: Iterable[Mapping[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-        """Rows of each array, which laid end to end are, bit for bit, what `encode_videos` gives for the whole.
+        """Rows of each array; concatenated they equal, bit for bit, what `encode_videos` gives for the whole video.
 
-        `chunks`: `Prepared.tensors` of the pieces, in order.
+        `chunks`: `Prepared.tensors` of the chunks, in order.
 
         Raises RecordRejected where the video gives no row at all.
         """
@@ -191,7 +192,7 @@ class StreamingBackbone(Backbone, Protocol):
 
 @runtime_checkable
 class TextBackbone(Backbone, Protocol):
-    """A backbone with a text tower; "text" is in its specs where `texts` was asked for."""
+    """A backbone with a text tower; "text" is in its specs where `texts` is set."""
 
     @property
     def shared_space(self) -> tuple[frozenset[str], ...]:
@@ -201,7 +202,7 @@ class TextBackbone(Backbone, Protocol):
         """
 
     def tokens(self, text: str) -> Prepared:
-        """A text as token ids, padded to the context length. On the CPU, in any thread.
+        """A text as token ids, padded to the context length. On the CPU, thread-safe.
 
         Raises RecordRejected where it is too long, unless `cut_texts`.
         """
@@ -212,10 +213,10 @@ class TextBackbone(Backbone, Protocol):
 
 @runtime_checkable
 class PromptedBackbone(Backbone, Protocol):
-    """A language model that sees a video and then a prompt; "prompted" is in its specs where `prompts` was asked for.
+    """A language model that sees a video and then a prompt; "prompted" is in its specs where `prompts` is set.
 
-    The video comes first in every row of tokens, so its states owe nothing to the prompt: they are computed once, and
-    so is all the attention of the prompts to them (`prefix`: the tokens up to the last visual one, always).
+    The video comes first in every row of tokens, so its states do not depend on the prompt: they and their keys and
+    values are computed once (the prefix: the tokens up to the last visual one).
     Ways of batching prompts:
 
     - `serial`: the prefix, then one prompt after the other. With one video per call, the numbers of a video, and of a
@@ -223,12 +224,12 @@ class PromptedBackbone(Backbone, Protocol):
     - `packed`: the prompts of a call side by side in one row, kept apart by a mask.
     - `batched`: the prompts of a video as rows of a batch, padded on the right; what `packed` becomes under flash
       attention, which takes no mask.
-    - `single`: every prompt as a forward of its own, equal to the library's bit for bit. The video's own record is
-      taken from the first prompt's.
+    - `single`: every prompt in a forward pass of its own, equal to the library's bit for bit. The video's own record
+      comes from that of the first prompt.
     """
 
     def prompt(self, text: str) -> Prepared:
-        """The tokens that follow the video when this is asked about it. On the CPU, in any thread; fits every clip.
+        """The tokens of a prompt after the video. On the CPU, thread-safe; the same for every clip.
 
         Raises RecordRejected where the text holds special tokens.
         """
@@ -240,13 +241,13 @@ class PromptedBackbone(Backbone, Protocol):
         *,
         visual: Sequence[bool] | None = None,
     ) -> list[Encoded]:
-        """Each clip of the batch under its prompts; `visual` says whose own records are wanted, all by default.
+        """Each clip of the batch under its prompts; `visual`: whether its own record is needed (default: True).
 
-        Raises RecordRejected where clip and prompt together are longer than the model takes.
+        Raises RecordRejected where clip and prompt together are longer than the context of the model.
         """
 
     def rows(self, height: int, width: int, prompt: str = "") -> Mapping[str, int]:
-        """How many rows each ragged array has, about, for frames of this size under this prompt."""
+        """The approximate number of rows of each ragged array, for frames of this size under this prompt."""
 
 
 class Family(Protocol):

@@ -173,14 +173,14 @@ def towers(config: Any, options: BackboneOptions) -> tuple[Tower, Tower]:
     """
     from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
-    kept = kept_streams(options.keep, STREAMS)
+    streams = kept_streams(options.keep, STREAMS)
     vision, text = config.vision_config, config.text_config
     layers = chosen_layers(options.layers, layer_names(vision.num_hidden_layers), "the vision tower")
     text_layers = chosen_layers(options.text_layers, layer_names(text.num_hidden_layers), "the text tower")
-    check_kept(layers, kept["video"], STREAMS["video"], "--layer")
+    check_kept(layers, streams["video"], STREAMS["video"], "--layer")
     if options.texts:
-        check_kept(text_layers, kept["text"], STREAMS["text"], "--text-layer")
-    pooled, embeds = "frames" in kept["video"], "embedding" in kept["text"]
+        check_kept(text_layers, streams["text"], STREAMS["text"], "--text-layer")
+    pooled, embeds = "frames" in streams["video"], "embedding" in streams["text"]
     return (
         Tower(CLIPVisionModelWithProjection, vision, "vision_model", "post_layernorm", layers, pooled),
         Tower(CLIPTextModelWithProjection, text, "text_model", "final_layer_norm", text_layers, embeds),

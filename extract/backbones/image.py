@@ -46,9 +46,9 @@ class ImageBackbone(FrameEncoder):
         self._pooler_weights = [name for name, _ in meta.named_parameters() if name.startswith("pooler.")]
         where = f"{self._class.__name__} of {self.checkpoint.id}"
         self.layers = chosen_layers(options.layers, tuple(self._blocks.taps), where)
-        kept = kept_streams(options.keep, STREAMS)["video"]
-        check_kept(self.layers, kept, STREAMS["video"], "--layer")
-        self._pooled = "frames" in kept
+        streams = kept_streams(options.keep, STREAMS)["video"]
+        check_kept(self.layers, streams, STREAMS["video"], "--layer")
+        self._pooled = "frames" in streams
         self.compute = Compute.of(options, self._config)
         self._storage: Dtype = options.storage or "fp16"
         self._model: Any = None

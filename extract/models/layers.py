@@ -47,17 +47,17 @@ def kept_streams(requested: Sequence[str], streams: Mapping[str, Sequence[str]])
     return {kind: frozenset(of_kind).intersection(requested) or frozenset(of_kind) for kind, of_kind in streams.items()}
 
 
-def check_kept(layers: Sequence[str], kept: frozenset[str], streams: Sequence[str], flag: str) -> None:
+def check_kept(layers: Sequence[str], chosen: frozenset[str], streams: Sequence[str], flag: str) -> None:
     """Raise BadInput where the chosen layers would not be kept, or nothing of `streams` (pooled, tokens) would be.
 
-    `flag`: the option that names layers.
+    `chosen`: the streams to keep. `flag`: the option that names layers.
     """
     pooled, tokens = streams
-    if layers and tokens not in kept:
+    if layers and tokens not in chosen:
         raise BadInput(
             f"Layers were asked for, but {tokens} is not kept.", f"Add {tokens} to --keep, or leave out {flag}."
         )
-    if not layers and pooled not in kept:
+    if not layers and pooled not in chosen:
         raise BadInput(f"Nothing would be kept of {' and '.join(streams)}.", f"Name layers with {flag}.")
 
 

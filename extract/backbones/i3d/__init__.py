@@ -170,12 +170,12 @@ def _checkpoint_path(options: BackboneOptions) -> Path:
 
 def _streams(options: BackboneOptions) -> tuple[str, ...]:
     """The streams to keep; rgb alone unless flow is asked for. Raises BadInput where `keep` and `flow` contradict."""
-    kept = kept_streams(options.keep, STREAMS)["video"] if options.keep or options.flow else frozenset({"rgb"})
-    if "flow" in kept and options.flow is None:
+    streams = kept_streams(options.keep, STREAMS)["video"] if options.keep or options.flow else frozenset({"rgb"})
+    if "flow" in streams and options.flow is None:
         raise BadInput("--keep names flow, but there is no --flow.", "Give its source: --flow dis, or a folder.")
-    if "flow" not in kept and options.flow is not None:
+    if "flow" not in streams and options.flow is not None:
         raise BadInput("--flow is given, but flow is not kept.", "Add flow to --keep, or leave --flow out.")
-    return tuple(name for name in STREAMS["video"] if name in kept)
+    return tuple(name for name in STREAMS["video"] if name in streams)
 
 
 def _pixel_rule(place: Path) -> PixelRule:

@@ -57,15 +57,15 @@ class ViclipBackbone:
         self.architecture = architecture_of(checkpoint.config, lambda: shapes_of(checkpoint), checkpoint.id)
         towers = {"visual": self.architecture.vision, "text": self.architecture.text}
         self._known = {stream: layer_names(tower.layers) for stream, tower in towers.items()}
-        kept = kept_streams(options.keep, STREAMS)
+        streams = kept_streams(options.keep, STREAMS)
         self._layers = {
             "visual": chosen_layers(options.layers, self._known["visual"], "the vision tower"),
             "text": chosen_layers(options.text_layers, self._known["text"], "the text tower"),
         }
-        check_kept(self._layers["visual"], kept["video"], STREAMS["video"], "--layer")
+        check_kept(self._layers["visual"], streams["video"], STREAMS["video"], "--layer")
         if options.texts:
-            check_kept(self._layers["text"], kept["text"], STREAMS["text"], "--text-layer")
-        self._embeds = {"visual": "embedding" in kept["video"], "text": "embedding" in kept["text"]}
+            check_kept(self._layers["text"], streams["text"], STREAMS["text"], "--text-layer")
+        self._embeds = {"visual": "embedding" in streams["video"], "text": "embedding" in streams["text"]}
         self.compute = Compute(options.dtype or "fp32", options.device)
         self._storage: Dtype = options.storage or "fp16"
         self.rule = pixel_rule(options.pixels or PIXELS[0], self.architecture.image)

@@ -51,9 +51,9 @@ class VideomaeBackbone(FrameEncoder):
         self._attention = attention_of(meta)
         self._available = layer_names(self._config.num_hidden_layers, norm=meta.layernorm is not None)
         self.layers = chosen_layers(options.layers, self._available, f"the encoder of {self.checkpoint.id}")
-        kept = kept_streams(options.keep, STREAMS)["video"]
-        check_kept(self.layers, kept, STREAMS["video"], "--layer")
-        self._pooled = "frames" in kept
+        streams = kept_streams(options.keep, STREAMS)["video"]
+        check_kept(self.layers, streams, STREAMS["video"], "--layer")
+        self._pooled = "frames" in streams
         self.compute = Compute.of(options, self._config)
         self._storage: Dtype = options.storage or "fp16"
         self._model: Any = None
