@@ -1,9 +1,9 @@
-"""Put features that were made elsewhere into a store, and read them back.
+"""Write features of your own into a store, and read them back.
 
     python examples/store_of_your_own.py /tmp/own-store
 
-Takes about a second. Prints the shapes of two reads and ends with the store's digest. Give the same line again and
-nothing is written, because what is committed never changes: the digest stays the same.
+Takes about a second. It prints the shapes of two reads and the digest of the store. Run again, it writes nothing,
+because a committed record never changes: the digest stays the same.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from vfc.cache_schema import ArraySpec, Key, Recipe, Record, StoreWriter, open_store
+from vfc.cache_schema.annotations import Annotation, Annotations, write_annotations
 
 
-def main(root: Path) -> None:
-    """Write a hundred records of 8 frames with 384 numbers each, keep the labels beside them, read some back."""
-    from vfc.cache_schema.annotations import Annotation, Annotations, write_annotations
-
-    # Whatever makes the numbers belongs in here: with another recipe this store refuses to go on.
+def write(root: Path) -> None:
+    """A hundred records of 8 frames with 384 numbers each, and their labels."""
+    # Everything that makes the numbers belongs into the recipe: with another recipe this store is not continued.
     recipe = Recipe({"model": "my own encoder", "revision": 3, "frames": {"rule": "linspace", "count": 8}})
     generator = np.random.default_rng(0)
     with StoreWriter(root, recipe) as writer:
@@ -33,9 +32,12 @@ def main(root: Path) -> None:
     rows = tuple(Annotation(key.name, label=key.name.split("/")[0]) for key in open_store(root).keys("video"))
     write_annotations(root, "default", Annotations(rows))
 
+
+def read(root: Path) -> None:
+    """One record, then all records of one class in one call."""
     reader = open_store(root)
-    one = reader.keys("video")[0]
-    print(one.name, reader.metadata(one), reader.read(one, "frames").shape)
+    first = reader.keys("video")[0]
+    print(first.name, reader.metadata(first), reader.read(first, "frames").shape)
     runs = reader.keys("video", where=lambda key, metadata: key.name.startswith("run/"))
     batch = np.empty((len(runs), 8, 384), np.float16)
     reader.take(runs, "frames", batch)
@@ -44,4 +46,6 @@ def main(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "own-store"))
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "own-store")
+    write(folder)
+    read(folder)
