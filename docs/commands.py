@@ -15,7 +15,7 @@ from vfc.cli import app, options
 def cell(text: str) -> str:
     """A plain text as a cell of a Markdown table; what stands in backticks stays code."""
     parts = text.replace("\n", " ").split("`")
-    parts[::2] = [re.sub(r"([\[\]*<])", r"\\\1", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"([\[\]*])", r"\\\1", part).replace("<", "&lt;") for part in parts[::2]]
     return "`".join(parts).replace("|", "\\|")
 
 
