@@ -42,20 +42,21 @@ def read_lines(file: Path, text: str) -> Listing:
     hmdb = _HMDB_FILE.fullmatch(file.stem)
     if hmdb and all(_HMDB_LINE.fullmatch(line) for _, line in lines):
         return _read_hmdb(file, hmdb["label"], lines)
-    kind = _kind(lines[0][1]) if lines else ""
-    rows = []
-    for where, line in lines:
-        line_kind = _kind(line)
-        if not kind or line_kind != kind:
-            problem = f"is a line '{line_kind}'" if kind and line_kind else "is no line of a list of videos"
-            before = f", the lines before are '{kind}'" if kind else ""
+    kinds = [_kind(line) for _, line in lines]
+    for (where, line), kind in zip(lines, kinds, strict=True):
+        if not kind or kind != kinds[0]:
+            problem = f"is a line '{kind}'" if kind else "is no line of a list of videos"
+            before = f", the lines before are '{kinds[0]}'" if kinds[0] else ""
             raise BadInput(f"{where}: {line!r} {problem}{before}.", _LINE_RULE)
-        rows.append(_row(kind, line, where))
+    kind = kinds[0] if kinds else ""
+    groups = [_groups(kind, line) for _, line in lines]
     if kind == "path label":
-        matches = [(where, _KINDS[kind].fullmatch(forward_slashes(line))) for where, line in lines]
-        refuse_two_readings([Line(where, match["path"], match["label"]) for where, match in matches if match])
+        refuse_two_readings(
+            [Line(where, group["path"], group["label"]) for (where, _), group in zip(lines, groups, strict=True)]
+        )
     elif kind == "class/stem":
         refuse_stems_with_columns(lines)
+    rows = (_row(kind, group, where) for (where, _), group in zip(lines, groups, strict=True))
     return Listing(file, kind, tuple(rows))
 
 
@@ -75,13 +76,16 @@ def _kind(line: str) -> str:
     return next((kind for kind, pattern in _KINDS.items() if pattern.fullmatch(forward_slashes(line))), "")
 
 
-def _row(kind: str, line: str, where: str) -> Row:
+def _groups(kind: str, line: str) -> dict[str, str]:
     match = _KINDS[kind].fullmatch(forward_slashes(line))
     assert match is not None
-    groups = match.groupdict()
-    path, label = groups["path"], unquoted(groups.get("label") or "")
+    return match.groupdict()
+
+
+def _row(kind: str, groups: dict[str, str], where: str) -> Row:
+    path, label = groups["path"], unquoted(groups.get("label", ""))
     folder = folder_label(path)
     search: Literal["suffix", "stem"] = "stem" if kind == "class/stem" else "suffix"
     if label.isascii() and label.isdigit():
         return Row(path, folder, "", where, search, number=label)
-    return Row(path, label or folder or groups.get("token", ""), groups.get("split") or "", where, search)
+    return Row(path, label or folder or groups.get("token", ""), groups.get("split", ""), where, search)
