@@ -215,6 +215,16 @@ class ExtractConfig:
         metadata=_flag("Size", "Number of videos that --project is fitted on (the first by the hash of their names)"),
     )
 
+    project_fit: Literal["train", "all", "0.1"] | None = field(
+        default=None,
+        metadata=_flag(
+            "Size",
+            "Videos a pca is fitted on: train (default where a split is known) or all (default elsewhere); 0.1: as "
+            "version 0.1, on all, less the mean, without one basis for frames and texts",
+        ),
+    )
+    project_mean: bool = field(default=False, metadata=_flag("Size", "Subtract the mean before a pca"))
+
     out: Path = field(default=Path("store"), metadata=_flag("Output", "Store to create or to continue"))
     retry_failed: bool = field(
         default=False, metadata=_flag("Output", "Try videos again that earlier runs listed under failures/")

@@ -45,10 +45,19 @@ def recipe_settings(recipe: Mapping[str, Any], axes: Axes, changes: Mapping[str,
         **_pixels(recipe.get("pixels", {})),
         **_windows(recipe, changes),
         **_views(axes.get("view", {})),
-        **recipe.get("shrink", {}),
+        **_reduction(recipe.get("shrink", {})),
     }
     if "seed" in recipe["frames"]:
         settings["seed"] = recipe["frames"]["seed"]
+    return settings
+
+
+def _reduction(fields: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {name: fields[name] for name in ("pool", "project", "fit_records", "seed") if name in fields}
+    if "project" in fields:
+        by_0_1 = not {"fitted_on", "one_basis"} & fields.keys()
+        settings["project_fit"] = "0.1" if by_0_1 else fields.get("fitted_on")
+        settings["project_mean"] = fields.get("mean") == "subtracted"
     return settings
 
 

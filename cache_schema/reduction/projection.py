@@ -21,7 +21,7 @@ from safetensors.numpy import load, save
 
 from vfc.cache_schema.parts.atomic_files import create_file
 from vfc.cache_schema.values.errors import BadInput, Damaged
-from vfc.cache_schema.values.record import Json
+from vfc.cache_schema.values.record import ArraySpec, Json
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -73,18 +73,21 @@ def parse_projection(text: str) -> tuple[str, int]:
 class Fitting:
     """A projection in the making: the rows of one record after the other, then the fit.
 
-    `pca`: the leading eigenvectors of the covariance of all rows, the sign of each such that its largest entry is
-    positive. `random`: the Q of a seeded Gaussian matrix; the rows serve to measure what it keeps.
+    `pca`: the leading eigenvectors of the covariance of all rows, or without `mean` of their second moments about
+    zero, the sign of each such that its largest entry is positive. `random`: the Q of a seeded Gaussian matrix; the
+    rows serve to measure what it keeps.
     """
 
-    def __init__(self, text: str, width: int, *, seed: int = 0) -> None:
+    def __init__(self, text: str, width: int, *, seed: int = 0, mean: bool = True) -> None:
         """Begin `pca:<d>` or `random:<d>` of rows `[width]`; `seed` is of the random projection.
+
+        `mean`: whether a pca subtracts the mean of the rows; without, cosines between vectors keep their meaning.
 
         Raises:
             BadInput: neither of the two.
         """
         self._rule, self._wanted = parse_projection(text)
-        self._text, self._width, self._seed = text, width, seed
+        self._text, self._width, self._seed, self._mean = text, width, seed, mean
         self._rows = 0
         if self._rule == "random":
             self._basis = _random_basis(width, self._wanted, seed)
@@ -122,12 +125,17 @@ class Fitting:
                 "Ask for fewer dimensions, or extract more first.",
             )
         offset = self._total / self._rows
-        variances, vectors = np.linalg.eigh(self._squares / self._rows - np.outer(offset, offset))
+        centre = (self._shift + offset) * self._mean
+        moments = self._squares / self._rows - np.outer(offset, offset)
+        if not self._mean:
+            about["mean"] = "none"
+            moments += np.outer(self._shift + offset, self._shift + offset)
+        variances, vectors = np.linalg.eigh(moments)
         basis = vectors[:, ::-1][:, :dimensions]
         basis = basis * np.where(basis[np.abs(basis).argmax(axis=0), np.arange(dimensions)] < 0, -1, 1)
         explained, total = variances[::-1][:dimensions].clip(0).sum(), variances.clip(0).sum()
         about["explained"] = float(explained / total) if total > 0 else 1.0
-        return Projection((self._shift + offset).astype(np.float32), basis.astype(np.float32), about)
+        return Projection(centre.astype(np.float32), basis.astype(np.float32), about)
 
 
 def fit_projection(text: str, sample: Iterable[Array], width: int, *, seed: int = 0) -> Projection:
@@ -181,6 +189,26 @@ def publish_projection(store_root: Path, array: str, projection: Projection) -> 
     published = load_projection(store_root, array)
     assert published is not None
     return published
+
+
+def same_projection(store_root: Path, one: ArraySpec, other: ArraySpec) -> bool:
+    """Whether vectors of two arrays of a store, which one model put into one space, still share a space.
+
+    They do where neither array was projected, or both by one basis: in this store, and in those it is derived from.
+    """
+    return one.shape[-1] == other.shape[-1] and _projections(store_root, one.name) == _projections(
+        store_root, other.name
+    )
+
+
+def _projections(store_root: Path, array: str) -> list[str]:
+    """Digests of the projections that an array went through, from this store up to the one with the first records."""
+    store, digests = store_root.resolve(), list[str]()
+    while (store / "zarr.json").is_file():
+        projection = load_projection(store, array)
+        digests += [projection.digest] if projection else []
+        store = store.parent.parent if store.parent.name == "derived" else store / "none"
+    return digests
 
 
 def _damaged(path: Path) -> Damaged:

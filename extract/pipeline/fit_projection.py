@@ -44,7 +44,7 @@ def with_projections(
     reducer, rule = work.reducer, work.reducer.reduction.project
     if not rule:
         return reducer
-    widths = reducer.features()
+    widths, bases = reducer.features(), reducer.bases()
     # Before the projections are looked up: they are published before the first record is written.
     with open_store(config.out) as reader:
         stored = {spec.name for kind in reader.kinds if reader.keys(kind) for spec in reducer.specs.get(kind, ())}
@@ -60,13 +60,17 @@ def with_projections(
             f"projection/{name}.safetensors is missing.",
             "Copy projection/ from the store that they came from, or give another --out: a new fit would not fit them.",
         )
-    if missing:
-        for name, fitting in _fitted(config, work, missing, progress).items():
-            projections[name] = publish_projection(config.out, name, fitting.finished())
-    for name, projection in projections.items():
-        _require(projection, rule, widths[name], name, config.out)
-        explained = 100 * float(str(projection.about["explained"]))
-        progress.say(f"{name}: {rule} of {widths[name]} keeps {explained:.4g} % of the energy.")
+    unfitted = [first for first, names in bases.items() if not projections.keys() & names]
+    fitted = {name: fit.finished() for name, fit in _fitted(config, work, unfitted, progress).items()}
+    for first, names in bases.items():
+        known = next((projections[name] for name in names if name in projections), fitted.get(first))
+        assert known is not None
+        for name in names:
+            projections[name] = projection = publish_projection(config.out, name, known)
+            _require(projection, rule, widths[name], name, config.out)
+        explained = 100 * float(str(known.about["explained"]))
+        mean = "" if known.about.get("mean") == "none" or rule.startswith("random") else " less the mean"
+        progress.say(f"{', '.join(names)}: {rule} of {widths[first]}{mean} keeps {explained:.4g} % of the energy.")
     return replace(reducer, projections=projections)
 
 
@@ -82,9 +86,18 @@ def _take(source: Path, out: Path, name: str) -> None:
 def _fitted(config: ExtractConfig, work: WorkList, names: Sequence[str], progress: Progress) -> Mapping[str, Fitting]:
     reducer, reduction = work.reducer, work.reducer.reduction
     widths = reducer.features()
-    fittings = {name: Fitting(reduction.project, widths[name], seed=reduction.seed) for name in names}
+    mean = reducer.mean or reducer.fitted_on == "0.1"
+    fittings = {name: Fitting(reduction.project, widths[name], seed=reduction.seed, mean=mean) for name in names}
+    if not names:
+        return fittings
     encode = of_videos(work.backbone)
-    progress.say(f"Fitting {reduction.project} of {', '.join(names)} on {len(work.sample)} videos.")
+    if not work.sample:
+        raise BadInput(
+            f"--project {reduction.project} is fitted on training videos, and no video has the split train.",
+            "Give a list with splits, or --project-fit all.",
+        )
+    which = "training videos" if reducer.fitted_on == "train" else "videos"
+    progress.say(f"Fitting {reduction.project} of {', '.join(names)} on {len(work.sample)} {which}.")
     progress.begin("fit", len(work.sample), "videos")
     with prefetch(config, work.backbone, work.sample, StageTimer()) as items:
         for item in items:

@@ -1,14 +1,15 @@
 """Reduction: records are pooled and projected before they are written, by the functions that `materialize` uses.
 
-Pooling is for the tokens of frames; a projection for all features of videos and prompts. Records of texts stay as they
-are. Side arrays stay, but for a token grid, which is rewritten.
+Pooling is for the tokens of frames; a projection for all features of videos and prompts, and for arrays of texts that
+share a space with one of these. Other arrays of texts are not changed, nor are side arrays, but for a token grid, which
+is rewritten.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy.typing as npt
 
@@ -34,11 +35,17 @@ FEW_ROWS: Mapping[str, Dtype] = {"prompted": "bf16", "text": "fp16"}
 class Reducer:
     """What happens to records between the model and the store.
 
-    `specs`: kind -> arrays as the model gives them. `projections`: array -> its projection, once it is known.
+    `specs`: kind -> arrays as the model gives them. `shared_spaces`: see `Backbone.shared_space`; arrays of one space
+    get one basis, those of texts too. `fitted_on`, `mean`: what a pca is fitted on, and whether it subtracts the mean.
+    `fitted_on` "0.1" is the rule of version 0.1: on all videos, less the mean, each array by itself, no texts.
+    `projections`: array -> its projection, once it is known.
     """
 
     specs: Specs
     reduction: Reduction = field(default_factory=Reduction)
+    shared_spaces: tuple[frozenset[str], ...] = ()
+    fitted_on: Literal["train", "all", "0.1"] = "all"
+    mean: bool = False
     projections: Mapping[str, Projection] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -79,11 +86,32 @@ class Reducer:
     def features(self) -> Mapping[str, int]:
         """The arrays that are projected, and how wide they are before."""
         wide = [spec for specs in self._reduced() for spec in specs if spec.dtype in FEATURE_DTYPES]
-        return {spec.name: int(spec.shape[-1] or 0) for spec in wide}
+        widths = {spec.name: int(spec.shape[-1] or 0) for spec in wide}
+        return widths | {name: widths[first] for first, names in self._shared(widths).items() for name in names}
+
+    def bases(self) -> dict[str, tuple[str, ...]]:
+        """The array that each basis is fitted on, and all arrays that it is for."""
+        widths = self.features()
+        shared = self._shared(widths)
+        joined = {name for names in shared.values() for name in names}
+        return shared | {name: (name,) for name in widths if name not in joined}
+
+    def _shared(self, widths: Collection[str]) -> dict[str, tuple[str, ...]]:
+        """The arrays of each shared space that one of the projected arrays is in, under the first such array."""
+        if self.fitted_on == "0.1":
+            return {}
+        own = {spec.name for specs in self._reduced() for spec in specs}
+        spaces = [(sorted(space & own), tuple(sorted(space))) for space in self.shared_spaces]
+        return {arrays[0]: space for arrays, space in spaces if arrays and arrays[0] in widths}
 
     def recipe(self) -> dict[str, Json]:
         """Its share of the recipe; nothing where nothing is pooled or projected."""
         fields = self.reduction.to_json()
+        if self.reduction.project and self.fitted_on != "0.1":
+            if self.reduction.project.startswith("pca"):
+                fields |= {"mean": "subtracted" if self.mean else "none", "fitted_on": self.fitted_on}
+            if shared := [list(names) for names in self.bases().values() if len(names) > 1]:
+                fields["one_basis"] = cast("Json", shared)
         return {"shrink": fields} if fields else {}
 
     def record(self, record: Record) -> Record:
@@ -92,9 +120,13 @@ class Reducer:
         Raises:
             RecordRejected: its token grid is smaller than the pooled one.
         """
-        if record.key.kind not in REDUCED or not (self.reduction.pool or self.projections):
-            return record
-        return replace(record, arrays=self._arrays(record.key, record.arrays))
+        if record.key.kind in REDUCED and (self.reduction.pool or self.projections):
+            return replace(record, arrays=self._arrays(record.key, record.arrays))
+        arrays = dict(record.arrays)
+        for spec in self.specs[record.key.kind]:
+            if self._projected_text(record.key.kind, spec) and self.projections:
+                arrays[spec.name] = self.projections[spec.name].apply(_as_float(arrays[spec.name], spec))
+        return replace(record, arrays=arrays)
 
     def pooled(self, record: Record) -> Arrays:
         """The arrays of a record as a projection takes them: features pooled, as float32.
@@ -119,8 +151,13 @@ class Reducer:
             return spec
         if spec.dtype == "int8" and kind in FEW_ROWS:
             spec = replace(spec, dtype=FEW_ROWS[kind])
-        reduction = self.reduction if kind in REDUCED else Reduction()
+        projected = kind in REDUCED or self._projected_text(kind, spec)
+        reduction = self.reduction if projected else Reduction()
         return reduced_spec(spec, reduction if self._pooled(spec) else replace(reduction, pool=""))
+
+    def _projected_text(self, kind: str, spec: ArraySpec) -> bool:
+        """Whether an array of texts goes through the basis of a video array."""
+        return kind not in REDUCED and bool(self.reduction.project) and spec.name in self.features()
 
     def _reduced(self) -> list[tuple[ArraySpec, ...]]:
         return [self.specs[kind] for kind in REDUCED if kind in self.specs]

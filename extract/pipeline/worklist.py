@@ -18,7 +18,7 @@ from vfc.cache_schema.values.errors import AxisMismatch, BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import ArraySpec, Json, Key
-from vfc.extract.backbone import Backbone, BackboneOptions, open_backbone
+from vfc.extract.backbone import Backbone, BackboneOptions, TextBackbone, open_backbone
 from vfc.extract.collection import Video
 from vfc.extract.config import ExtractConfig, not_deterministic
 from vfc.extract.decode.sampling import fixed_count
@@ -153,13 +153,16 @@ def _everything(
     config: ExtractConfig, device: torch.device, mode: Mode, inputs: Inputs, backbone: Backbone
 ) -> WorkList:
     """The work list of an empty store."""
-    reducer = Reducer(backbone.specs(), inputs.reduction)
+    trained = [video for video in inputs.collection.videos if video.split == "train"]
+    fitted_on = config.project_fit or ("train" if trained else "all")
+    spaces = backbone.shared_space if isinstance(backbone, TextBackbone) else ()
+    reducer = Reducer(backbone.specs(), inputs.reduction, spaces, fitted_on, config.project_mean)
     assignment = assign_prompts(config, backbone, inputs.collection.videos)
     options = {"own": "video" in backbone.specs(), "leading": config.prompt_batching == "single"}
     videos = inputs.collection.videos
     records = list(work_items(videos, inputs.views, assignment, **options))
-    fitted_on = first_by_hash(videos, config.fit_records) if config.project else []
-    sample = work_items(fitted_on, inputs.views[:1], assignment, **options)
+    fitting = first_by_hash(trained if fitted_on == "train" else videos, config.fit_records) if config.project else []
+    sample = work_items(fitting, inputs.views[:1], assignment, **options)
     work = WorkList(
         backbone=backbone,
         recipe=Recipe({**backbone.recipe(), **reducer.recipe(), **_own_recipe(config, mode)}),

@@ -50,6 +50,8 @@ NOT_OF_THE_FEATURES = (
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("clip", {"layer": ("1", "norm"), "keep": ("visual",), "pool": "2x2", "dtype": "fp32"}),
     ("clip", {"layer": ("1",), "project": "pca:4", "fit_records": 3, "seed": 2, "frames": "tsn-random"}),
+    ("clip", {"layer": ("1",), "keep": ("visual",), "project": "pca:4", "project_fit": "0.1"}),
+    ("clip", {"keep": ("frames",), "project": "pca:4", "project_mean": True}),
     ("clip", {"keep": ("frames",), "frames": "stride:2", "stream": 0, "compute_dtype": "bf16", "attention": "eager"}),
     ("clip", {"layer": ("0",), "num_frames": 16, "dtype": "int8", "keep": ("visual",), "pool": "mean"}),
     ("clip", {"views": ("three-crops", "clips:2", "clips:3", "augment:3"), "seed": 4, "flip": False}),

@@ -17,7 +17,7 @@ from suites.toy import write_clips
 from torch.nn import functional
 
 from vfc.cache_schema.reader import StoreReader, open_store
-from vfc.cache_schema.reduction.projection import load_projection
+from vfc.cache_schema.reduction.projection import load_projection, same_projection
 from vfc.cache_schema.reduction.reduce import Reduction
 from vfc.cache_schema.upkeep import materialize
 from vfc.cache_schema.values.errors import AxisMismatch, BadInput, Damaged, RecipeMismatch
@@ -141,9 +141,14 @@ def test_pooled_at_extraction_is_pooled_afterwards(
         run(**given)
 
 
-def test_a_projection_is_fitted_once_on_the_first_videos_by_hash(run: Run, tmp_path: Path, clips: Path) -> None:
+@pytest.mark.parametrize("fit", ["no mean", "mean", "0.1"])
+def test_a_projection_is_fitted_once_on_the_first_videos_by_hash(
+    run: Run, tmp_path: Path, clips: Path, fit: str
+) -> None:
     run(dtype="fp32", out=tmp_path / "whole")
-    first = run(dtype="fp32", project="pca:8", fit_records=4)
+    given: dict[str, Any] = {"dtype": "fp32", "project": "pca:8", "fit_records": 4}
+    given |= {"mean": {"project_mean": True}, "0.1": {"project_fit": "0.1"}}.get(fit, {})
+    first = run(**given)
     assert first.done == 12
     names = [path.relative_to(clips).as_posix() for path in clips.rglob("*.mp4")]
     chosen = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())[:4]
@@ -151,7 +156,7 @@ def test_a_projection_is_fitted_once_on_the_first_videos_by_hash(run: Run, tmp_p
         for kind, array in (("video", "layer3.visual"), ("prompted", "layer3.text")):
             keys = whole.keys(kind)
             rows = np.concatenate([whole.read(key, array).reshape(-1, 32) for key in keys if key.name in chosen])
-            mean = rows.mean(axis=0, dtype=np.float64)
+            mean = rows.mean(axis=0, dtype=np.float64) * (fit != "no mean")
             _, _, directions = np.linalg.svd(rows - mean, full_matrices=False)
             found = load_projection(tmp_path / "store", array)
             assert found is not None
@@ -164,9 +169,65 @@ def test_a_projection_is_fitted_once_on_the_first_videos_by_hash(run: Run, tmp_p
                 # Which way a direction points is free, but one and the same for all records.
                 signs = np.sign((expected * projected).reshape(-1, 8).sum(axis=0))
                 np.testing.assert_allclose(projected, expected * signs, rtol=0, atol=1e-4)
-        assert here.recipe.fields["shrink"] == {"project": "pca:8", "fit_records": 4, "seed": 0}
+        recipe = {"project": "pca:8", "fit_records": 4, "seed": 0}
+        if fit != "0.1":
+            recipe |= {"mean": "none" if fit == "no mean" else "subtracted", "fitted_on": "all"}
+        assert here.recipe.fields["shrink"] == recipe
         assert here.spec("prompted", "layer3.text").shape == (None, 8)
-    assert run(dtype="fp32", project="pca:8", fit_records=4).done == 0
+    assert run(**given).done == 0
+
+
+def test_a_pca_is_fitted_on_training_videos_where_a_split_is_known(run: Run, tmp_path: Path, clips: Path) -> None:
+    rows = [
+        f"{path.relative_to(clips).as_posix()},{'test' if i else 'train'}"
+        for i, path in enumerate(clips.rglob("*.mp4"))
+    ]
+    (tmp_path / "list.csv").write_text("\n".join(["path,split", *rows]) + "\n")
+    given: dict[str, Any] = {"videos": tmp_path / "list.csv", "root": clips, "project": "pca:4", "dtype": "fp32"}
+    run(**given)
+    found = load_projection(tmp_path / "store", "layer3.visual")
+    assert found is not None
+    assert found.about["rows"] == 4 * 5, "one video of four frames with five tokens each"
+    with open_store(tmp_path / "store") as store:
+        assert store.recipe.fields["shrink"]["fitted_on"] == "train"  # type: ignore[index,call-overload]
+    with pytest.raises(RecipeMismatch, match=r'shrink.fitted_on: "train" there, "all" asked'):
+        run(**given, project_fit="all")
+    with pytest.raises(BadInput, match=r"fitted on training videos, and no video has the split train"):
+        run(project="pca:4", project_fit="train", out=tmp_path / "other")
+    assert run(project="pca:4", project_fit="train", dtype="fp32").failed == (), "the projection is there"
+
+
+@pytest.mark.parametrize("rule", ["pca:12", "random:12"])
+def test_frames_and_texts_of_one_space_get_one_basis(run: Run, tmp_path: Path, rule: str) -> None:
+    given: dict[str, Any] = {
+        "model": "clip",
+        "checkpoint": str(clip_checkpoint(tmp_path / "tiny-clip")),
+        "layer": ("1",),
+        "dtype": "fp32",
+    }
+    texts: dict[str, Any] = {"texts": "classes", "text_layer": ("2",)}
+    run(**given, **texts, out=tmp_path / "whole")
+    run(**given, project=rule)
+    run(**given, project=rule, **texts)
+    one, other = (load_projection(tmp_path / "store", name) for name in ("frames", "embedding"))
+    assert one is not None
+    assert other is not None
+    assert one.digest == other.digest
+    assert not one.mean.any()
+    with open_store(tmp_path / "whole") as whole, open_store(tmp_path / "store") as store:
+        for kind, name in (("video", "frames"), ("text", "embedding")):
+            for key in whole.keys(kind):
+                expected = whole.read(key, name) @ one.basis
+                np.testing.assert_allclose(store.read(key, name), expected, rtol=0, atol=1e-5)
+        text = whole.keys("text")[0]
+        assert np.array_equal(store.read(text, "layer2.text"), whole.read(text, "layer2.text"))
+        frames, embedding = store.spec("video", "frames"), store.spec("text", "embedding")
+        assert same_projection(store.root, frames, embedding)
+        assert not same_projection(store.root, frames, store.spec("video", "layer1.visual"))
+        assert store.recipe.fields["shrink"]["one_basis"] == [["embedding", "frames"]]  # type: ignore[index,call-overload]
+    materialize(tmp_path / "store", Reduction(project="random:4"), Silent(), name="less", arrays=("frames",))
+    with open_store(tmp_path / "store" / "derived" / "less") as less:
+        assert not same_projection(less.root, less.spec("video", "frames"), embedding)
 
 
 def test_ranks_and_later_prompts_take_the_projection_that_is_there(run: Run, tmp_path: Path) -> None:
