@@ -116,6 +116,7 @@ def show(config: ShowConfig, progress: Progress) -> Outcome:
         f"{table(('layer', *columns), could)}\n\n"
         f"With these flags a record is\n{table(('kind', *columns), would)}"
     )
+    text += "".join(f"\n{name}: {meaning}" for name, meaning in card["meanings"].items())
     totals = [f"{kind}: {human_bytes(size)}" for kind, size in card["bytes"].items() if size]
     if totals:
         text += f"\n\nBytes per record, {card['assumed']}: {', '.join(totals)}"

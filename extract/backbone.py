@@ -123,7 +123,10 @@ class Encoded:
 
 
 class Backbone(Protocol):
-    """One frozen network with its taps chosen; returned by a family's `build`, which reads configuration only."""
+    """One frozen network with its taps chosen; returned by a family's `build`, which reads configuration only.
+
+    Optional beside these: `meanings`, array name to what it holds in a few words, where the name does not say it.
+    """
 
     def specs(self) -> Mapping[str, tuple[ArraySpec, ...]]:
         """The arrays of each kind of record ("video", "text"), exactly as `encode_*` returns them. Needs no weights."""

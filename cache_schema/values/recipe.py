@@ -16,6 +16,12 @@ from .errors import RecipeMismatch
 from .record import Json
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_REWORDED: Final = {
+    "mean over the tokens of the last state": (
+        "mean over the tokens of the last state, without the classifier's norm (fc_norm)"
+    ),
+}
+"""Words of stores written by version 0.1 to those of now, for the same numbers."""
 _NAMED: Final = 8
 """Differing fields that a message names; recipes of unlike stores differ in dozens."""
 
@@ -56,7 +62,10 @@ class Recipe:
 
     def difference(self, other: Recipe) -> list[tuple[str, Json, Json]]:
         """(dotted name, here, there) of every leaf that differs; an absent leaf counts as None."""
-        here, there = dict(flatten(dict(self.fields))), dict(flatten(dict(other.fields)))
+        here, there = (
+            {name: _REWORDED.get(str(leaf), leaf) for name, leaf in flatten(dict(recipe.fields))}
+            for recipe in (self, other)
+        )
         return [
             (n, here.get(n), there.get(n)) for n in sorted(here.keys() | there.keys()) if here.get(n) != there.get(n)
         ]

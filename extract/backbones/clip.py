@@ -79,6 +79,7 @@ class ClipBackbone(FrameEncoder):
     """CLIP over the frames of a clip, and over texts; see `backbone.TextBackbone`."""
 
     shared_space = (frozenset({"frames", "embedding"}),)
+    meanings: Final = {"frames": "image_embeds, not normalised", "embedding": "text_embeds, not normalised"}
 
     def __init__(self, options: BackboneOptions) -> None:
         self.options = options
@@ -116,7 +117,7 @@ class ClipBackbone(FrameEncoder):
 
     def recipe(self) -> dict[str, Json]:
         """See `Backbone.recipe`."""
-        frames = "image_embeds, not normalised" if self._visual.pooled else None
+        frames = self.meanings["frames"] if self._visual.pooled else None
         return model_recipe(
             "clip",
             checkpoint=self.checkpoint.recipe("CLIPModel", tokenizer=True),

@@ -50,7 +50,14 @@ def describe(
         stream: {layer: _array(spec, {}) for layer, spec in specs.items()} for stream, specs in backbone.taps().items()
     }
     totals = {kind: _total([array["bytes"] for array in described]) for kind, described in arrays.items()}
-    return {"model": model, "layers": layers, "record": arrays, "bytes": totals, "assumed": assumed}
+    return {
+        "model": model,
+        "layers": layers,
+        "record": arrays,
+        "meanings": dict(getattr(backbone, "meanings", {})),
+        "bytes": totals,
+        "assumed": assumed,
+    }
 
 
 def _array(spec: ArraySpec, rows: dict[str, int]) -> dict[str, Any]:

@@ -46,6 +46,8 @@ AUTHORS_PIXELS: Final[dict[str, Any]] = {
 class I3dBackbone:
     """One or two I3D towers over windows of a video; see `backbone.StreamingBackbone`."""
 
+    meanings: Final = {"frames": "mean of Mixed_5c over space and pairs of time steps, then over time"}
+
     def __init__(self, options: BackboneOptions) -> None:
         self.options = options
         self.place = _checkpoint_path(options)
@@ -75,7 +77,7 @@ class I3dBackbone:
         return model_recipe(
             "i3d",
             checkpoint={**checkpoint, "architecture": "InceptionI3d"},
-            taps={"visual": [], "frames": "mean of Mixed_5c over space and pairs of time steps, then over time"},
+            taps={"visual": [], **self.meanings},
             streams=list(self.streams),
             windows=self.windows.recipe(),
             flow=None if self._flow is None else self._flow.recipe(),

@@ -44,6 +44,7 @@ class ViclipBackbone:
     """ViCLIP over clips and over texts, and its upper blocks for heads; see `TextBackbone` and `tail.TailBackbone`."""
 
     shared_space = (frozenset({"embedding"}),)
+    meanings: Final = {"embedding": "projected class token, not normalised; of a text its projected end"}
 
     def __init__(self, options: BackboneOptions) -> None:
         if options.attention not in (None, "sdpa"):

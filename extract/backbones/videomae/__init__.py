@@ -1,8 +1,9 @@
 """VideoMAE, v1 and v2: tokens of every pair of frames at any block, and their mean per pair.
 
 A tubelet is a patch of two frames, so a clip of 16 frames has 8 rows of 14 x 14 tokens. `frames` are means over the
-tokens of the encoder's last state (after its final norm, where the checkpoint has one). A video of no fixed length is
-encoded clip by clip; a last clip that is too short repeats its last frame, and rows of repeats alone are dropped.
+tokens of the encoder's last state: after its final norm in a pretrained checkpoint; a fine-tuned one has none, and the
+norm of its classifier (`fc_norm`) is not applied. A video of no fixed length is encoded clip by clip; a last clip that
+is too short repeats its last frame, and rows of repeats alone are dropped.
 """
 
 from __future__ import annotations
@@ -70,14 +71,19 @@ class VideomaeBackbone(FrameEncoder):
         layout = Layout(FRAME_MAJOR, grid=(self._grid, self._grid))
         return {"visual": layer_specs("visual", self._available, self._storage, shape, layout)}
 
+    @property
+    def meanings(self) -> dict[str, str]:
+        """See `Backbone`. A fine-tuned encoder has no final norm; its classifier norms the mean over the clip."""
+        if NORM in self._available:
+            return {"frames": "mean over the tokens of the normed last state"}
+        return {"frames": "mean over the tokens of the last state, without the classifier's norm (fc_norm)"}
+
     def recipe(self) -> dict[str, Json]:
         """See `Backbone.recipe`."""
-        normed = "normed " if NORM in self._available else ""
-        frames = f"mean over the tokens of the {normed}last state" if self._pooled else None
         return model_recipe(
             "videomae",
             checkpoint=self.checkpoint.recipe("VideoMAEModel"),
-            taps={"visual": list(self.layers), "frames": frames},
+            taps={"visual": list(self.layers), "frames": self.meanings["frames"] if self._pooled else None},
             clips={"frames": self._length, "tubelet": self._tubelet, "last": "repeat last frame"},
             pixels=self.rule.recipe(),
             compute=self.compute,

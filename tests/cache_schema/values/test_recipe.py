@@ -84,3 +84,13 @@ def test_nested_fields_are_flattened() -> None:
 def test_nan_is_no_recipe() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         Recipe({"a": float("nan")})
+
+
+def test_words_of_version_0_1_for_the_same_numbers_are_no_difference() -> None:
+    old = Recipe({"taps": {"frames": "mean over the tokens of the last state"}})
+    new = Recipe(
+        {"taps": {"frames": "mean over the tokens of the last state, without the classifier's norm (fc_norm)"}}
+    )
+    assert old.difference(new) == new.difference(old) == []
+    normed = Recipe({"taps": {"frames": "mean over the tokens of the normed last state"}})
+    assert [name for name, _, _ in old.difference(normed)] == ["taps.frames"]

@@ -17,6 +17,7 @@ from torch import Tensor
 from vfc.cache_schema.values.errors import BadInput
 from vfc.extract.backbone import BackboneOptions, StreamingBackbone, open_backbone
 from vfc.extract.backbones.videomae.weights import library_names
+from vfc.extract.pipeline.model_card import describe
 
 SMALL: dict[str, Any] = {
     "image_size": 32,
@@ -87,6 +88,11 @@ def test_a_finetuned_checkpoint_has_no_final_norm(tmp_path: Path) -> None:
     (arrays,) = backbone.encode_videos([pixels])
     assert torch.equal(arrays["layer3.visual"], states[3])
     assert torch.equal(arrays["frames"], last.mean(dim=1))
+    meaning = "mean over the tokens of the last state, without the classifier's norm (fc_norm)"
+    assert backbone.recipe()["taps"]["frames"] == meaning
+    assert describe("videomae", BackboneOptions(str(checkpoint), num_frames=4))["meanings"] == {"frames": meaning}
+    pretrained = opened(videomae(tmp_path / "pretrained"), num_frames=4)
+    assert pretrained.recipe()["taps"]["frames"] == "mean over the tokens of the normed last state"
 
 
 def test_names_of_older_files_are_read(tmp_path: Path) -> None:
