@@ -20,7 +20,9 @@ from .video import Collection, Video, folder_label, name_of, some
 
 _TABLES: Final = {".csv": read_csv, ".tsv": read_csv, ".jsonl": read_jsonl, ".ndjson": read_jsonl}
 _LIST_SUFFIXES: Final = _TABLES.keys() | {".txt", ".lst", ".list"}
-_SPLIT_WORD: Final = re.compile(r"train(ing)?|valid(ation)?|val|test(ing)?")
+_SPLIT_WORD: Final = re.compile(
+    r"train(ing)?|eval(uation)?|valid(ation)?|val|test(ing)?|dev(elopment)?(?![a-z])", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)

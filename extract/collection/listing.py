@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
+_WORD_END: Final = r"(?=list|split|s?(?![a-z]))"
 SPLIT_PATTERNS: Final = {
     "train": r"(?<![a-z])train(ing)?",
-    "val": r"(?<![a-z])val(id(ation)?)?(?=list|split|s?(?![a-z]))",
-    "test": r"(?<![a-z])test(ing)?",
+    "val": rf"(?<![a-z])(val(id(ation)?)?|dev(elopment)?){_WORD_END}",
+    "test": rf"(?<![a-z])(test(ing)?|eval(uation)?{_WORD_END})",
 }
 """Split -> how the name of a list file says it: as a word of its own, or before `list` or `split`."""
 

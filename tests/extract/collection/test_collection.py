@@ -559,6 +559,15 @@ def test_a_video_in_two_splits_is_refused_and_repeated_lines_count_once(tmp_path
         collect(tmp_path / "lists", root=tmp_path / "data")
 
 
+def test_split_words_in_file_names_whatever_their_case(tmp_path: Path) -> None:
+    make(tmp_path / "data", "walk/a.mp4", "walk/b.mp4", "walk/c.mp4")
+    for word, name in (("Train", "a"), ("DEV", "b"), ("Evaluation", "c")):
+        listed(tmp_path / f"lists/{word}_01.txt", f"walk/{name}")
+    assert labelled(collect(tmp_path / "lists", root=tmp_path / "data")) == {
+        "walk/a.mp4": ("walk", "train"), "walk/b.mp4": ("walk", "val"), "walk/c.mp4": ("walk", "test"),
+    }  # fmt: skip
+
+
 def test_tables_per_split(tmp_path: Path) -> None:
     make(tmp_path / "data", "a.mp4", "b.mp4")
     listed(tmp_path / "l/train.csv", "path,label", "a.mp4,x")
@@ -574,6 +583,8 @@ def test_tables_per_split(tmp_path: Path) -> None:
         ("trainlist03", "train"), ("vallist03", "val"), ("testlist01-1", "test"), ("trainlist_split1", "train"),
         ("kinetics_val", "val"), ("UCF101-validation", "val"), ("my_test", "test"), ("latest", ""), ("carnival", ""),
         ("train_val", ""), ("values", ""), ("videos", ""), ("valid", "val"), ("Training", "train"),
+        ("devlist01", "val"), ("my-DEV", "val"), ("devices", ""), ("eval", "test"), ("evaluation_1", "test"),
+        ("medieval", ""),
     ],
 )  # fmt: skip
 def test_splits_in_file_names(stem: str, split: str) -> None:
