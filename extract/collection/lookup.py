@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from vfc.cache_schema.annotations.lists import spelling
 from vfc.cache_schema.values.errors import BadInput
@@ -18,7 +18,9 @@ from .listing import Row
 from .tree import walk
 from .video import folder_label, name_of, stem_of
 
-_KINETICS: Final = re.compile(r"(?P<id>.{11})_\d{6}_\d{6}")
+_KINETICS: Final = re.compile(r"(?P<id>.{11})_(?P<start>\d+)_(?P<end>\d+)")
+
+_Key = TypeVar("_Key")
 
 
 class Lookup:
@@ -26,7 +28,7 @@ class Lookup:
 
     `suffix`: the same stem in a folder of the same name; case, blanks and underscores do not count. `stem`: also the
     same stem in a folder that is none of the listed classes (data sets that come without class folders), and for
-    Kinetics the 11 letters of the clip's id.
+    Kinetics the 11 letters of the clip's id, alone or with the same seconds.
     """
 
     def __init__(self, root: Path, rows: Iterable[Row]) -> None:
@@ -75,9 +77,10 @@ class Lookup:
     def _candidates(self, stem: str, by_id: bool) -> Iterator[list[str]]:
         yield self._by_stem.get(name_of(stem), [])
         yield self._by_spelling.get(spelling(name_of(stem)), [])
-        kinetics = _KINETICS.fullmatch(stem)
-        if kinetics and by_id:
-            yield self._by_id.get(kinetics["id"], [])
+        clip = _KINETICS.fullmatch(stem)
+        if clip and by_id:
+            yield self._by_id.get((clip["id"], None), [])
+            yield self._by_id.get((clip["id"], (int(clip["start"]), int(clip["end"]))), [])
 
     @cached_property
     def _by_stem(self) -> dict[str, list[str]]:
@@ -88,9 +91,17 @@ class Lookup:
         return _grouped((spelling(stem), path) for stem, paths in self._by_stem.items() for path in paths)
 
     @cached_property
-    def _by_id(self) -> dict[str, list[str]]:
-        stems = ((stem_of(path), path) for paths in self._by_stem.values() for path in paths)
-        return _grouped((stem[:11], path) for stem, path in stems if stem[11:12] in ("", "_"))
+    def _by_id(self) -> dict[tuple[str, tuple[int, int] | None], list[str]]:
+        """(id, seconds) -> paths; without seconds for files that are named by the id alone."""
+        pairs: list[tuple[tuple[str, tuple[int, int] | None], str]] = []
+        for path in (path for paths in self._by_stem.values() for path in paths):
+            stem = stem_of(path)
+            clip = _KINETICS.fullmatch(stem)
+            if clip:
+                pairs.append(((clip["id"], (int(clip["start"]), int(clip["end"]))), path))
+            elif len(stem) == 11:
+                pairs.append(((stem, None), path))
+        return _grouped(pairs)
 
 
 def _folder(path: str) -> str:
@@ -100,8 +111,8 @@ def _folder(path: str) -> str:
 _cached_spelling = functools.lru_cache(maxsize=1 << 14)(spelling)
 
 
-def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    groups: defaultdict[str, list[str]] = defaultdict(list)
+def _grouped(pairs: Iterable[tuple[_Key, str]]) -> dict[_Key, list[str]]:
+    groups: defaultdict[_Key, list[str]] = defaultdict(list)
     for key, value in pairs:
         groups[key].append(value)
     return dict(groups)

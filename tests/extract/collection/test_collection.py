@@ -438,6 +438,14 @@ def test_class_stem_lines_with_special_characters(tmp_path: Path) -> None:
     }
 
 
+def test_another_segment_of_a_kinetics_video_is_another_clip(tmp_path: Path) -> None:
+    make(tmp_path, "golf/-kYzxMKp514_000010_000020.mp4", "golf/abcdefghijk_12_22.mp4")
+    lines = listed(tmp_path / "l/list.txt", "golf/-kYzxMKp514_000086_000096", "golf/abcdefghijk_000012_000022")
+    collection = collect(lines, root=tmp_path)
+    assert collection.missing == ("golf/-kYzxMKp514_000086_000096",)
+    assert names(collection) == ["golf/-kYzxMKp514_000086_000096", "golf/abcdefghijk_12_22.mp4"]
+
+
 def test_a_stem_of_another_listed_class_is_another_video(tmp_path: Path) -> None:
     make(tmp_path, "golf/001.mp4", "golf/002.mp4")
     lines = listed(tmp_path / "l/list.txt", "golf/001", "golf/002", "fencing/001")
