@@ -6,9 +6,10 @@ part; the digest is named in every result.
 
 from .groups import Groups, group_of, groups
 from .lists import class_list, class_lists
-from .rows import SPLITS, Annotation, Annotations, load, read_annotations, segment, source, write_annotations
+from .names import SPLITS, near_equal_labels, near_equal_warning, require_split
+from .rows import Annotation, Annotations, load, read_annotations, segment, source, write_annotations
 from .splits import with_class_split, with_video_split
-from .updates import Update, update
+from .update import Update, update_rows
 
 __all__ = [
     "SPLITS",
@@ -21,10 +22,13 @@ __all__ = [
     "group_of",
     "groups",
     "load",
+    "near_equal_labels",
+    "near_equal_warning",
     "read_annotations",
+    "require_split",
     "segment",
     "source",
-    "update",
+    "update_rows",
     "with_class_split",
     "with_video_split",
     "write_annotations",

@@ -18,7 +18,8 @@ from vfc.cache_schema.values.errors import BadInput, MissingPath, unknown_name
 from vfc.cache_schema.values.recipe import canonical
 from vfc.cache_schema.values.record import Json
 
-SPLITS: Final = ("train", "val", "test")
+from .names import SPLITS, require_split, split_name
+
 _SEGMENT: Final = re.compile(r"(?P<file>.+)#t=\d+(\.\d+)?-(\d+(\.\d+)?)?")
 
 
@@ -43,8 +44,9 @@ class Annotation:
     """What is known about one video, or one segment of a video.
 
     `name` is the name in the key of its records. `start_seconds`, `end_seconds` bound a segment, in seconds from the
-    start of the file. `group` names the source of a video: a random split keeps a group together (see `groups`). An
-    empty label, split, fold or group is one that is not known.
+    start of the file. The usual spellings of the splits train, val and test are read as these. `group` names the
+    source of a video: a random split keeps a group together (see `groups`). An empty label, split, fold or group is
+    one that is not known.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Annotation:
         problem = _fault(self)
         if problem:
             raise BadInput(f"An annotation of {self.name!r} cannot be used: {problem}.", _ROW_RULE)
+        object.__setattr__(self, "split", split_name(self.split))
         for field in ("start_seconds", "end_seconds"):
             value = getattr(self, field)
             object.__setattr__(self, field, None if value is None else float(value))
@@ -150,8 +153,8 @@ class Annotations:
         return videos
 
 
-def read_annotations(path: Path) -> Annotations:
-    """Read a JSONL file of rows; blank lines are skipped.
+def read_annotations(path: Path, *, any_split: bool = True) -> Annotations:
+    """Read a JSONL file of rows; blank lines are skipped. Without `any_split`, only train, val and test are splits.
 
     Raises:
         MissingPath: there is no such file.
@@ -170,7 +173,7 @@ def read_annotations(path: Path) -> Annotations:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        row = _row(line, f"{path}, line {number}")
+        row = _row(line, f"{path}, line {number}", any_split)
         if row.name in first_seen:
             raise BadInput(
                 f"{path}, line {number}: {row.name!r} stands already in line {first_seen[row.name]}.",
@@ -181,7 +184,7 @@ def read_annotations(path: Path) -> Annotations:
     return Annotations(tuple(rows))
 
 
-def _row(line: str, where: str) -> Annotation:
+def _row(line: str, where: str, any_split: bool) -> Annotation:
     try:
         data = json.loads(line)
     except json.JSONDecodeError as error:
@@ -193,7 +196,8 @@ def _row(line: str, where: str) -> Annotation:
         problem = unknown_name("field", unknown[0], _FIELDS)
         raise BadInput(f"{where}: {problem.problem}", problem.remedy)
     try:
-        return Annotation(**data)
+        row = Annotation(**data)
+        return row if any_split else dataclasses.replace(row, split=require_split(row.split))
     except BadInput as error:
         raise BadInput(f"{where}: {error.problem}", error.remedy) from None
 
@@ -240,6 +244,6 @@ def load(store_root: Path, name_or_file: str = "default") -> Annotations:
         if (folder / f"{name_or_file}.jsonl").is_file():
             return read_annotations(folder / f"{name_or_file}.jsonl")
     if name_or_file.endswith(".jsonl") or Path(name_or_file).is_file():
-        return read_annotations(Path(name_or_file))
+        return read_annotations(Path(name_or_file), any_split=False)
     names = {path.stem for folder in folders for path in folder.glob("*.jsonl")}
     raise unknown_name("set of annotations", name_or_file, names)

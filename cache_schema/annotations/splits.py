@@ -14,7 +14,8 @@ from vfc.cache_schema.values.errors import BadInput, unknown_name
 
 from .groups import groups
 from .lists import class_list, class_lists, matching_lists, spelling
-from .rows import SPLITS, Annotations
+from .names import SPLITS
+from .rows import Annotations
 
 
 def with_class_split(

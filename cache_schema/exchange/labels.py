@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from vfc.cache_schema.annotations import Annotation, Annotations, read_annotations, write_annotations
+from vfc.cache_schema.annotations import Annotation, Annotations, read_annotations, require_split, write_annotations
 from vfc.cache_schema.values.errors import BadInput, MissingPath
 
 _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -29,7 +29,7 @@ def read_labels(path: Path) -> tuple[Annotation, ...]:
         BadInput: no column of names, or a row that cannot be used; file and line are named.
     """
     if path.suffix == ".jsonl":
-        return read_annotations(path).rows
+        return read_annotations(path, any_split=False).rows
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -54,7 +54,7 @@ def _row(row: Mapping[str, str | None], chosen: Mapping[str, str | None], where:
     texts = {field: (row.get(column) or "").strip() if column else "" for field, column in chosen.items()}
     try:
         start, end = (float(texts[f]) if texts[f] else None for f in ("start_seconds", "end_seconds"))
-        return Annotation(texts["name"], texts["label"], texts["split"], texts["fold"], start, end)
+        return Annotation(texts["name"], texts["label"], require_split(texts["split"]), texts["fold"], start, end)
     except BadInput as error:
         raise BadInput(f"{where}: {error.problem}", error.remedy) from None
     except ValueError as error:

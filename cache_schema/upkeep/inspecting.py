@@ -12,11 +12,13 @@ from typing import cast
 import numpy as np
 
 from vfc.cache_schema import catalog
-from vfc.cache_schema.annotations import read_annotations
+from vfc.cache_schema.annotations import Annotations, load, read_annotations
 from vfc.cache_schema.annotations.rows import annotation_files
+from vfc.cache_schema.content import identical_files
 from vfc.cache_schema.parts.part import Part
-from vfc.cache_schema.reader import open_store
+from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.root import read_axes
+from vfc.cache_schema.values.errors import UnknownName
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import ArraySpec, Json, Key
 from vfc.cache_schema.values.report import Report
@@ -48,7 +50,11 @@ class AnnotationSummary:
 
 @dataclass(frozen=True)
 class Inspection(Report):
-    """What a store holds. `duplicates` and `deleted` count records that are on disk and do not count any more."""
+    """What a store holds.
+
+    `duplicates` and `deleted` count records that are on disk and do not count any more. `identical`: files with the
+    same bytes, (name, split) of each.
+    """
 
     path: str
     digest: str
@@ -60,6 +66,7 @@ class Inspection(Report):
     failures: tuple[Mapping[str, Json], ...]
     duplicates: int
     deleted: int
+    identical: tuple[tuple[tuple[str, str], ...], ...]
     derived: tuple[str, ...]
     projections: tuple[str, ...]
     tails: tuple[str, ...]
@@ -116,11 +123,20 @@ def inspect(root: Path, progress: Progress) -> Inspection:
         failures=tuple(open_failures(root, snapshot)),
         duplicates=len(hashes) - distinct,
         deleted=distinct - len(snapshot),
+        identical=_identical(root, reader),
         derived=names_in(root / "derived"),
         projections=names_in(root / "projection", ".safetensors"),
         tails=names_in(root / "tail", ".safetensors"),
         quarantined=names_in(root / "quarantine"),
     )
+
+
+def _identical(root: Path, reader: StoreReader) -> tuple[tuple[tuple[str, str], ...], ...]:
+    try:
+        annotations = load(root)
+    except UnknownName:
+        annotations = Annotations(())
+    return tuple(identical_files(reader, annotations))
 
 
 def names_in(folder: Path, suffix: str = "") -> tuple[str, ...]:

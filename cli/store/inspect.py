@@ -90,6 +90,12 @@ def _inspect(config: StoreConfig, progress: Progress) -> Outcome:
         lines.append(
             f"{report.duplicates:,} duplicates and {report.deleted:,} deleted records: vfc store compact drops them"
         )
+    if report.identical:
+        lines.append(f"{count(len(report.identical), 'group')} of identical files:")
+        lines += [
+            "    " + " = ".join(f"{name} ({split})" if split else name for name, split in group)
+            for group in report.identical[:_SHOWN]
+        ]
     if report.failures:
         lines.append(f"{count(len(report.failures), 'failure')}:")
         lines += [f"    {row['name']}: {row['reason']}" for row in report.failures[:_SHOWN]]

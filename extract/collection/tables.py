@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from vfc.cache_schema.annotations import require_split
 from vfc.cache_schema.values.errors import BadInput, suggestion
 
 from .listing import Listing, Row, forward_slashes
 
 COLUMNS: Final = ("path", "label", "split", "start_seconds", "end_seconds", "group")
-_SPLIT_WORDS: Final = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 _SYNONYMS: Final = {
     "class": "label", "category": "label", "action": "label", "subset": "split",
     "start": "start_seconds", "end": "end_seconds", "time_start": "start_seconds", "time_end": "end_seconds",
@@ -101,7 +101,10 @@ def _row(values: Mapping[str, Any], where: str) -> Row:
     start, end = (_seconds(values, column, where) for column in ("start_seconds", "end_seconds"))
     if end is not None and end <= (start or 0.0):
         raise BadInput(f"{where}: it ends at {end:g} s, not after its start at {start or 0:g} s.", _TABLE_RULE)
-    split = _SPLIT_WORDS.get(split.lower(), split)
+    try:
+        split = require_split(split)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error.problem}", error.remedy) from None
     path = forward_slashes(path)
     return Row(path, label, split, where, "nowhere", start_seconds=start, end_seconds=end, group=group)
 

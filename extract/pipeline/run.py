@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from vfc.cache_schema.annotations import Annotations, load, update, write_annotations
+from vfc.cache_schema.annotations import Annotations, load, update_rows, write_annotations
+from vfc.cache_schema.content import identical_files
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.values.errors import UnknownName
 from vfc.cache_schema.values.progress import Progress, Silent
@@ -37,7 +38,7 @@ from .publish_tail import publish_tail, with_tail
 from .ranks import Rank, find_rank
 from .reduction import ReducingWriter
 from .signals import Interrupted, Interrupts
-from .source_files import identical_files, single_frame_clips
+from .source_files import single_frame_clips
 from .stage_timer import StageTimer
 from .summary import Summary as Summary
 from .summary import record_name
@@ -215,11 +216,13 @@ class _Run:
             before = load(store, "default")
         except UnknownName:
             before = Annotations(())
-        result = update(before, self.all_work.annotations, lambda name: (root / name).exists(), prune=self.config.prune)
+        result = update_rows(before, self.all_work.annotations, lambda name: (root / name).exists(), prune=self.config.prune)
         self.gone = () if self.config.prune else result.gone
         self.annotations = result.annotations
         if result.unsplit:
             self.progress.say(f"{len(result.unsplit)} videos below {root} are not in this list: they lose their split.")
+        for old, new in result.moved:
+            self.progress.say(f"{old} is now {new}: its old row is removed.")
         if self.config.prune and result.gone:
             self.progress.say(f"{len(result.gone)} annotations without a file below {root} are removed.")
         if self.annotations.digest != before.digest:

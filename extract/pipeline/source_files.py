@@ -1,4 +1,4 @@
-"""Source files: whether a record still belongs to its file, and which files of a store are the same.
+"""Source files: whether a record still belongs to its file.
 
 A record belongs to the content of a file. Its metadata holds `file`: `size` in bytes, `mtime_ns` (absent in stores of
 version 0.1) and `sha256`.
@@ -9,12 +9,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from vfc.cache_schema.annotations import Annotations, source
 from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.values.record import Json, Key
 
@@ -56,19 +54,6 @@ def is_changed(path: Path, metadata: Any, *, check_content: bool) -> bool:
     if status.st_mtime_ns == stored.get("mtime_ns") and not check_content:
         return False
     return bool(_sha256(path, status.st_size, status.st_mtime_ns) != stored["sha256"])
-
-
-def identical_files(reader: StoreReader, annotations: Annotations) -> list[tuple[tuple[str, str], ...]]:
-    """Files with the same bytes under several names: (name, split) of each, sorted; segments count as their file."""
-    splits = {source(row.name): row.split for row in annotations.rows}
-    names: dict[str, set[str]] = defaultdict(set)
-    kind = "video" if "video" in reader.kinds else "prompted"
-    for key in reader.keys(kind) if kind in reader.kinds else ():
-        metadata: Any = reader.metadata(key) if key.view == 0 else {}
-        if "file" in metadata:
-            names[metadata["file"]["sha256"]].add(source(key.name))
-    groups = [sorted(same) for same in names.values() if len(same) > 1]
-    return sorted(tuple((name, splits.get(name, "")) for name in same) for same in groups)
 
 
 def single_frame_clips(reader: StoreReader, views: Iterable[int]) -> list[Key]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from vfc.cache_schema.annotations import Annotations
+from vfc.cache_schema.annotations import Annotations, near_equal_warning
 from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.values.errors import BadInput, UnknownName, VfcError
 from vfc.cache_schema.values.progress import Progress
@@ -152,6 +152,8 @@ def rows_in_use(rows: Annotations, reader: StoreReader, progress: Progress, *, v
         BadInput: there is no such row.
     """
     stored = {key.name for key in reader.keys("video") if view is None or key.view == view}
+    if warning := near_equal_warning(rows.labels()):
+        progress.say(warning)
     labelled = [row for row in rows.rows if row.label]
     usable = Annotations(tuple(row for row in labelled if row.name in stored))
     if not usable.rows:

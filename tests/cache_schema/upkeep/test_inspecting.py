@@ -90,3 +90,21 @@ def test_a_failure_is_of_one_view_under_one_prompt(tmp_path: Path) -> None:
     (tmp_path / "s" / "failures" / "w0.jsonl").write_text("[]\n" + "\n".join(map(json.dumps, failed)))
     # View 0 of three of them is there; `who` is the template that was filled in later.
     assert inspect(tmp_path / "s", QUIET).failures == tuple(failed[i] for i in (4, 1, 3, 5, 7))
+
+
+def test_identical_files_are_told_with_their_names(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    names = {"a/1.mp4": "x", "b/1.mp4": "x", "c.mp4": "y"}
+    with StoreWriter(root, RECIPE) as writer:
+        writer.declare("text", TEXT)
+        writer.declare("video", TEXT)
+        for view in (1, 2):
+            for name, digest in names.items():
+                arrays = {"embedding": np.zeros(7, np.float32)}
+                writer.add(Record(Key("video", name, view), arrays, {"file": {"size": 3, "sha256": digest}}))
+    (group,) = inspect(root, QUIET).identical
+    assert group == (("a/1.mp4", ""), ("b/1.mp4", ""))
+    rows = (Annotation("a/1.mp4", "a", "train"), Annotation("b/1.mp4", "b", "test"))
+    write_annotations(root, "default", Annotations(rows))
+    (group,) = inspect(root, QUIET).identical
+    assert group == (("a/1.mp4", "train"), ("b/1.mp4", "test"))

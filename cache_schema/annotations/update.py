@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
 from .rows import Annotation, Annotations, source
 
 
 @dataclass(frozen=True)
 class Update:
-    """The rows afterwards. `gone`: names of rows without a file. `unsplit`: names of rows that lost their split."""
+    """The rows afterwards, and names of rows that the collection does not name.
+
+    `gone`: they have no file. `unsplit`: they lost their split. `moved`: (old name, new name) of files that lie in
+    another folder now; the old row is left out.
+    """
 
     annotations: Annotations
     gone: tuple[str, ...]
     unsplit: tuple[str, ...]
+    moved: tuple[tuple[str, str], ...] = ()
 
 
-def update(before: Annotations, collection: Annotations, has_file: Callable[[str], bool], *, prune: bool) -> Update:
+def update_rows(
+    before: Annotations, collection: Annotations, has_file: Callable[[str], bool], *, prune: bool = False
+) -> Update:
     """The rows of a store after a collection was read.
 
     Rows of the collection replace those of the same name. Where one of them has another split now, the collection is
     another list of the same videos: rows that it does not name, and whose file lies in its folder, lose their split. A
-    row without a file there stays as it is, or is removed.
+    row without a file there stays as it is, or is removed; it counts as moved where the one new file of its name lies
+    in another folder.
 
     Args:
         before: Rows of the store.
@@ -32,11 +41,17 @@ def update(before: Annotations, collection: Annotations, has_file: Callable[[str
     """
     rows = {row.name: row for row in collection.rows}
     other_list = any(row.name in rows and _split(row) != _split(rows[row.name]) for row in before.rows)
-    gone, unsplit = list[str](), list[str]()
+    arrivals = _by_last_name(rows.keys() - {row.name for row in before.rows})
+    departures = _by_last_name(row.name for row in before.rows if row.name not in rows)
+    gone, unsplit, moved = list[str](), list[str](), list[tuple[str, str]]()
     for row in before.rows:
         if row.name in rows:
             continue
         if not has_file(source(row.name)):
+            last = PurePosixPath(row.name).name
+            if len(arrivals.get(last, ())) == len(departures[last]) == 1:
+                moved.append((row.name, arrivals[last][0]))
+                continue
             gone.append(row.name)
             if prune:
                 continue
@@ -44,7 +59,14 @@ def update(before: Annotations, collection: Annotations, has_file: Callable[[str
             unsplit.append(row.name)
             row = replace(row, split="", fold="")
         rows[row.name] = row
-    return Update(Annotations(tuple(rows.values())), tuple(gone), tuple(unsplit))
+    return Update(Annotations(tuple(rows.values())), tuple(gone), tuple(unsplit), tuple(moved))
+
+
+def _by_last_name(names: Iterable[str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(PurePosixPath(name).name, []).append(name)
+    return groups
 
 
 def _split(row: Annotation) -> tuple[str, str]:
