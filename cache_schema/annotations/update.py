@@ -13,8 +13,8 @@ from .rows import Annotation, Annotations, source
 class Update:
     """The rows afterwards, and names of rows that the collection does not name.
 
-    `gone`: they have no file. `unsplit`: they lost their split. `moved`: (old name, new name) of files that lie in
-    another folder now; the old row is left out.
+    `gone`: they have no file. `unsplit`: they lost their split. `moved`, of those in `gone`: (old name, new name) of
+    files that lie in another folder now; the old row lost its label and its split, so that the video counts once.
     """
 
     annotations: Annotations
@@ -30,8 +30,8 @@ def update_rows(
 
     Rows of the collection replace those of the same name. Where one of them has another split now, the collection is
     another list of the same videos: rows that it does not name, and whose file lies in its folder, lose their split. A
-    row without a file there stays as it is, or is removed; it counts as moved where the one new file of its name lies
-    in another folder.
+    row without a file there stays as it is, or is removed; where the one new file of its name lies in another folder,
+    the file was moved.
 
     Args:
         before: Rows of the store.
@@ -48,13 +48,13 @@ def update_rows(
         if row.name in rows:
             continue
         if not has_file(source(row.name)):
-            last = PurePosixPath(row.name).name
-            if len(arrivals.get(last, ())) == len(departures[last]) == 1:
-                moved.append((row.name, arrivals[last][0]))
-                continue
             gone.append(row.name)
+            last = PurePosixPath(row.name).name
             if prune:
                 continue
+            if len(arrivals.get(last, ())) == len(departures[last]) == 1:
+                moved.append((row.name, arrivals[last][0]))
+                row = replace(row, label="", split="", fold="")
         elif other_list and any(_split(row)):
             unsplit.append(row.name)
             row = replace(row, split="", fold="")

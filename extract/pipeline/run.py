@@ -216,13 +216,15 @@ class _Run:
             before = load(store, "default")
         except UnknownName:
             before = Annotations(())
-        result = update_rows(before, self.all_work.annotations, lambda name: (root / name).exists(), prune=self.config.prune)
+        result = update_rows(
+            before, self.all_work.annotations, lambda name: (root / name).exists(), prune=self.config.prune
+        )
         self.gone = () if self.config.prune else result.gone
         self.annotations = result.annotations
         if result.unsplit:
             self.progress.say(f"{len(result.unsplit)} videos below {root} are not in this list: they lose their split.")
         for old, new in result.moved:
-            self.progress.say(f"{old} is now {new}: its old row is removed.")
+            self.progress.say(f"{old} is now {new}: the old row has no label any more.")
         if self.config.prune and result.gone:
             self.progress.say(f"{len(result.gone)} annotations without a file below {root} are removed.")
         if self.annotations.digest != before.digest:

@@ -40,8 +40,9 @@ def test_a_clip_that_was_moved_to_another_class_counts_in_one() -> None:
     moved = rows(("a/1.avi", "a", "train"), ("a/2.avi", "a", "test"), ("b/3.avi", "b", "train"))
     present = {row.name for row in moved.rows}
     update = update_rows(SPLIT_1, moved, present.__contains__)
-    assert update.annotations == moved
-    assert (update.moved, update.gone) == ((("a/3.avi", "b/3.avi"),), ())
+    assert update.annotations == Annotations((*moved.rows, Annotation("a/3.avi")))
+    assert (update.moved, update.gone) == ((("a/3.avi", "b/3.avi"),), ("a/3.avi",))
+    assert update_rows(SPLIT_1, moved, present.__contains__, prune=True).annotations == moved
 
 
 def test_a_file_of_the_same_name_that_was_there_before_is_another_clip() -> None:
