@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from vfc.cache_schema.annotations import class_list
+from vfc.cache_schema.annotations import class_list, near_equal_warning
 from vfc.cache_schema.annotations.lists import spelling
 from vfc.cache_schema.values.errors import BadInput, MissingPath, suggestion, unknown_name
 
@@ -55,7 +55,10 @@ def collect(
         collection = _with_class_list(collection, classes)
     videos = _selected(collection.videos, include, exclude)
     names = {video.name for video in videos}
-    return replace(collection, videos=videos, missing=tuple(name for name in collection.missing if name in names))
+    warning = near_equal_warning(video.label for video in videos)
+    notes = (*collection.notes, *([warning] if warning else []))
+    missing = tuple(name for name in collection.missing if name in names)
+    return replace(collection, videos=videos, missing=missing, notes=notes)
 
 
 def _read(source: Path, root: Path | None) -> Collection:

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from vfc.cache_schema.annotations.names import SPLITS, split_name
 from vfc.cache_schema.values.errors import BadInput
 
 from .video import is_video
 
 _NUMBER: Final = re.compile(r"\d+(\.\d+)?")
-_SPLIT: Final = re.compile(r"train(ing)?|val(id(ation)?)?|test(ing)?|dev", re.IGNORECASE)
 _REMEDY: Final = 'Quote a label ("..."), or write a CSV with a header such as path,label; other columns are not read.'
 _STEM_COLUMNS: Final = re.compile(r"(.*\S)[ \t]+\d+[ \t]+\d+|(?P<file>.*\.\w{2,5})[;|].*")
 _FEW: Final = 5
@@ -57,7 +57,7 @@ def refuse_two_readings(lines: Sequence[Line]) -> None:
         if is_video(line.label):
             raise _two(line, f"one path with a blank, or two paths ({line.path!r} and {line.label!r})")
     labels = [line.columns[-1] for line in lines]
-    if lines and all(map(_SPLIT.fullmatch, labels)):
+    if lines and all(split_name(label) in SPLITS for label in labels):
         raise _two(lines[0], f"a path, {'a label, ' if len(lines[0].columns) > 1 else ''}and the split {labels[0]!r}")
     _refuse_frame_counts(lines)
 

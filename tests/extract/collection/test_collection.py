@@ -233,6 +233,26 @@ def test_a_group_column_reaches_the_annotations(tmp_path: Path) -> None:
     assert lines.annotations().rows[0].group == "7"
 
 
+def test_nearly_equal_classes_are_named_pair_by_pair(tmp_path: Path) -> None:
+    make(tmp_path, "Grow/a.mp4", "grow/b.mp4", "hand_shake/c.mp4", "hand shake/d.mp4", "walk/e.mp4")
+    warning = "'Grow' and 'grow'; 'hand shake' and 'hand_shake'."
+    assert any(note.endswith(warning) and "nearly equal" in note for note in collect(tmp_path).notes)
+    assert not any("nearly equal" in note for note in collect(tmp_path, exclude=["Grow", "hand shake"]).notes)
+
+
+@pytest.mark.parametrize(
+    ("word", "split"),
+    [("Val", "val"), ("validation", "val"), ("DEV", "val"), (" Training ", "train"), ("eval", "test")],
+)
+def test_splits_of_a_table_are_read_in_their_usual_spellings(tmp_path: Path, word: str, split: str) -> None:
+    make(tmp_path, "a.mp4")
+    assert labelled(collect(listed(tmp_path / "v.csv", "path,label,split", f"a.mp4,x,{word}"))) == {
+        "a.mp4": ("x", split)
+    }
+    with pytest.raises(BadInput, match=r"v\.csv, line 2: There is no split 'holdout'\.\nA split is one of: train"):
+        collect(listed(tmp_path / "v.csv", "path,label,split", "a.mp4,x,holdout"))
+
+
 def test_the_same_lines_as_csv_and_jsonl(tmp_path: Path) -> None:
     make(tmp_path, "walk/a.mp4", "run/b.mp4")
     one = listed(tmp_path / "v.csv", "path,label,split", "walk/a.mp4,w,train", "run/b.mp4,r,test")
