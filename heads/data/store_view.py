@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 from vfc.cache_schema.annotations import Annotations, near_equal_warning
 from vfc.cache_schema.reader import StoreReader
+from vfc.cache_schema.reduction.projection import load_projection
 from vfc.cache_schema.values.errors import BadInput, UnknownName, VfcError
 from vfc.cache_schema.values.progress import Progress
-from vfc.cache_schema.values.record import ArraySpec, Json
+from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Json
 
 from .arrays import array_names, choose_array
 from .features import as_served
@@ -43,11 +46,24 @@ class Wants:
 
 
 @dataclass(frozen=True)
+class DividedRows:
+    """The annotated videos in use, with the splits that hold.
+
+    `rule`: where the splits come from, without a seed. `groups_kept`: how many groups of videos a random split kept
+    together; None where the split is not random.
+    """
+
+    annotations: Annotations
+    rule: str
+    groups_kept: int | None = None
+
+
+@dataclass(frozen=True)
 class StoreView:
     """A store, the annotated videos in use (with the splits that hold), and the arrays that are read, as stored.
 
     `arrays`: role -> array of the `video` records; `text`: the text stream; `classes`: role -> array of the `text`
-    records of the class names.
+    records of the class names. `split_rule`, `groups_kept`: see `DividedRows`.
     """
 
     reader: StoreReader
@@ -56,6 +72,8 @@ class StoreView:
     text: TextStream | None = None
     classes: Mapping[str, ArraySpec] = field(default_factory=dict)
     tokens: bool = False
+    split_rule: str = ""
+    groups_kept: int | None = None
 
     @property
     def visual(self) -> ArraySpec:
@@ -90,7 +108,7 @@ class StoreView:
 def resolve(
     reader: StoreReader,
     wants: Wants,
-    annotations: Callable[[], Annotations],
+    annotations: Callable[[], DividedRows],
     *,
     array: str = "",
     layer: str = "",
@@ -116,11 +134,15 @@ def resolve(
         chosen = choose_prompt(reader, prompt) if wants.text else NO_TEXT
     with refusals.collect():
         text = text_array(reader, arrays["visual"]) if wants.text and prompt != NO_TEXT and arrays else None
+    classes: dict[str, ArraySpec] = {}
     with refusals.collect():
         classes = _class_arrays(reader, wants)
+    with refusals.collect():
+        embeddings = [spec for spec in classes.values() if spec.dtype in FEATURE_DTYPES and not spec.ragged]
+        require_one_basis(reader, arrays.values(), embeddings)
     refusals.raise_together()
     stream = TextStream(text, chosen, templates_of(reader)) if text and chosen != NO_TEXT else None
-    return StoreView(reader, rows, arrays, stream, classes, wants.tokens)
+    return StoreView(reader, rows.annotations, arrays, stream, classes, wants.tokens, rows.rule, rows.groups_kept)
 
 
 class Refusals:
@@ -143,6 +165,23 @@ class Refusals:
             problems = dict.fromkeys(error.problem for error in self._errors)
             remedies = dict.fromkeys(error.remedy for error in self._errors)
             raise type(self._errors[0])(" ".join(problems), " ".join(remedies))
+
+
+def require_one_basis(reader: StoreReader, clips: Iterable[ArraySpec], classes: Iterable[ArraySpec]) -> None:
+    """Check that clips and class texts that are compared were projected by one basis, or by none.
+
+    Raises:
+        BadInput: they were not, so that a cosine between them means nothing.
+    """
+    for clip, text in itertools.product(clips, classes):
+        one, other = load_projection(reader.root, clip.name), load_projection(reader.root, text.name)
+        same = (one is None and other is None) or (one is not None and other is not None and one.same_as(other))
+        if not same:
+            raise BadInput(
+                f"{clip.name} of the clips and {text.name} of the class texts in {reader.root} were projected by "
+                "different bases, so they lie in no common space.",
+                "Take a store without --project, or one in which both were projected together.",
+            )
 
 
 def rows_in_use(rows: Annotations, reader: StoreReader, progress: Progress, *, view: int | None = None) -> Annotations:
@@ -168,6 +207,11 @@ def rows_in_use(rows: Annotations, reader: StoreReader, progress: Progress, *, v
             f"{len(labelled) - len(usable)} no record."
         )
     return usable
+
+
+def split_rule(line: str) -> str:
+    """Where splits come from, of the line that says it: without the seed and the counts."""
+    return re.sub(r" \(seed \d+\)", "", line.partition(":")[0])
 
 
 def _clip_arrays(reader: StoreReader, wants: Wants, array: str, layer: str) -> dict[str, ArraySpec]:

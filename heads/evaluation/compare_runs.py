@@ -1,4 +1,8 @@
-"""`vfc report`: finished runs in groups that differ in the seed alone, and how far apart the groups are."""
+"""`vfc report`: finished runs in groups, and the differences between groups.
+
+The runs of one group have one store, one set of videos and labels and one list of classes; only seeds, folds and splits
+of that set vary. Everything else that a result names makes another group.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +18,23 @@ from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import Json
 from vfc.heads import tasks
 from vfc.heads.contract.settings import setting
+from vfc.heads.data.facts import FACTS
 from vfc.heads.results.tables import Table, percent, read_rows
 from vfc.heads.runs.paired_statistics import Difference, Group, Run, difference
 
 _VARIED: Final = {
-    "task": ("shot_seed", "fold", "annotations", "train_list", "test_list", "cache", "resident"),
+    "task": (
+        *("shot_seed", "split_seed", "episode_seed", "fold", "annotations", "train_list", "test_list"),
+        *("cache", "labels", "resident"),
+    ),
     "train": ("seed", "out", "device"),
+    "data": ("train_digest", "list_digest", "split", "told_digest", "labels_digest"),
 }
-"""Settings in which runs of one group may differ: seeds, what is tested, and where they lie."""
+"""What may differ within a group: seeds, folds and splits of one set of videos, paths and devices."""
 _SETUP: Final = ("shots", "protocol", "way", "shot", "observe", "predict")
 """Settings of a task that two groups must share to be compared."""
+_SET: Final = ("videos_digest", "classes_digest")
+"""Facts of a result that two groups must share to be compared: one set of videos and labels, one list of classes."""
 
 
 @dataclass(frozen=True)
@@ -148,31 +159,45 @@ def _grouped(runs: Sequence[Run]) -> dict[str, Group]:
 
 
 def _common(run: Run) -> dict[str, Any]:
-    """The settings that the runs of a group share, one level deep, and how the features they read were made."""
+    """What the runs of a group share, by name: settings one level deep, digests of the data, facts of the result."""
     shared = {
         f"{part}.{name}": value
         for part, values in run.settings["config"].items()
         for name, value in values.items()
         if name not in _VARIED.get(part, ())
     }
-    return {**shared, "data.recipe": str(run.settings["data"].get("recipe_digest", ""))[:12]}
+    # Rows of version 0.1 do not name their set of videos; only equal annotations make it one set.
+    varied = _VARIED["data"] + (("annotations_digest",) if "videos_digest" in run.row else ())
+    data = {name: value for name, value in run.settings["data"].items() if name not in varied}
+    facts = {name: run.row[name] for name in FACTS if name in run.row}
+    return {**shared, **{f"data.{name}": _short(name, value) for name, value in {**data, **facts}.items()}}
+
+
+def _short(name: str, value: Any) -> Any:
+    return value[:12] if name.endswith("_digest") and isinstance(value, str) else value
 
 
 def _setup(group: Group) -> dict[str, Any]:
-    task = group.runs[0].settings["config"]["task"]
-    return {name: task.get(name) for name in _SETUP}
+    run = group.runs[0]
+    task = run.settings["config"]["task"]
+    return {**{name: task.get(name) for name in _SETUP}, **{name: run.row.get(name) for name in _SET}}
 
 
 def _names(groups: Sequence[Group]) -> list[str]:
-    """The head of each group, with the settings in which it differs from others of that head, or of that task."""
-    names = []
+    """The head of each group, with what sets it apart from others of that head, or in settings from those of its task.
+
+    Every name is another one.
+    """
+    names: list[str] = []
     settings = [(group.runs[0].settings["head"], _common(group.runs[0])) for group in groups]
     for head, own in settings:
-        apart = [
-            name
-            for name, value in own.items()
-            if any(o[name] != value for h, o in settings if name in o and (h == head or name.startswith("task.")))
-        ]
-        differing = ", ".join(f"{name.partition('.')[2]} {own[name]}" for name in apart)
-        names.append(f"{head} ({differing})" if differing else head)
+        others = [(other, values) for other, values in settings if values is not own]
+        differing = []
+        for name, value in own.items():
+            same_kind = [v for h, v in others if h == head or (name.startswith("task.") and name in v)]
+            if any(values.get(name) != value for values in same_kind):
+                label = name.partition(".")[2].removesuffix("_digest")
+                differing.append(f"{label} {value}")
+        text = f"{head} ({', '.join(differing)})" if differing else head
+        names.append(text if text not in names else f"{text} [{len(names) + 1}]")
     return names

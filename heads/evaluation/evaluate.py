@@ -19,7 +19,9 @@ from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import Json
 from vfc.heads.contract.ranges import AT_LEAST_ONE, POSITIVE, check_range
 from vfc.heads.contract.settings import setting
-from vfc.heads.data.store_view import StoreView, Wants, resolve
+from vfc.heads.data.dataset import in_view
+from vfc.heads.data.facts import set_facts, view_facts
+from vfc.heads.data.store_view import DividedRows, StoreView, Wants, resolve
 from vfc.heads.results.tables import Table, percent
 from vfc.heads.similarity.matching import METRICS, REPRESENTATIONS, comparable
 from vfc.heads.tasks.fewshot.dataset import EpisodeDataset
@@ -165,7 +167,7 @@ def episodes(config: EpisodesConfig, progress: Progress) -> EpisodesResult:
     """
     spec = EpisodeSpec(config.split, config.way, config.shot, config.queries, config.seed)
     with open_store(config.cache) as reader:
-        annotations = annotated(reader, config, spec, progress)
+        annotations = annotated(reader, config, spec, progress).annotations
     drawn = EpisodeList.draw(annotations, spec, config.tasks)
     drawn.write(config.out)
     return EpisodesResult(config.out, drawn)
@@ -202,6 +204,7 @@ def evaluate(config: EvalConfig, progress: Progress) -> EvalResult:
             "clips": len(store.annotations),
             "list_digest": listed.digest,
             **store.identity,
+            **eval_facts(config, store),
         }
     return EvalResult(result, provenance)
 
@@ -262,13 +265,18 @@ def _dataset(
 ) -> EpisodeDataset:
     names = [row.name for row in rows.rows]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return EpisodeDataset(store, names, device=device, view=config.view, resident="ram", episodes=episodes)
+    return EpisodeDataset(store, names, in_view(config.view), device=device, resident="ram", episodes=episodes)
 
 
 def _options(config: EvalConfig) -> dict[str, float | str]:
     if config.metric == "otam":
         return {"smoothing": config.otam_lambda}
     return {"u": config.u, "distance": config.distance or "euclidean"} if config.metric == "mpmm" else {}
+
+
+def eval_facts(config: MeasureSettings, store: StoreView) -> dict[str, Json]:
+    """See `data.facts`; the centring is `centre`."""
+    return {**set_facts(store), **view_facts(store.reader, test=[config.view])}
 
 
 def task_spec(config: MeasureSettings) -> EpisodeSpec:
@@ -292,7 +300,7 @@ def annotated(
     progress: Progress,
     *,
     centre: str = "none",
-) -> Annotations:
+) -> DividedRows:
     """The clips in use; the classes are split where the tasks, or the mean to subtract, are of one split."""
     splits = None if spec.split == "all" and centre != "train" else tuple({spec.split} - {"all"})
     settings = replace(config, way=spec.way)

@@ -18,6 +18,7 @@ from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.values.errors import BadInput, MissingPath, RecipeMismatch
 from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import Json
+from vfc.heads.data.dataset import in_view
 from vfc.heads.data.store_view import StoreView
 from vfc.heads.data.text_stream import KNOWN, TextStream
 from vfc.heads.lookup import find
@@ -152,7 +153,7 @@ def predict(run: Run, support: Path, query: Path, labels: Annotations, queries: 
         stores = [_store_view(run, reader) for reader in readers]
         head, parts = _head(run, stores[0]), []
         for store, listed in zip(stores, names, strict=True):
-            clips = EpisodeDataset(store, listed, device=torch.device("cpu"), resident="off")
+            clips = EpisodeDataset(store, listed, in_view(0), device=torch.device("cpu"), resident="off")
             parts.append(encode_all(head.encode, clips, {role: torch.arange(len(listed)) for role in clips.sources}))
         count = len(names[0])
         positions = torch.arange(count, count + len(names[1]))[None]

@@ -20,7 +20,7 @@ from vfc.heads.results.tables import Table, layers_picture, percent, write_page
 from vfc.heads.similarity.matching import METRICS
 from vfc.heads.tasks.fewshot.episodes import Score
 
-from .evaluate import EvalConfig, MeasureSettings, annotated, episode_list, measure, task_spec
+from .evaluate import EvalConfig, MeasureSettings, annotated, episode_list, eval_facts, measure, task_spec
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,14 @@ def probe_layers(config: ProbeConfig, progress: Progress) -> ProbeResult:
     with open_store(config.cache) as reader:
         layers = _layers(reader, config.layers)
         spec = task_spec(config)
-        annotations = annotated(reader, config, spec, progress, centre=config.centre)
-        listed = episode_list(config, spec, annotations)
+        rows = annotated(reader, config, spec, progress, centre=config.centre)
+        listed = episode_list(config, spec, rows.annotations)
         shared = {setting.name: getattr(config, setting.name) for setting in fields(MeasureSettings)}
         measures = []
         for layer, metric in itertools.product(layers, config.metrics):
             for name, distance in _variants(config, metric):
                 one = EvalConfig(**{**shared, "layer": layer, "metric": metric, "distance": distance})
-                store = resolve(reader, Wants(text=one.raw), lambda: annotations, layer=layer, prompt=config.prompt)
+                store = resolve(reader, Wants(text=one.raw), lambda: rows, layer=layer, prompt=config.prompt)
                 measures.append((name, one, store))
         probes = []
         for name, one, store in measures:
@@ -112,8 +112,9 @@ def probe_layers(config: ProbeConfig, progress: Progress) -> ProbeResult:
             **cast("dict[str, Json]", asdict(listed.spec)),
             "tasks": len(listed.episodes),
             "list_digest": listed.digest,
-            "annotations_digest": annotations.digest,
+            "annotations_digest": rows.annotations.digest,
             "store_digest": reader.digest,
+            **eval_facts(config, measures[0][2]),
         }
     result = ProbeResult(tuple(probes), provenance, config.page)
     curves: dict[str, list[tuple[str, float, float]]] = {}

@@ -31,12 +31,13 @@ Items = dict[tuple[str, str], float]
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its folder, settings, test list, and `correct` of each item."""
+    """A finished run: its folder, settings, test list, `correct` of each item, and the row of its result."""
 
     folder: Path
     settings: Mapping[str, Any]
     tested: str
     items: Mapping[str, float]
+    row: Mapping[str, Any]
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -48,7 +49,7 @@ class Run:
         items = read_items(folder)
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         (row, *_) = read_rows(folder / "results.jsonl")
-        return cls(folder, settings, json.dumps(row.get("list_digest")), items)
+        return cls(folder, settings, json.dumps(row.get("list_digest")), items, row)
 
     @property
     def seed(self) -> int:

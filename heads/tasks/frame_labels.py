@@ -38,7 +38,7 @@ from .anticipation.ground_truth import resolve_sequences, stored_names
 from .anticipation.observed_labels import labels_folder
 from .anticipation.segments import Ids
 from .anticipation.settings import SequenceSettings
-from .anticipation.task import labels_digest, sequence_specs
+from .anticipation.task import labels_digest, sequence_facts, sequence_specs
 
 SEQUENCES: Final = True
 GROUPS: Final = 5
@@ -97,6 +97,7 @@ class FrameLabels:
     specs: Mapping[str, ArraySpec]
     recipe: Mapping[str, Json]
     per_pass: int
+    facts: Mapping[str, Json]
 
     def _labels(self, split: str) -> list[Ids]:
         """The true class of every row."""
@@ -160,6 +161,7 @@ class FrameLabels:
         return {
             "task": "frame-labels",
             "labels": str(self.out),
+            **self.facts,
             "accuracy": _accuracy(counts["test"]),
             "per_class": {
                 name: float(row[i] / row.sum()) if row.sum() else None
@@ -240,6 +242,7 @@ def prepare(
         specs=sequence_specs(store, truth.class_names),
         recipe=store.recipe,
         per_pass=-(-rows // train.batch),
+        facts=sequence_facts(store, truth, videos, progress),
     )
     task.refuse_others()
     return task

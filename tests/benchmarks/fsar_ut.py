@@ -34,6 +34,7 @@ from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.values.progress import Silent
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.data.arrays import choose_array
+from vfc.heads.data.dataset import in_view
 from vfc.heads.data.store_view import StoreView
 from vfc.heads.methods import fsar
 from vfc.heads.tasks import fewshot
@@ -115,7 +116,8 @@ def control(store: Path, unit: Unit, config: dict[str, Any]) -> dict[str, float]
         arrays = {"visual": choose_array(reader, tokens=True)}
         view = StoreView(reader, rows, arrays)
         clips = {
-            split: EpisodeDataset(view, view.names(split), device=torch.device("cpu")) for split in ("train", "test")
+            split: EpisodeDataset(view, view.names(split), in_view(0), device=torch.device("cpu"))
+            for split in ("train", "test")
         }
         spec = EpisodeSpec("test", task.way, task.shot, task.queries, task.episode_seed)
         index = clips["test"].index(EpisodeList.draw(rows, spec, task.tasks).episodes)

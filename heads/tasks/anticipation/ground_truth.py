@@ -123,7 +123,9 @@ def resolve_sequences(settings: SequenceSettings) -> tuple[StoreView, GroundTrut
     truth: GroundTruth = (
         StoreGroundTruth(reader) if settings.labels is None else FolderGroundTruth(settings.labels, reader)
     )
-    return StoreView(reader, truth.annotations(settings.split_name), {"visual": array}), truth
+    return StoreView(
+        reader, truth.annotations(settings.split_name), {"visual": array}, split_rule="Splits as given"
+    ), truth
 
 
 def stored_names(store: StoreView, split: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -16,6 +17,7 @@ from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.heads.contract.head import Head
 from vfc.heads.contract.train_config import TrainConfig
+from vfc.heads.data.facts import identical_videos, set_facts, view_facts
 from vfc.heads.data.store_view import StoreView
 from vfc.heads.runs.run_folder import ITEMS
 
@@ -23,7 +25,7 @@ from . import trivial_baselines
 from .contract import AnticipationHead, Sampling, WindowBatch
 from .dataset import SequenceDataset
 from .decoding import Decoder
-from .ground_truth import digest_of, resolve_sequences, stored_names
+from .ground_truth import GroundTruth, digest_of, resolve_sequences, stored_names
 from .moc import Tally
 from .observed_labels import disturbed, observed_labels
 from .segments import Ids, runs
@@ -69,6 +71,7 @@ class Anticipation:
     specs: Mapping[str, ArraySpec]
     recipe: Mapping[str, Json]
     per_pass: int
+    facts: Mapping[str, Json]
 
     def batches(self, start: int) -> Generator[WindowBatch]:
         """Training batches `start`, `start + 1` ...: passes in orders drawn from (seed, pass)."""
@@ -126,6 +129,7 @@ class Anticipation:
             "told": "" if part.observed is None else config.told,
             "videos": len(part.videos.names),
             "missing_videos": part.missing,
+            **self.facts,
             "moc": forecast.tally.moc().tolist(),
             "mean_moc": float(forecast.tally.moc().mean()),
             "classes_counted": forecast.tally.classes().tolist(),
@@ -255,6 +259,7 @@ def prepare(
         specs=sequence_specs(store, truth.class_names),
         recipe=store.recipe,
         per_pass=-(-len(samples) // train.batch),
+        facts=sequence_facts(store, truth, {split: part.videos for split, part in parts.items()}, progress),
     )
 
 
@@ -291,6 +296,26 @@ def test_windows(videos: SequenceDataset, config: Config) -> list[tuple[int, Sam
 def sequence_specs(store: StoreView, class_names: Sequence[str]) -> dict[str, ArraySpec]:
     """The streams of a head on sequences: `visual [None, D]`, and the number of classes."""
     return {**store.specs, "classes": ArraySpec("classes", "int64", (len(class_names),))}
+
+
+def sequence_facts(
+    store: StoreView, truth: GroundTruth, parts: Mapping[str, SequenceDataset], progress: Progress
+) -> dict[str, Json]:
+    """See `data.facts`. The set of videos is that of all splits, with the class ids of every frame."""
+    pairs = [pair for videos in parts.values() for pair in zip(videos.names, videos.labels, strict=True)]
+    labels = sorted(pairs, key=lambda pair: pair[0])
+    counts: Counter[str] = Counter()
+    for _, ids in labels:
+        counts.update(truth.class_names[i] for i in np.unique(ids))
+    return {
+        **set_facts(store),
+        "videos_digest": digest_of(labels),
+        "clips_per_class": dict(sorted(counts.items())),
+        "classes_digest": digest([*truth.class_names]),
+        **view_facts(store.reader, train=[0], test=[0]),
+        "centring": "none",
+        **identical_videos(store.reader, parts["train"].names, parts["test"].names, progress),
+    }
 
 
 def labels_digest(datasets: Sequence[SequenceDataset]) -> str:

@@ -25,7 +25,10 @@ class Config:
     array: str = setting("", "Name of the array; default: frames, else the only array.", "Input")
     layer: str = setting("", "Layer of the array: 7, norm.", "Input")
     template: tuple[str, ...] = setting(
-        (), "Class texts of these templates, by id or by text; default: all templates.", "Input", commas=False
+        (),
+        "Templates of the class texts, by id or text; several: their mean; all: of all; default: the only template.",
+        "Input",
+        commas=False,
     )
     class_list: Path | None = setting(
         None, "File with the ordered class names, one per line; default: sorted.", "Input"
@@ -53,6 +56,9 @@ class Config:
         "0",
         "Views that are tested and averaged: 0, 401-404, 4x3 (clips x crops), or all (except augmented).",
         "Protocol",
+    )
+    leave_out_incomplete: bool | None = setting(
+        None, "Leave out test videos that lack some of the averaged views, instead of refusing them.", "Protocol"
     )
     view_sum: Literal["logits", "probabilities"] = setting(
         "logits", "What is averaged over the views of a clip.", "Protocol", choices=("logits", "probabilities")

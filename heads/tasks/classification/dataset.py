@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from zlib import crc32
 
@@ -11,15 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.layout import PATCH_MAJOR, Layout
-from vfc.heads.data.dataset import InUse, VideoDataset, in_view
+from vfc.heads.data.dataset import InUse, VideoDataset
 from vfc.heads.data.features import Features
 from vfc.heads.data.placement import Resident
 from vfc.heads.data.store_view import StoreView
 
-_RANGES = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 AT_TEST = 1 << 40
 """Pass number used as the shuffle seed at test time."""
 
@@ -77,59 +74,3 @@ def shuffled(clips: Mapping[str, Tensor], orders: Mapping[int, Tensor]) -> dict[
         order = orders[values.shape[1]].to(values.device)
         reordered[role] = values[torch.arange(len(values), device=values.device)[:, None], order]
     return reordered
-
-
-def training_views(reader: StoreReader, views: str) -> InUse:
-    """Which views are drawn in training: `auto` leaves out crops and clips that are made for tests."""
-    if views == "auto":
-        excluded = {
-            view
-            for view, meaning in view_meanings(reader).items()
-            if {"crop", "clip"} & set(meaning) and "copy" not in meaning
-        }
-        return lambda view: view not in excluded
-    return in_view(None) if views == "all" else numbers(views, "--train-views")
-
-
-def test_views(reader: StoreReader, views: str) -> InUse:
-    """Which views are tested: `all` leaves out augmented copies; `4x3` are 3 crops each of 4 clips in time.
-
-    Raises:
-        BadInput: no such clips and crops, or of two published pipelines.
-    """
-    if views == "all":
-        copies = {view for view, meaning in view_meanings(reader).items() if "copy" in meaning}
-        return lambda view: view not in copies
-    if not re.fullmatch(r"\d+x\d+", views):
-        return numbers(views, "--test-views")
-    clips, crops = map(int, views.split("x"))
-    by_pipeline: dict[object, set[int]] = {}
-    for view, meaning in view_meanings(reader).items():
-        if "copy" not in meaning and (meaning.get("of"), meaning.get("crops")) == (clips, crops):
-            by_pipeline.setdefault(meaning.get("pipeline"), set()).add(view)
-    if len(by_pipeline) != 1:
-        stored = f"those of {' and '.join(map(str, by_pipeline))}" if by_pipeline else "none"
-        raise BadInput(
-            f"--test-views {views}: of such views the store {reader.root} has {stored}.",
-            f"Extract them with --views test:{views}, or give the numbers of the views.",
-        )
-    (chosen,) = by_pipeline.values()
-    return lambda view: view in chosen
-
-
-def numbers(text: str, flag: str) -> InUse:
-    """Numbers and ranges of numbers, as in `0,401-404`.
-
-    Raises:
-        BadInput: anything else.
-    """
-    if not _RANGES.fullmatch(text):
-        raise BadInput(f"{flag} {text!r} names no views.", f"Write numbers and ranges: {flag} 0,401-404; or all.")
-    pairs = [piece.partition("-") for piece in text.split(",")]
-    ranges = [range(int(first), int(last or first) + 1) for first, _, last in pairs]
-    return lambda view: any(view in numbers for numbers in ranges)
-
-
-def view_meanings(reader: StoreReader) -> dict[int, dict[str, object]]:
-    """View -> what the store says of it: clip, crop, copy ..."""
-    return {int(view): dict(meaning) for view, meaning in reader.axes("view").items() if isinstance(meaning, dict)}

@@ -6,11 +6,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 from zlib import crc32
 
 import numpy as np
 
 from vfc.cache_schema.annotations import Annotation, Annotations, load, with_video_split
+from vfc.cache_schema.annotations.groups import Groups, group_of, groups
 from vfc.cache_schema.annotations.lists import spelling
 from vfc.cache_schema.annotations.ordered import read_class_list
 from vfc.cache_schema.protocol import k_shot
@@ -19,12 +21,14 @@ from vfc.cache_schema.values.errors import BadInput, unknown_name
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import canonical
 from vfc.cache_schema.values.record import Json
-from vfc.heads.data.store_view import rows_in_use
+from vfc.heads.data.facts import file_digests
+from vfc.heads.data.store_view import DividedRows, rows_in_use, split_rule
 
 from .config import Config
 from .official import with_lists
 
 Rows = tuple[Annotation, ...]
+GIVEN: Final = "Splits as given"
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Lists:
     class_names: tuple[str, ...]
 
 
-def divided(config: Config, reader: StoreReader, progress: Progress) -> Annotations:
+def divided(config: Config, reader: StoreReader, progress: Progress) -> DividedRows:
     """The videos in use of the store that is trained on, with the splits that hold in this run.
 
     Raises:
@@ -80,8 +84,10 @@ def divided(config: Config, reader: StoreReader, progress: Progress) -> Annotati
     _refuse_crossed(config)
     rows = rows_in_use(load(reader.root, config.annotations), reader, progress)
     if config.test_cache is None:
-        return _split(rows, config, progress)
-    return rows if rows.splits() else Annotations(tuple(replace(row, split="train") for row in rows.rows))
+        return _split(rows, reader, config, progress)
+    if rows.splits():
+        return DividedRows(rows, GIVEN)
+    return DividedRows(Annotations(tuple(replace(row, split="train") for row in rows.rows)), "all videos train")
 
 
 def lists(config: Config, rows: Annotations, other: StoreReader | None, *, seed: int, progress: Progress) -> Lists:
@@ -158,7 +164,7 @@ def base_and_novel(trained: Rows, names: Sequence[str]) -> tuple[tuple[str, ...]
     return tuple(n for n in names if n not in rare), tuple(n for n in names if n in rare)
 
 
-def _split(rows: Annotations, config: Config, progress: Progress) -> Annotations:
+def _split(rows: Annotations, reader: StoreReader, config: Config, progress: Progress) -> DividedRows:
     """Rows with the splits that hold in this run."""
     train, test = config.train_list, config.test_list
     if (train is None) != (test is None) or (train is not None and config.fold):
@@ -166,16 +172,23 @@ def _split(rows: Annotations, config: Config, progress: Progress) -> Annotations
             "--train-list, --test-list and --fold settle one thing.", "Give both lists, or a fold, or neither."
         )
     if train is not None and test is not None:
-        return with_lists(rows, train, test, progress)
+        return DividedRows(with_lists(rows, train, test, progress), "by --train-list and --test-list")
     if not config.fold:
-        split, line = with_video_split(rows, seed=config.split_seed)
+        content = {} if rows.splits() else file_digests(reader)
+        split, line = with_video_split(rows, seed=config.split_seed, content=content)
         progress.say(line)
-        return split
+        return DividedRows(split, split_rule(line), None if rows.splits() else _shared(groups(rows.rows, content)))
     folds = {row.fold for row in rows.rows} - {""}
     if config.fold not in folds:
         raise unknown_name("fold in the annotations", config.fold, folds)
     parts = {fold: "test" if fold == config.fold else "train" for fold in folds}
-    return Annotations(tuple(replace(row, split=parts.get(row.fold, "")) for row in rows.rows))
+    by_fold = Annotations(tuple(replace(row, split=parts.get(row.fold, "")) for row in rows.rows))
+    return DividedRows(by_fold, "one fold tested, the others trained on")
+
+
+def _shared(grouping: Groups) -> int:
+    """The number of groups with more than one video."""
+    return sum(count > 1 for count in Counter(grouping.of.values()).values())
 
 
 def _part(rows: Annotations, split: str) -> Rows:
@@ -200,10 +213,14 @@ def _ordered(labels: Iterable[str], listed: Sequence[str]) -> tuple[str, ...]:
 
 def _held_out(train: Listed, share: float, seed: int) -> tuple[Listed, Listed]:
     """The training videos without, and the share of each class's videos for validation, at least one of two."""
+    group = {row.name: group_of(row.name, row.group) for row in train.rows}
     held_out: set[str] = set()
     for label, names in Annotations(train.rows).by_label().items():
-        np.random.default_rng([seed, crc32(label.encode())]).shuffle(names)
-        held_out |= set(names[: min(len(names) - 1, max(1, round(share * len(names))))])
+        # Groups stay together; a share of the groups is a share of the videos where every video is a group of its own.
+        together = list(dict.fromkeys(group[name] for name in names))
+        np.random.default_rng([seed, crc32(label.encode())]).shuffle(together)
+        chosen = set(together[: min(len(together) - 1, max(1, round(share * len(together))))])
+        held_out |= {name for name in names if group[name] in chosen}
     rest = tuple(row for row in train.rows if row.name not in held_out)
     return replace(train, rows=rest), replace(train, rows=tuple(r for r in train.rows if r.name in held_out))
 

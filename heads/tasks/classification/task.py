@@ -15,21 +15,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vfc.cache_schema.annotations import Annotations
 from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.values.errors import BadInput, RecipeMismatch
 from vfc.cache_schema.values.progress import Progress, Silent
+from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.heads.contract.head import Head
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.data.class_texts import ClassTexts
-from vfc.heads.data.dataset import InUse, VideoDataset
+from vfc.heads.data.dataset import InUse, VideoDataset, in_view
+from vfc.heads.data.facts import identical_videos, set_facts, videos_digest, view_facts
 from vfc.heads.data.prefetch import stream
 from vfc.heads.data.store_view import StoreView, resolve
+from vfc.heads.data.views import complete_views, test_views, training_views
 from vfc.heads.runs.run_folder import ITEMS
 
 from .config import Config
 from .contract import ClassifierHead, ClipBatch
-from .dataset import AT_TEST, ClipDataset, numbers, shuffled, test_views, training_views
+from .dataset import AT_TEST, ClipDataset, shuffled
 from .lists import Listed, Lists, divided, lists
 from .results import Scored, result_of
 
@@ -57,6 +61,7 @@ class Classification:
     specs: Mapping[str, ArraySpec]
     recipe: Mapping[str, Json]
     per_pass: int
+    facts: Mapping[str, Json]
 
     @property
     def store(self) -> Path:
@@ -77,22 +82,6 @@ class Classification:
     def train_names(self) -> tuple[str, ...]:
         """The classes that are trained on."""
         return self.lists.train.names
-
-    def refuse_missing(self) -> None:
-        """Refuse before the training the views and class texts that the test would miss.
-
-        Raises:
-            MissingRecord: a video without a view, or a class without a text.
-            BadInput: views that the store does not have.
-        """
-        in_use = test_views(self.tested.view.reader, self.config.test_views)
-        parts = [(self.tested, listed, in_use) for listed in self.lists.tests.values()]
-        if self.train.select == "val":
-            parts.append((self.trained, self.lists.val, numbers("0", "--test-views")))
-        for side, listed, views in parts:
-            if listed.rows:
-                VideoDataset(side.view.reader, listed.videos, views)
-                side.texts.require(listed.names)
 
     def batches(self, start: int) -> Generator[ClipBatch]:
         """Training batches: every pass goes through the videos in an order of its own, each in a view drawn anew."""
@@ -132,6 +121,7 @@ class Classification:
             "train_views": self._views_per_video(),
             "test_videos": sum(len(listed.rows) for listed in tests.values()),
             "test_views": views,
+            **self.facts,
             **result_of(groups),
             ITEMS: [row for name, scored in groups.items() for row in scored.items(name)],
         }
@@ -203,10 +193,27 @@ def prepare(
     listed = lists(config, view.annotations, other, seed=train.seed, progress=progress)
     if not head.open_classes:
         _refuse_unseen(listed.train, listed.tests)
-    trained = tested = Side(view, ClassTexts.read(reader, view.classes, config.template))
-    if other is not None:
-        tested = Side(replace(view, reader=other), ClassTexts.read(other, view.classes, config.template))
-    task = Classification(
+    listed, tested_views = _with_every_view(listed, other or reader, config, progress)
+    trained, tested = _sides(view, other, listed, config)
+    if train.select == "val" and listed.val.rows:
+        VideoDataset(reader, listed.val.videos, in_view(0))
+        trained.texts.require(listed.val.names)
+    for part in listed.tests.values():
+        tested.texts.require(part.names if part.rows else ())
+    identity: dict[str, Json] = {
+        **view.identity,
+        **({} if other is None else {"test_store_digest": other.digest}),
+        "arrays": {role: spec.name for role, spec in (*view.arrays.items(), *view.classes.items())},
+        "train_digest": listed.train.digest,
+        "list_digest": {name: part.digest for name, part in listed.tests.items()},
+        **trained.texts.identity,
+    }
+    specs = {
+        **view.specs,
+        "classes": ArraySpec("classes", "int64", (max(1, len(listed.train.names)),)),
+        **{f"class.{role}": spec for role, spec in trained.texts.specs.items()},
+    }
+    return Classification(
         config,
         train,
         device,
@@ -214,23 +221,56 @@ def prepare(
         listed,
         trained,
         tested,
-        identity={
-            **view.identity,
-            **({} if other is None else {"test_store_digest": other.digest}),
-            "arrays": {role: spec.name for role, spec in (*view.arrays.items(), *view.classes.items())},
-            "train_digest": listed.train.digest,
-            "list_digest": {name: part.digest for name, part in listed.tests.items()},
-        },
-        specs={
-            **view.specs,
-            "classes": ArraySpec("classes", "int64", (max(1, len(listed.train.names)),)),
-            **{f"class.{role}": spec for role, spec in trained.texts.specs.items()},
-        },
-        recipe=view.recipe,
+        identity,
+        specs,
+        view.recipe,
         per_pass=max(1, len(listed.train.rows) // train.batch),
+        facts=_facts(config, listed, trained, tested, tested_views, progress),
     )
-    task.refuse_missing()
-    return task
+
+
+def _with_every_view(listed: Lists, reader: StoreReader, config: Config, progress: Progress) -> tuple[Lists, list[int]]:
+    """The lists with test videos that have every view that is averaged, and these views."""
+    every = [name for part in listed.tests.values() for name in part.videos]
+    videos = VideoDataset(reader, every, test_views(reader, config.test_views))
+    views, complete = complete_views(videos, progress, leave_out=bool(config.leave_out_incomplete))
+    usable = set(complete)
+    tests = {
+        name: replace(part, rows=tuple(row for row in part.rows if row.name in usable))
+        for name, part in listed.tests.items()
+    }
+    return replace(listed, tests=tests), views
+
+
+def _sides(view: StoreView, other: StoreReader | None, listed: Lists, config: Config) -> tuple[Side, Side]:
+    """The store that is trained on and the one that is tested, with the texts of their classes."""
+    tested_names = {name for part in listed.tests.values() for name in part.names}
+    names = {*listed.train.names, *(tested_names if other is None else ())}
+    trained = Side(view, ClassTexts.read(view.reader, view.classes, config.template, names))
+    if other is None:
+        return trained, trained
+    chosen = [*trained.texts.templates] or config.template
+    return trained, Side(replace(view, reader=other), ClassTexts.read(other, view.classes, chosen, tested_names))
+
+
+def _facts(
+    config: Config, listed: Lists, trained: Side, tested: Side, tested_views: list[int], progress: Progress
+) -> dict[str, Json]:
+    """See `data.facts`."""
+    reader = trained.view.reader
+    tests = [row for part in listed.tests.values() for row in part.rows]
+    in_use, videos = training_views(reader, config.train_views), set(listed.train.videos)
+    drawn = {key.view for key in reader.keys("video") if key.name in videos and in_use(key.view)}
+    other = tested is not trained
+    return {
+        **set_facts(trained.view),
+        **({"test_videos_digest": videos_digest(Annotations(tuple(tests)))} if other else {}),
+        "classes_digest": digest([*listed.class_names]),
+        **view_facts(tested.view.reader, train=drawn, test=tested_views),
+        **trained.texts.identity,
+        "centring": "none",
+        **({} if other else identical_videos(reader, listed.train.videos, [row.name for row in tests], progress)),
+    }
 
 
 def _of_one_recipe(reader: StoreReader, config: Config) -> StoreReader:

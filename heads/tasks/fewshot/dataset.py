@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vfc.cache_schema.protocol import Episode
 from vfc.cache_schema.values.record import Key
-from vfc.heads.data.dataset import VideoDataset, in_view
+from vfc.heads.data.dataset import InUse, VideoDataset
 from vfc.heads.data.features import Features
 from vfc.heads.data.placement import Resident
 from vfc.heads.data.prefetch import by_role
@@ -42,7 +42,7 @@ class EpisodeIndex:
 
 
 class EpisodeDataset(VideoDataset):
-    """The clips called `names`, of one view or (`view` None) of all their views; the arrays and text of `store`.
+    """The clips called `names` in the views that are `in_use`, in the arrays and the text stream of `store`.
 
     Under known prompts the text of a clip depends on its episode; `episodes` are then all that will be asked for.
 
@@ -55,13 +55,13 @@ class EpisodeDataset(VideoDataset):
         self,
         store: StoreView,
         names: Sequence[str],
+        in_use: InUse,
         *,
         device: torch.device,
-        view: int | None = 0,
         resident: Resident = "auto",
         episodes: Sequence[Episode] = (),
     ) -> None:
-        super().__init__(store.reader, names, in_view(view))
+        super().__init__(store.reader, names, in_use)
         self._place = {name: i for i, name in enumerate(names)}
         self._stream, self.texts = store.text, None
         self.visual = Features(

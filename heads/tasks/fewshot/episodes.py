@@ -13,14 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.annotations import Annotations, load, with_class_split
+from vfc.cache_schema.annotations import load, with_class_split
 from vfc.cache_schema.protocol import Episode
 from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import Json
 from vfc.heads.contract.settings import setting
-from vfc.heads.data.store_view import rows_in_use
+from vfc.heads.data.store_view import DividedRows, rows_in_use, split_rule
 
 _GATHER_BYTES: Final = 64 << 20
 
@@ -54,7 +54,7 @@ def in_use(
     seed: int,
     view: int,
     progress: Progress,
-) -> Annotations:
+) -> DividedRows:
     """The labelled rows that have a record of `view` in the store, with a split of the classes.
 
     Every split in `splits` must have `way` classes; None leaves the classes undivided.
@@ -62,11 +62,12 @@ def in_use(
     Raises:
         BadInput: no such row; too few classes in a split (with the largest possible way); see `with_class_split`.
     """
-    rows = load(reader.root, settings.annotations)
+    rows, rule = load(reader.root, settings.annotations), "undivided"
     if splits is not None:
         rows, line = with_class_split(rows, settings.classes or None, seed=seed, way=settings.way, splits=splits)
         progress.say(line)
-    return rows_in_use(rows, reader, progress, view=view)
+        rule = split_rule(line)
+    return DividedRows(rows_in_use(rows, reader, progress, view=view), rule)
 
 
 @dataclass(frozen=True)

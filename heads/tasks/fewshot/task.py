@@ -21,17 +21,20 @@ from vfc.cache_schema.protocol import Episode, EpisodeList, EpisodeSpec, draw_ep
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress, Silent
+from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.heads.contract.head import Head
 from vfc.heads.contract.ranges import AT_LEAST_ONE, NOT_NEGATIVE, check_range
 from vfc.heads.contract.settings import setting
 from vfc.heads.contract.train_config import TrainConfig
-from vfc.heads.data.dataset import VideoDataset, in_view
+from vfc.heads.data.dataset import InUse, VideoDataset, in_view
+from vfc.heads.data.facts import identical_videos, set_facts, view_facts
 from vfc.heads.data.features import sizes
 from vfc.heads.data.placement import Resident
 from vfc.heads.data.prefetch import stream
 from vfc.heads.data.store_view import StoreView, Wants, resolve
 from vfc.heads.data.text_stream import require_texts
+from vfc.heads.data.views import training_views
 from vfc.heads.results.tables import Confusion, Table, percent, points
 from vfc.heads.runs.run_folder import ITEMS
 
@@ -51,6 +54,9 @@ class Config(ArraySettings, EpisodeSettings):
     train_queries: int = setting(5, "Query clips per class, in training.", "Protocol")
     train_tasks: int = setting(
         0, "Number of distinct training tasks, repeated in order; 0: always new tasks.", "Protocol"
+    )
+    train_views: str | None = setting(
+        None, "Views drawn in training: auto (clean, augmented; default), all, or 0,10001-10004.", "Protocol"
     )
     val_tasks: int = setting(500, "Tasks of the val classes in each validation.", "Protocol")
     tasks: int = setting(10_000, "Tasks of the test classes; tested once.", "Protocol")
@@ -76,6 +82,8 @@ class FewShot:
     lists: Mapping[str, EpisodeList]
     train_spec: EpisodeSpec
 
+    drawn_views: InUse
+    facts: Mapping[str, Json]
     identity: Mapping[str, Json]
     specs: Mapping[str, ArraySpec]
     recipe: Mapping[str, Json]
@@ -103,15 +111,15 @@ class FewShot:
                 f"Extract known-query for `vfc episodes --split train --way {spec.way} --shot {spec.shot} "
                 f"--queries {spec.queries} --seed {spec.seed} --tasks N`, and train with --train-tasks N.",
             )
-        parts: list[tuple[str, int | None, Sequence[Episode]]] = [("train", None, self.training_tasks)]
-        parts += [(split, self.config.view, listed.episodes) for split, listed in self.lists.items()]
-        for split, view, episodes in parts:
-            clips = VideoDataset(self.store.reader, self.store.names(split), in_view(view))
+        parts: list[tuple[str, InUse, Sequence[Episode]]] = [("train", self.drawn_views, self.training_tasks)]
+        parts += [(split, in_view(self.config.view), listed.episodes) for split, listed in self.lists.items()]
+        for split, views, episodes in parts:
+            clips = VideoDataset(self.store.reader, self.store.names(split), views)
             require_texts(self.store.reader, text_keys(text, clips.keys, episodes))
 
     def batches(self, start: int) -> Generator[EpisodeBatch]:
         """Training batches for updates `start`, `start + 1`, ...: functions of (seed, update) alone."""
-        clips = self._dataset(self.store, "train", self.training_tasks, view=None)
+        clips = self._dataset(self.store, "train", self.training_tasks, self.drawn_views)
         self.progress.say(f"{len(clips.names)} clips to train on ({len(clips)} views), kept in: {clips.placement}.")
         requests = (self._request(clips, update) for update in itertools.count(start))
         with contextlib.closing(stream(clips.sources, requests)) as batches:
@@ -152,19 +160,20 @@ class FewShot:
             "shot": spec.shot,
             "queries": spec.queries,
             "tasks": len(listed.episodes),
+            **self.facts,
             **result.to_json(),
             "baselines": rows,
             ITEMS: [{"item": str(i), "correct": float(share)} for i, share in enumerate(result.per_task)],
         }
 
     def _dataset(
-        self, store: StoreView, split: str, episodes: Sequence[Episode], *, view: int | None = 0
+        self, store: StoreView, split: str, episodes: Sequence[Episode], views: InUse | None = None
     ) -> EpisodeDataset:
         return EpisodeDataset(
             store,
             store.names(split),
+            views or in_view(self.config.view),
             device=self.device,
-            view=self.config.view if view == 0 else view,
             resident=self.config.resident,
             episodes=episodes,
         )
@@ -217,7 +226,29 @@ def prepare(
         **({"text": store.text.spec.name, "prompt": store.text.prompt} if store.text else {}),
         "list_digest": lists["test"].digest,
     }
-    task = FewShot(config, train, device, progress, store, lists, train_spec, identity, store.specs, store.recipe)
+    drawn_views = training_views(reader, config.train_views or "auto")
+    clips = VideoDataset(reader, store.names("train"), drawn_views)
+    facts = {
+        **set_facts(store),
+        "classes_digest": digest([*store.annotations.labels()]),
+        **view_facts(reader, train={key.view for key in clips.keys}, test=[config.view]),
+        "centring": "none",
+        **identical_videos(reader, clips.names, store.names("test"), progress),
+    }
+    task = FewShot(
+        config,
+        train,
+        device,
+        progress,
+        store,
+        lists,
+        train_spec,
+        drawn_views,
+        facts,
+        identity,
+        store.specs,
+        store.recipe,
+    )
     task.refuse_missing_texts()
     return task
 

@@ -20,18 +20,20 @@ from suites.motion_store import FRAMES, MakeStore, Told
 from vfc.cache_schema.annotations import Annotation, Annotations, load, write_annotations
 from vfc.cache_schema.protocol import k_shot
 from vfc.cache_schema.reader import open_store
+from vfc.cache_schema.reduction.projection import Projection, publish_projection
 from vfc.cache_schema.values.errors import BadInput, MissingPath, MissingRecord, RecipeMismatch, UnknownName
 from vfc.cache_schema.values.progress import Silent
 from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import ArraySpec, Key, Record
 from vfc.cache_schema.writer import StoreWriter
 from vfc.heads.contract.train_config import TrainConfig
+from vfc.heads.data import views
+from vfc.heads.data.views import numbers
 from vfc.heads.lookup import configs
 from vfc.heads.methods import linear_probe, mote, text_zero_shot
 from vfc.heads.results.tables import read_rows
 from vfc.heads.tasks import classification
 from vfc.heads.tasks.classification import Classification, ClassifierHead, ClipBatch, Config, Wants, prepare
-from vfc.heads.tasks.classification.dataset import numbers
 from vfc.heads.tasks.classification.lists import Listed, base_and_novel
 from vfc.heads.tasks.classification.official import with_lists
 from vfc.heads.tasks.classification.results import Scored, harmonic_mean, result_of
@@ -382,24 +384,22 @@ def test_views_made_for_a_test_are_not_trained_on(make_store: MakeStore) -> None
         writer.bind("view", "3", {"copy": 1, "crop": "random"})
         writer.bind("view", "2000", {"clip": 1, "of": 2, "crop": "first", "crops": 3, "pipeline": "msta"})
     with open_store(store) as reader:
-        from vfc.heads.tasks.classification import dataset
-
-        auto, whole = dataset.training_views(reader, "auto"), dataset.test_views(reader, "all")
+        auto, whole = views.training_views(reader, "auto"), views.test_views(reader, "all")
         assert [auto(v) for v in range(4)] == [True, False, False, True]
         assert [whole(v) for v in range(4)] == [True, True, True, False]
-        chosen = dataset.test_views(reader, "2x3")
+        chosen = views.test_views(reader, "2x3")
         assert [v for v in range(3000) if chosen(v)] == [2000]
         with pytest.raises(
             BadInput, match=r"--test-views 4x3: of such views .* has none.\nExtract them with --views test:4x3"
         ):
-            dataset.test_views(reader, "4x3")
+            views.test_views(reader, "4x3")
     with StoreWriter(store, recipe) as writer:
         writer.bind("view", "1000", {"clip": 1, "of": 2, "crop": "first", "crops": 3, "pipeline": "vidprism"})
     with (
         open_store(store) as reader,
         pytest.raises(BadInput, match=r"has those of (msta|vidprism) and (msta|vidprism)"),
     ):
-        dataset.test_views(reader, "2x3")
+        views.test_views(reader, "2x3")
     with pytest.raises(
         MissingRecord, match=r"^12 of 12 videos have no record in the views asked for, .*\nSee the views"
     ):
@@ -510,31 +510,144 @@ def test_a_text_head_takes_the_projected_features_by_itself(make_store: MakeStor
 
 def test_templates_are_averaged_or_chosen(store: Path) -> None:
     with_texts(store, templates=("one", "two"))
-    found = next(opened(Config(store), text_zero_shot.Head).batches(0)).classes["text"]
+    mean = next(opened(Config(store, template=("all",)), text_zero_shot.Head).batches(0)).classes["text"]
     chosen = next(opened(Config(store, template=("two",)), text_zero_shot.Head).batches(0)).classes["text"]
     by_text = next(opened(Config(store, template=("a two {label}",)), text_zero_shot.Head).batches(0)).classes["text"]
     assert torch.equal(chosen, by_text)
     with open_store(store) as reader:
         both = [reader.read(Key("text", f"a {t} class00"), "embedding") for t in ("one", "two")]
     scaled = [values / np.linalg.norm(values) for values in both]
-    np.testing.assert_allclose(found[0], np.mean(scaled, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(mean[0], np.mean(scaled, axis=0), rtol=1e-5)
     np.testing.assert_allclose(chosen[0], scaled[1], rtol=1e-5)
     with pytest.raises(BadInput, match=r"layer3.text of 2 templates cannot be averaged: one, two.\nChoose one"):
-        next(opened(Config(store), Told3).batches(0))
+        next(opened(Config(store, template=("all",)), Told3).batches(0))
     with pytest.raises(UnknownName, match=r"template of class texts in this store 'tow'. Did you mean 'two'"):
         next(opened(Config(store, template=("tow",)), text_zero_shot.Head).batches(0))
 
 
-def test_a_template_without_every_class_is_left_out_or_refused(store: Path) -> None:
+def test_several_templates_are_refused_until_one_is_chosen(store: Path, tmp_path: Path) -> None:
+    with_texts(store, templates=("one",))
+    row = run("text-zero-shot", Config(store), tmp_path / "run")
+    assert row["templates"] == ["one"]
+    data = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
+    assert data["templates"] == ["one"]
+    # One more template in the store must not change what the same line gives.
+    with_texts(store, templates=("two",))
+    with pytest.raises(
+        BadInput, match=r"class texts of 2 templates: one \('a one \{label\}'\), two .*\nChoose one .*--template all\.$"
+    ):
+        opened(Config(store), text_zero_shot.Head)
+    again = run("text-zero-shot", Config(store, template=("one",)), tmp_path / "again")
+    assert (again["top1"], again["templates_digest"]) == (row["top1"], row["templates_digest"])
+    assert run("text-zero-shot", Config(store, template=("all",)), tmp_path / "all")["templates"] == ["one", "two"]
+
+
+def test_a_template_without_every_class_is_refused_by_name(store: Path) -> None:
     with_texts(store, templates=("whole",))
     with_texts(store, templates=("part",), skip="class02")
-    used = next(opened(Config(store), text_zero_shot.Head).batches(0)).classes["text"]
-    whole = next(opened(Config(store, template=("whole",)), text_zero_shot.Head).batches(0)).classes["text"]
-    assert torch.equal(used, whole)
+    assert opened(Config(store, template=("whole",)), text_zero_shot.Head).identity["templates"] == ["whole"]
+    for template in ("part", "all"):
+        with pytest.raises(
+            MissingRecord, match=r"1 of 6 classes have no text of the template 'part' in .*: class02.\nExtract"
+        ):
+            opened(Config(store, template=(template,)), text_zero_shot.Head)
+
+
+def test_clips_and_texts_of_different_bases_are_not_compared(store: Path) -> None:
+    with_texts(store)
+    axes = np.linalg.qr(np.random.default_rng(0).normal(size=(12, 12)))[0].astype(np.float32)
+    one, other = (Projection(np.zeros(12, np.float32), basis, {"rule": "pca:12"}) for basis in (axes, -axes))
+    publish_projection(store, "frames", one)
+    assert opened(Config(store)).specs["visual"].name == "frames"
     with pytest.raises(
-        MissingRecord, match=r"1 of 6 classes have no text of the template 'part' in .*: class02.\nExtract"
+        BadInput, match=r"frames of the clips and embedding of the class texts .* different bases.*\nTake"
     ):
-        next(opened(Config(store, template=("part",)), text_zero_shot.Head).batches(0))
+        opened(Config(store), text_zero_shot.Head)
+    publish_projection(store, "embedding", one)
+    assert opened(Config(store), text_zero_shot.Head).specs["visual"].name == "frames"
+    (store / "projection" / "embedding.safetensors").unlink()
+    publish_projection(store, "embedding", other)
+    with pytest.raises(BadInput, match=r"different bases"):
+        opened(Config(store), text_zero_shot.Head)
+
+
+def test_every_tested_video_has_every_averaged_view(make_store: MakeStore) -> None:
+    store = by_video(make_store(classes=3, views=2), train=4)
+    with open_store(store) as reader:
+        recipe, values = reader.recipe, reader.read(Key("video", "class00/5.mp4"), "frames")
+    with StoreWriter(store, recipe) as writer:
+        for name in ("class00/5.mp4", "class01/6.mp4"):
+            writer.add(Record(Key("video", name, 2), {"frames": values}))
+    with pytest.raises(
+        MissingRecord,
+        match=r"10 of 12 tested videos do not have all of the 3 views .*'class00/4.mp4' lacks 2; .* and 5 more videos\."
+        r"\nExtract .*--leave-out-incomplete",
+    ):
+        opened(Config(store, test_views="all"))
+    told = Told()
+    config = Config(store, test_views="all", leave_out_incomplete=True)
+    task = prepare(config, QUICK, linear_probe.Head, None, CPU, told)
+    assert task.lists.tests["test"].videos == ["class00/5.mp4", "class01/6.mp4"]
+    assert task.facts["views"] == {"train": [0, 1], "test": [0, 1, 2]}
+    assert any("10 of 12 tested videos" in line and "They are left out." in line for line in told.lines)
+    both = opened(Config(store, test_views="0-1"))
+    assert both.facts["views"] == {"train": [0, 1], "test": [0, 1]}
+    assert len(both.lists.tests["test"].videos) == 12
+
+
+def test_a_result_names_what_it_rests_on(store: Path, tmp_path: Path) -> None:
+    row = run("linear-probe", Config(store), tmp_path / "run")
+    assert row["views"] == {"train": [0], "test": [0]}
+    assert row["clips_per_class"] == {f"class{i:02}": 8 for i in range(6)}
+    assert (row["split_rule"], row["groups_kept"], row["centring"]) == ("Splits as given", None, "none")
+    assert row["tokens"] == {"visual": "as stored"}
+    for name in ("videos_digest", "views_digest", "classes_digest"):
+        assert len(row[name]) == 64
+    # Another fold of the same videos is the same set; a corrected label is another.
+    fold = run("linear-probe", Config(store, fold="1"), tmp_path / "fold")
+    assert (fold["videos_digest"], fold["split_rule"]) == (
+        row["videos_digest"],
+        "one fold tested, the others trained on",
+    )
+    rows = load(store).rows
+    write_annotations(store, "default", Annotations((replace(rows[0], label="class01"), *rows[1:])))
+    assert run("linear-probe", Config(store), tmp_path / "corrected")["videos_digest"] != row["videos_digest"]
+
+
+def test_groups_are_kept_together_and_counted(make_store: MakeStore) -> None:
+    store = make_store(classes=3, clips=10, split=False)
+    rows = tuple(replace(row, group=f"{row.label}-{int(row.name[-5]) // 2}") for row in load(store).rows)
+    write_annotations(store, "default", Annotations(rows))
+    told = Told()
+    task = prepare(Config(store), QUICK, linear_probe.Head, None, CPU, told)
+    assert (task.facts["groups_kept"], task.facts["split_rule"]) == (
+        15, "Videos of every class split 60/20/20 at random"
+    )  # fmt: skip
+    assert any("stay together" in line for line in told.lines)
+    group = {row.name: row.group for row in rows}
+    trained = {group[name] for name in task.lists.train.videos}
+    assert not trained & {group[name] for name in task.lists.tests["test"].videos}
+    held_out = opened(Config(store, val_fraction=0.3)).lists
+    assert not {group[name] for name in held_out.val.videos} & {group[name] for name in held_out.train.videos}
+
+
+def test_identical_files_in_train_and_test_are_named(make_store: MakeStore) -> None:
+    store = by_video(make_store(classes=3))
+    with open_store(store) as reader:
+        recipe, keys = reader.recipe, reader.keys("video")
+        values = {key.name: reader.read(key, "frames") for key in keys}
+    copy = store.parent / "copy"
+    with StoreWriter(copy, recipe) as writer:
+        writer.declare("video", [ArraySpec("frames", "fp32", (4, 12))])
+        for name, frames in values.items():
+            sha256 = "same" if name in ("class00/0.mp4", "class01/7.mp4") else name
+            writer.add(Record(Key("video", name), {"frames": frames}, {"file": {"size": 1, "sha256": sha256}}))
+    write_annotations(copy, "default", load(store))
+    told = Told()
+    task = prepare(Config(copy), QUICK, linear_probe.Head, None, CPU, told)
+    assert task.facts["identical_in_train_and_test"] == [["class00/0.mp4", "class01/7.mp4"]]
+    line = "Identical files are in train and in test: 'class00/0.mp4' (train) and 'class01/7.mp4' (test)."
+    assert line in told.lines
 
 
 def test_what_a_head_wants_and_a_store_has_not_is_refused_with_the_remedy(store: Path) -> None:

@@ -226,6 +226,25 @@ def test_everything_that_is_refused_is_said_at_once(tmp_path: Path) -> None:
         evaluate(EvalConfig(config.cache, way=3, metric="avg", layer="13", prompt="unknwon"), Silent())
 
 
+def test_views_made_for_a_test_are_drawn_on_request_only(tmp_path: Path) -> None:
+    store = told_store(tmp_path / "s", views=3)
+    with open_store(store) as reader, StoreWriter(store, reader.recipe) as writer:
+        writer.bind("view", "1", {"clip": 1, "of": 2})
+        writer.bind("view", "2", {"copy": 1, "crop": "random"})
+    for train_views, views in ((None, [0, 2]), ("all", [0, 1, 2]), ("0", [0])):
+        config = replace(TASK, cache=store, prompt="none", train_views=train_views)
+        opened = fewshot.prepare(config, QUICK, fsar.Head, fsar.Config(), CPU, Silent())
+        assert opened.facts["views"] == {"train": views, "test": [0]}
+        with open_store(store) as reader:
+            view_of = {reader.read(key, VISUAL.name).tobytes(): key.view for key in reader.keys("video")}
+        drawn = {
+            view_of[clip.numpy().tobytes()]
+            for batch, _ in zip(opened.batches(0), range(12), strict=False)
+            for clip in batch.videos["visual"]
+        }
+        assert sorted(drawn) == views
+
+
 @pytest.mark.parametrize("resident", ["ram", "off"])
 @pytest.mark.parametrize("kind", ["video", "prompted"])
 def test_nan_is_refused_by_the_name_of_its_record(

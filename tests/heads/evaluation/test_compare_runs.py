@@ -1,0 +1,108 @@
+"""Groups of `vfc report`: one set of videos and labels each; only seeds, folds and splits of it vary within a group."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from suites.motion_store import MakeStore, make_store
+
+from vfc.cache_schema.annotations import Annotation, Annotations, load, write_annotations
+from vfc.cache_schema.values.progress import Silent
+from vfc.heads.contract.train_config import TrainConfig
+from vfc.heads.evaluation.compare_runs import Report, ReportConfig, report
+from vfc.heads.methods import linear_probe
+from vfc.heads.tasks.classification import Config
+from vfc.heads.training.fit import train
+
+QUICK = TrainConfig(steps=2, batch=8, validate_every=2, device="cpu", select="last")
+
+
+def trained(store: Path, out: Path, seed: int = 0, **settings: Any) -> Path:
+    train(
+        "linear-probe", Config(store, **settings), linear_probe.Config(), replace(QUICK, seed=seed, out=out), Silent()
+    )
+    return out
+
+
+def with_folds(store: Path) -> Path:
+    rows = tuple(replace(row, split="", fold=str(int(row.name[-5]) % 2)) for row in load(store).rows)
+    write_annotations(store, "default", Annotations(rows))
+    return store
+
+
+def sizes(result: Report) -> list[tuple[int, int]]:
+    """(seeds, lists) of every group."""
+    rows: Any = result.to_json()["groups"]
+    return sorted((row["seeds"], row["lists"]) for row in rows.values())
+
+
+def test_folds_and_split_seeds_of_one_set_of_videos_are_one_group(make_store: MakeStore, tmp_path: Path) -> None:
+    store, runs = with_folds(make_store(classes=4)), tmp_path / "runs"
+    for fold in ("0", "1"):
+        for seed in (0, 1):
+            trained(store, runs / f"fold{fold}-{seed}", seed, fold=fold)
+    assert sizes(report(ReportConfig((runs,)), Silent())) == [(2, 2)]
+    for split_seed in (0, 1):
+        trained(store, tmp_path / "seeded" / str(split_seed), split_seed=split_seed)
+    assert sizes(report(ReportConfig((tmp_path / "seeded",)), Silent())) == [(1, 2)]
+
+
+def test_stores_of_different_videos_are_no_folds(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for number, classes in enumerate((4, 5)):
+        store = with_folds(make_store(tmp_path / f"store{number}", classes=classes))
+        trained(store, runs / str(number), seed=number, fold="0")
+    result = report(ReportConfig((runs,), against=(runs / "0",)), Silent())
+    assert sizes(result) == [(1, 1), (1, 1)]
+    assert all("videos " in name and "store " in name for name in result.groups)
+    assert not result.differences  # items of different videos cannot be paired
+
+
+def test_runs_before_and_after_a_corrected_label_are_two_groups(make_store: MakeStore, tmp_path: Path) -> None:
+    store, runs = with_folds(make_store(classes=4)), tmp_path / "runs"
+    trained(store, runs / "before", seed=0, fold="0")
+    first, *rest = load(store).rows
+    write_annotations(store, "default", Annotations((replace(first, label="class01"), *rest)))
+    trained(store, runs / "after", seed=1, fold="0")
+    result = report(ReportConfig((runs,)), Silent())
+    assert sizes(result) == [(1, 1), (1, 1)]
+    assert all("videos " in name for name in result.groups)
+
+
+@pytest.mark.parametrize("settings", [{"test_views": "1"}, {"test_views": "0-1"}, {"train_views": "0"}])
+def test_other_views_are_another_row(make_store: MakeStore, tmp_path: Path, settings: dict[str, Any]) -> None:
+    store, runs = with_folds(make_store(classes=4, views=2)), tmp_path / "runs"
+    trained(store, runs / "one", seed=0, fold="0")
+    trained(store, runs / "two", seed=1, fold="0", **settings)
+    assert sizes(report(ReportConfig((runs,)), Silent())) == [(1, 1), (1, 1)]
+
+
+def test_results_that_differ_in_a_fact_alone_have_names_of_their_own(make_store: MakeStore, tmp_path: Path) -> None:
+    store, runs = with_folds(make_store(classes=4)), tmp_path / "runs"
+    trained(store, runs / "one", seed=0, fold="0")
+    trained(store, runs / "two", seed=1, fold="0")
+    path = runs / "two" / "results.jsonl"
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps({**row, "tokens": {"visual": "mean of all 9 tokens of a frame"}}) + "\n")
+    result = report(ReportConfig((runs,)), Silent())
+    assert sizes(result) == [(1, 1), (1, 1)]
+    # A row of version 0.1 names no facts; it is not averaged with one that does.
+    path.write_text(json.dumps({name: row[name] for name in ("task", "list_digest", "seed", "top1")}) + "\n")
+    assert sizes(report(ReportConfig((runs,)), Silent())) == [(1, 1), (1, 1)]
+
+
+def test_annotations_of_rows_without_a_set_of_videos_must_be_equal(tmp_path: Path) -> None:
+    write_annotations(tmp_path, "default", Annotations((Annotation("a"),)))
+    for number, digest in enumerate(("1" * 64, "2" * 64)):
+        folder = tmp_path / "runs" / str(number)
+        folder.mkdir(parents=True)
+        config = {"task": {}, "head": {}, "train": {"seed": number}}
+        data = {"store_digest": "s", "annotations_digest": digest}
+        (folder / "config.json").write_text(json.dumps({"head": "a", "config": config, "data": data}))
+        (folder / "predictions.jsonl").write_text(json.dumps({"item": "x", "correct": 1.0}) + "\n")
+        (folder / "results.jsonl").write_text(json.dumps({"list_digest": "list"}) + "\n")
+    assert sizes(report(ReportConfig((tmp_path / "runs",)), Silent())) == [(1, 1), (1, 1)]
