@@ -33,9 +33,17 @@ def settings_of(
     name: str, task: Any, head: Any, config: TrainConfig, identity: Mapping[str, Json], recipe: Mapping[str, Json]
 ) -> dict[str, Any]:
     """All settings and data of a run, as written to config.json (`config` can be passed back with --config)."""
-    parts = {"task": task, "head": head, "train": config}
-    plain = {part: json.loads(json.dumps(dataclasses.asdict(value), default=str)) for part, value in parts.items()}
-    return {"head": name, "config": plain, "data": dict(identity), "recipe": dict(recipe)}
+    parts = {part: plain(value) for part, value in (("task", task), ("head", head), ("train", config))}
+    for field in dataclasses.fields(head):
+        if field.metadata.get("added") and getattr(head, field.name) == field.default:
+            del parts["head"][field.name]  # so that runs from before the setting existed are the same run
+    return {"head": name, "config": parts, "data": dict(identity), "recipe": dict(recipe)}
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as plain JSON values."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings), default=str))
+    return values
 
 
 def identity_of(settings: Mapping[str, Any]) -> dict[str, Any]:

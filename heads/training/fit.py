@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
 
 from vfc.cache_schema.parts.atomic_files import replace_file
-from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import Json
@@ -22,9 +20,11 @@ from vfc.heads.contract.head import TaskFile
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.lookup import configs, find, task_of
 from vfc.heads.results.tables import Table, lines_of, percent, read_rows, write_html
-from vfc.heads.runs.run_folder import ITEMS, claim, identity_of, refuse_other, settings_of, write_items
+from vfc.heads.runs.lock import locked
+from vfc.heads.runs.run_folder import ITEMS, claim, identity_of, plain, refuse_other, settings_of, write_items
 
 from .loop import TrainingLoop, seed_of
+from .process import make_accelerator, numeric_variables, refuse_ranks
 from .schedule import length_in_updates, resolve_length
 
 
@@ -53,51 +53,53 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
     Raises:
         UnknownName: no such head, or a store without an array it needs.
         RecipeMismatch: the run folder holds a run with other settings or data, with the difference.
-        BadInput: see the task; a loss that is not finite; several processes.
+        BadInput: see the task; a loss that is not finite; a process that is one of several; a run folder in use.
     """
+    refuse_ranks()
     method = find(name)
     kind = task_of(method)
     config = resolve_length(config, configs(name)["train"], progress)
-    accelerator = _accelerator(config)
+    accelerator = make_accelerator(config)
     prepared = kind.prepare(task, config, method.Head, head, accelerator.device, progress)
     head_config = method.Head.prepare_config(head, prepared)
     identity = {**prepared.identity, **method.Head.identity(head_config)}
     settings = settings_of(name, task, head, config, identity, prepared.recipe)
     folder = config.out or Path("runs") / f"{name}-{digest(identity_of(settings))[:8]}"
-    refuse_other(folder, settings)
-    finished = read_rows(folder / "results.jsonl")
-    if finished:
+    finished = _finished(folder, settings, kind)
+    if finished is not None:
         progress.say(f"The run {folder} is finished; its result is shown. Another --seed or --out is another run.")
-        return TrainResult(folder, finished[0], kind)
+        return finished
     in_updates = length_in_updates(config, prepared.per_pass, progress)
     cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed_of(config.seed, -1))
         module = method.Head(head_config, prepared.specs)
         module.set_task(prepared)
-        for note in module.notes:
+        notes = [*module.notes, *(f"{variable} is set and may change the numbers." for variable in numeric_variables())]
+        for note in notes:
             progress.say(note)
-        claim(folder, settings)  # after everything that may refuse the settings: a corrected command can use the folder
-        loop = TrainingLoop(folder, module, prepared, in_updates, accelerator)
-        training = loop.run(progress)
-        with loop.evaluation():
-            measured = prepared.test(module, progress)
-    write_items(folder, cast("list[Json]", measured.pop(ITEMS, [])))
-    row: dict[str, Json] = {"head": name, "seed": config.seed, **identity, **training, **measured, **loop.watched()}
-    row |= {"circumstances": loop.circumstances(), "notes": [*module.notes]}
-    result = TrainResult(folder, row, kind)
-    _write_result(result, f"{name} on {getattr(task, 'cache', '')}")
-    return result
+        with locked(folder):  # after everything that may refuse the settings: a corrected command can use the folder
+            finished = _finished(folder, settings, kind)
+            if finished is not None:
+                return finished
+            claim(folder, settings)
+            loop = TrainingLoop(folder, module, prepared, in_updates, accelerator)
+            training = loop.run(progress)
+            with loop.evaluation():
+                measured = prepared.test(module, progress)
+            write_items(folder, cast("list[Json]", measured.pop(ITEMS, [])))
+            row = {"head": name, "head_settings": plain(head), "seed": config.seed, **identity, **training, **measured}
+            row |= {**loop.watched(), "circumstances": loop.circumstances() | numeric_variables(), "notes": [*notes]}
+            result = TrainResult(folder, row, kind)
+            _write_result(result, f"{name} on {getattr(task, 'cache', '')}")
+            return result
 
 
-def _accelerator(config: TrainConfig) -> Accelerator:
-    accelerator = Accelerator(cpu=config.device == "cpu")
-    if accelerator.num_processes > 1:
-        raise BadInput(
-            f"{accelerator.num_processes} processes were launched; a head is trained by one.",
-            "Start one process per head or seed, each with its own GPU in CUDA_VISIBLE_DEVICES.",
-        )
-    return accelerator
+def _finished(folder: Path, settings: Mapping[str, Any], kind: TaskFile) -> TrainResult | None:
+    """The result of a run folder that is finished; raises RecipeMismatch if it holds another run."""
+    refuse_other(folder, settings)
+    rows = read_rows(folder / "results.jsonl")
+    return TrainResult(folder, rows[0], kind) if rows else None
 
 
 def _write_result(result: TrainResult, title: str) -> None:
@@ -111,9 +113,12 @@ def _write_result(result: TrainResult, title: str) -> None:
 
 
 def _training_table(row: Mapping[str, Any]) -> Table:
-    circumstances = row["circumstances"]
+    circumstances, settings = row["circumstances"], row.get("head_settings", {})
+    defaults = plain(configs(row["head"])["head"])
+    changed = [f"{key}={value}" for key, value in settings.items() if key == "preset" or value != defaults.get(key)]
     validation = "none: the last update counts" if row["validation"] is None else percent(row["validation"])
     rows = (
+        ("head settings", ", ".join(changed) or "defaults"),
         ("trained parameters", f"{row['parameters']:,}"),
         ("updates", str(row["updates"])),
         ("chosen update", str(row["chosen_update"])),

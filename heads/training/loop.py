@@ -113,6 +113,7 @@ class TrainingLoop:
             "waiting_share": round(state.waited / max(state.seconds, 1e-9), 4),
             "device": str(self._accelerator.device),
             "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
         }
 
     @contextlib.contextmanager

@@ -133,7 +133,8 @@ class Clips(ClassifierHeadSuite):
 
     def head(self, seed: int = 0) -> Head:
         torch.manual_seed(seed)
-        return self.kind(mote.Config(layers=1), self.specs)
+        config = linear_probe.Config() if issubclass(self.kind, linear_probe.Head) else mote.Config(layers=1)
+        return self.kind(config, self.specs)
 
 
 class Anticipated(AnticipationHeadSuite):

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from suites.head import ClassifierHeadSuite
+from suites.motion_store import MakeStore
 from torch import nn
 from torch.nn import functional
 
-from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.errors import BadInput, RecipeMismatch
+from vfc.cache_schema.values.progress import Silent
 from vfc.cache_schema.values.record import ArraySpec
+from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.methods import linear_probe, mean_pool, mote, text_zero_shot
 from vfc.heads.similarity.text_similarity import CLIP_SCALE, cosine_logits
+from vfc.heads.tasks import classification
 from vfc.heads.tasks.classification import ClassifierHead, ClipBatch
+from vfc.heads.training.fit import train
 
 
 def specs(width: int, frames: int = 8, classes: int = 3, text: int | None = None) -> dict[str, ArraySpec]:
@@ -34,6 +41,12 @@ def count(head: nn.Module) -> int:
 
 class TestLinearProbe(ClassifierHeadSuite):
     method = "linear-probe"
+    overfit_lr = 3e-2
+
+
+class TestPlainLinearProbe(ClassifierHeadSuite):
+    method = "linear-probe"
+    config = linear_probe.Config(norm=False)
     overfit_lr = 3e-2
 
 
@@ -85,6 +98,33 @@ def test_the_mean_of_the_frames_does_not_know_their_order() -> None:
     mean = batch.clips["visual"].mean(1)
     standard = (mean - mean.mean(-1, keepdim=True)) / (mean.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
     torch.testing.assert_close(heads[0].scores(batch), heads[0].classify(standard))  # type: ignore[operator]
+
+
+def test_a_plain_linear_probe_is_one_matrix_product() -> None:
+    torch.manual_seed(0)
+    batch = ClipBatch({"visual": torch.randn(5, 8, 16)}, torch.zeros(5, dtype=torch.int64), ("a", "b", "c"), {})
+    head = linear_probe.Head(linear_probe.Config(norm=False), specs(16))
+    with torch.no_grad():
+        wanted = batch.clips["visual"].mean(1) @ head.classify.weight.T + head.classify.bias
+        torch.testing.assert_close(head.scores(batch), wanted)
+        normed = linear_probe.Head(linear_probe.Config(), specs(16))
+        normed.load_state_dict(head.state_dict())
+        assert not torch.allclose(normed.scores(batch), wanted)
+
+
+def test_the_norm_stands_in_the_result_and_earlier_runs_stay_the_same_run(
+    make_store: MakeStore, tmp_path: Path
+) -> None:
+    store, quick = make_store(split=False), TrainConfig(steps=2, device="cpu")
+    task = classification.Config(cache=store)
+    for norm, out in ((True, tmp_path / "normed"), (False, tmp_path / "plain")):
+        result = train("linear-probe", task, linear_probe.Config(norm), replace(quick, out=out), Silent())
+        assert result.row["head_settings"] == {"norm": norm}
+        assert ("head settings", "defaults" if norm else "norm=False") in result.tables()[-1].rows
+        config = json.loads((out / "config.json").read_text())["config"]["head"]
+        assert config == ({} if norm else {"norm": False})
+    with pytest.raises(RecipeMismatch, match=r"config\.head\.norm"):
+        train("linear-probe", task, linear_probe.Config(False), replace(quick, out=tmp_path / "normed"), Silent())
 
 
 def test_zero_shot_is_the_cosine_of_the_mean_frame() -> None:

@@ -1,0 +1,75 @@
+"""The process that trains: a single one, whose precision, accumulation and compilation come from the settings alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Final
+
+from accelerate import Accelerator
+
+from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.record import Json
+from vfc.heads.contract.train_config import TrainConfig
+
+_RANKS: Final = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *(f"{name}_{of}" for name in ("PMI", "OMPI_COMM_WORLD", "MV2_COMM_WORLD") for of in ("RANK", "SIZE")),
+    *(f"{name}_LOCAL_{of}" for name in ("OMPI_COMM_WORLD", "MV2_COMM_WORLD") for of in ("RANK", "SIZE")),
+    *("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+)
+"""Variables of torchrun, accelerate launch and MPI, as accelerate reads them."""
+
+_NUMERIC: Final = (
+    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG"),
+    *("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"),
+    *("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
+)
+"""Variables by which torch's libraries choose how they compute. They cannot be undone here, so they are recorded."""
+
+
+def refuse_ranks() -> None:
+    """Check that this process was not launched as one of several. Initialises nothing.
+
+    Raises:
+        BadInput: a variable of a launcher names another rank than 0 or a world of several processes.
+    """
+    values = {name: os.environ[name] for name in _RANKS if name in os.environ}
+    several = {
+        name: value
+        for name, value in values.items()
+        if not value.isdecimal() or int(value) > (1 if name.endswith(("SIZE", "NRANKS")) else 0)
+    }
+    if several:
+        listed = ", ".join(f"{name}={value}" for name, value in several.items())
+        raise BadInput(
+            f"A head is trained by one process; the environment names several: {listed}.",
+            "Start it without torchrun, accelerate launch or mpirun. If an earlier launch left these variables: "
+            f"unset {' '.join(values)}",
+        )
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """The accelerator of this process; accelerate's own variables and those of launchers are not read."""
+    with _without_launcher_variables():
+        return Accelerator(
+            cpu=config.device == "cpu", mixed_precision="no", gradient_accumulation_steps=1, dynamo_backend="no"
+        )
+
+
+def numeric_variables() -> dict[str, Json]:
+    """The variables that are set and change how torch's libraries compute, which this program cannot undo."""
+    return {name: os.environ[name] for name in _NUMERIC if name in os.environ}
+
+
+@contextlib.contextmanager
+def _without_launcher_variables() -> Iterator[None]:
+    # Several of them take precedence over what accelerate is passed.
+    hidden = {name: v for name, v in os.environ.items() if name.startswith("ACCELERATE_") or name in _RANKS}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
