@@ -63,13 +63,13 @@ def with_projections(
     unfitted = [first for first, names in bases.items() if not projections.keys() & names]
     fitted = {name: fit.finished() for name, fit in _fitted(config, work, unfitted, progress).items()}
     for first, names in bases.items():
-        known = next((projections[name] for name in names if name in projections), fitted.get(first))
-        assert known is not None
+        basis = next((projections[name] for name in names if name in projections), None) or fitted[first]
         for name in names:
-            projections[name] = projection = publish_projection(config.out, name, known)
-            _require(projection, rule, widths[name], name, config.out)
-        explained = 100 * float(str(known.about["explained"]))
-        mean = "" if known.about.get("mean") == "none" or rule.startswith("random") else " less the mean"
+            if name not in projections:
+                projections[name] = publish_projection(config.out, name, basis)
+            _require(projections[name], rule, widths[name], name, config.out)
+        explained = 100 * float(str(basis.about["explained"]))
+        mean = " less the mean" if basis.mean.any() else ""
         progress.say(f"{', '.join(names)}: {rule} of {widths[first]}{mean} keeps {explained:.4g} % of the energy.")
     return replace(reducer, projections=projections)
 

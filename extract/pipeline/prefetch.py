@@ -173,24 +173,31 @@ def ready_item(
         tensors = pinned(prepared.tensors) if pin else prepared.tensors
     except Exception as error:
         return [failed(key, error, path) for key in item.keys]
-    prompts, failures = list[Ready](), list[Ready | FailedRecord]()
+    prompts, failures = _ready_prompts(prompting, item, metadata) if prompting else ([], [])
+    if not (item.own or prompts):
+        return [*failures]
     leading = list[Mapping[str, Tensor]]()
-    if prompting is not None:
-        for prompt in item.prompts:
-            key = item.prompt_key(prompt)
-            try:
-                tokens = prompting(prompt.text)
-            except Exception as error:
-                failures.append(failed(key, error, path))
-                continue
-            prompts.append(Ready(key, tokens.tensors, {**metadata, **tokens.metadata, "template": prompt.template}))
-        for text in item.leading if item.own else ():
+    if prompting and item.own:
+        for text in item.leading:
             with suppress(RecordRejected):  # then the video's own record does not come with it
                 leading.append(prompting(text).tensors)
-    if item.own or prompts:
-        ready = Ready(item.key, tensors, metadata, path, item.own, tuple(prompts), tuple(leading))
-        return [*failures, ready]
-    return failures
+    return [*failures, Ready(item.key, tensors, metadata, path, item.own, tuple(prompts), tuple(leading))]
+
+
+def _ready_prompts(
+    prompting: Prompting, item: WorkItem, metadata: Mapping[str, Json]
+) -> tuple[list[Ready], list[FailedRecord]]:
+    """The prompts of an item as tokens, and those that cannot be."""
+    prompts, failures = list[Ready](), list[FailedRecord]()
+    for prompt in item.prompts:
+        key = item.prompt_key(prompt)
+        try:
+            tokens = prompting(prompt.text)
+        except Exception as error:
+            failures.append(failed(key, error, item.video.path))
+            continue
+        prompts.append(Ready(key, tokens.tensors, {**metadata, **tokens.metadata, "template": prompt.template}))
+    return prompts, failures
 
 
 def ready_text(backbone: TextBackbone, text: ClassText) -> Ready | FailedRecord:
