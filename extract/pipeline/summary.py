@@ -83,12 +83,13 @@ class Summary:
         """For a person."""
         share = f" of rank {self.rank} of {self.world_size}" if self.world_size > 1 else ""
         if self.done or self.failed or self.signum:
+            again = f" ({self.refreshed} again)" if self.refreshed else ""
             lines = [
-                f"{self.done} records made{share}, {self.skipped} were there, {len(self.failed)} failed; "
+                f"{self.done} records made{again}{share}, {self.skipped} were there, {len(self.failed)} failed; "
                 f"{self.records_per_second:.3g} per second, {self.bytes / 1e6:.4g} MB written to {self.out}."
             ]
         else:
-            every = "" if self.failed_before else "all "
+            every = "" if self.failed_before or self.changed else "all "
             lines = [f"Nothing to do{share}: {every}{self.skipped} records are in {self.out}."]
         if self.bottleneck:
             parts = ", ".join(f"{stage} {100 * part:.0f} %" for stage, part in self.shares.items())
