@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -138,9 +138,9 @@ class Fitting:
         return Projection(centre.astype(np.float32), basis.astype(np.float32), about)
 
 
-def fit_projection(text: str, sample: Iterable[Array], width: int, *, seed: int = 0) -> Projection:
+def fit_projection(text: str, sample: Iterable[Array], width: int, *, seed: int = 0, mean: bool = True) -> Projection:
     """Fit on the rows of a sample of records `[..., D]`, one record in memory at a time; see `Fitting`."""
-    fitting = Fitting(text, width, seed=seed)
+    fitting = Fitting(text, width, seed=seed, mean=mean)
     for values in sample:
         fitting.add(values)
     return fitting.finished()
@@ -151,6 +151,14 @@ def _random_basis(width: int, dimensions: int, seed: int) -> npt.NDArray[np.floa
     basis, triangle = np.linalg.qr(gaussian)
     # Without this the signs are LAPACK's choice; with it the basis is uniform over all of them.
     return (basis * np.where(np.diag(triangle) < 0, -1, 1)).astype(np.float32)
+
+
+def shared_space(kinds: Mapping[str, Sequence[ArraySpec]]) -> frozenset[str]:
+    """The arrays that are compared with class texts by a cosine: `frames` and `embedding` of their width, if any."""
+    widths = {spec.name: spec.shape[-1] for spec in kinds.get("text", ())}
+    compared = {spec.name: spec.shape[-1] for spec in kinds.get("video", ()) if spec.name in ("frames", "embedding")}
+    names = {name for name, width in compared.items() if width == widths.get("embedding", -1)}
+    return frozenset(names | {"embedding"}) if names else frozenset()
 
 
 def projection_path(store_root: Path, array: str) -> Path:

@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,14 @@ class Reduction:
     )
     seed: int = field(default=0, metadata={"help": "Seed of a random projection"})
     dtype: Dtype | None = field(default=None, metadata={"help": "Storage dtype of features", "choices": FEATURE_DTYPES})
+    project_mean: bool = field(default=False, metadata={"help": "Subtract the mean before a pca"})
+    project_fit: Literal["train", "all", "0.1"] | None = field(
+        default=None,
+        metadata={
+            "help": "Videos a pca is fitted on: train (default where a split is known) or all (default elsewhere); "
+            "0.1: as version 0.1, on all, less the mean, without one basis for frames and texts"
+        },
+    )
 
     def __post_init__(self) -> None:
         pool_cells(self.pool)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import numpy.typing as npt
 
 from vfc.cache_schema import catalog
@@ -20,17 +19,18 @@ from vfc.cache_schema.annotations.rows import annotation_files
 from vfc.cache_schema.parts.part import Part
 from vfc.cache_schema.parts.zarr_format import METADATA
 from vfc.cache_schema.reader import StoreReader, open_store
-from vfc.cache_schema.reduction.projection import Projection, fit_projection, load_projection, publish_projection
+from vfc.cache_schema.reduction.projection import Projection
 from vfc.cache_schema.reduction.reduce import Reduction, reduce_record, reduced_spec
 from vfc.cache_schema.root import read_axes, read_root, require_free
 from vfc.cache_schema.values.dtypes import StoredArray, decode, stored_arrays
 from vfc.cache_schema.values.errors import BadInput, RecordRejected, unknown_name
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import Recipe
-from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Dtype, Json, Key, Record
+from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Dtype, Json, Record
 from vfc.cache_schema.values.report import Report
 from vfc.cache_schema.writer import StoreWriter
 
+from .fitting import ProjectionFit
 from .stored import StoredPart, StoredRecord, live_rows
 
 _SOURCE = "parent_crc32c"
@@ -115,6 +115,8 @@ def materialize(
 
     It holds the named feature arrays (all if none is named) and the side arrays of their kinds. Run again, it adds
     what is new in the parent and replaces what was replaced there; a projection stays the one that was fitted first.
+    Arrays that are compared with class texts get one basis; a pca is fitted on training videos where a split is known,
+    and subtracts no mean unless asked (`Reduction.project_fit`, `project_mean`).
     Below `derived/` the annotations are those of the parent; elsewhere they are copied.
 
     Raises:
@@ -156,7 +158,9 @@ def _derive(reader: StoreReader, target: Path, plan: _Plan, progress: Progress) 
     }
     projections: dict[str, Projection] = {}
     if plan.reduction.project:
-        projections = _projections(reader, target, plan, Recipe(fields), progress)
+        fit = ProjectionFit.of(reader, target, plan.reduction, plan.reads)
+        cast("dict[str, Json]", fields["parameters"]).update(fit.recipe())
+        projections = fit.projections(reader, target, partial(_require_own, target, Recipe(fields)), progress)
         fields["projection"] = {name: projection.digest for name, projection in projections.items()}
     # Parts end where those of the parent end.
     writer = StoreWriter(target, Recipe(fields), worker=plan.function, part_bytes=1 << 62, part_seconds=float("inf"))
@@ -253,36 +257,6 @@ def _decoded(record: StoredRecord, specs: Sequence[ArraySpec]) -> dict[str, npt.
     }
 
 
-def _projections(
-    reader: StoreReader, target: Path, plan: _Plan, recipe: Recipe, progress: Progress
-) -> dict[str, Projection]:
-    """The projection of every feature array that changes: the published one, or fitted and published now.
-
-    `recipe` is that of the target but for its projections.
-    """
-    rule = plan.reduction.project
-    pooling = dataclasses.replace(plan.reduction, project="", dtype=None)
-    projections: dict[str, Projection] = {}
-    for kind, specs in plan.reads.items():
-        for spec in (spec for spec in specs if spec.dtype in FEATURE_DTYPES):
-            width = cast("int", reduced_spec(dataclasses.replace(spec, dtype="fp32"), pooling).shape[-1])
-            projection = projections.get(spec.name) or load_projection(target, spec.name)
-            if projection is None:
-                _require_own(target, recipe)
-                progress.say(f"Fitting {rule} of {spec.name}.")
-                sample = _sample(reader, kind, spec, specs, pooling, plan.reduction.fit_records)
-                fitted = fit_projection(rule, sample, width, seed=plan.reduction.seed)
-                projection = publish_projection(target, spec.name, fitted)
-            if projection.basis.shape[0] != width or projection.about["rule"] != rule:
-                raise BadInput(
-                    f"The projection of {spec.name!r} in {target} is {projection.about['rule']} of "
-                    f"{projection.basis.shape[0]} dimensions; {rule} of {width} was asked.",
-                    "Give another --name or --out, or the --project of that store.",
-                )
-            projections[spec.name] = projection
-    return projections
-
-
 def _require_own(target: Path, recipe: Recipe) -> None:
     """Refuse to publish a projection into a folder, or a store, that the derived records will not go into."""
     if not (target / METADATA).exists():
@@ -290,19 +264,3 @@ def _require_own(target: Path, recipe: Recipe) -> None:
         return
     fields = {name: value for name, value in read_root(target).fields.items() if name != "projection"}
     Recipe(fields).require_equal(recipe, str(target))
-
-
-def _sample(
-    reader: StoreReader, kind: str, spec: ArraySpec, specs: Sequence[ArraySpec], pooling: Reduction, count: int
-) -> Iterator[npt.NDArray[Any]]:
-    """The array, pooled, of the first `count` names by SHA-256: the same for every worker that looks."""
-    first: dict[str, Key] = {}
-    for key in reader.keys(kind):
-        first.setdefault(key.name, key)
-    for name in sorted(first, key=lambda name: hashlib.sha256(name.encode()).digest())[:count]:
-        needed = [s for s in specs if s.name == spec.name or s.dtype not in FEATURE_DTYPES]
-        arrays = {s.name: reader.read(first[name], s.name) for s in needed}
-        try:
-            yield np.asarray(reduce_record(arrays, needed, pooling)[spec.name])
-        except RecordRejected:
-            continue  # it will be rejected when its turn comes, too

@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ from vfc.cache_schema import (
 )
 from vfc.cache_schema.annotations import Annotation, Annotations, load, write_annotations
 from vfc.cache_schema.parts.part import Part
+from vfc.cache_schema.reduction.projection import same_projection
 from vfc.cache_schema.reduction.reduce import Reduction
 from vfc.cache_schema.upkeep import compact, convert, inspect, materialize, merge, verify
 from vfc.cache_schema.values.progress import Silent
@@ -226,23 +228,24 @@ def test_killed_and_run_again_it_is_the_same(tmp_path: Path, killer: Callable[..
 # ---- projections
 
 
-def slow_pca(rows: Values, d: int) -> tuple[Values, float]:
-    """The projector onto the leading subspace, and the share of variance it keeps."""
-    _, sizes, vectors = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
+def slow_pca(rows: Values, d: int, mean: bool = True) -> tuple[Values, float]:
+    """The projector onto the leading subspace, and the share of variance (about zero without `mean`) it keeps."""
+    _, sizes, vectors = np.linalg.svd(rows - rows.mean(axis=0) * mean, full_matrices=False)
     return vectors[:d].T @ vectors[:d], float(np.square(sizes[:d]).sum() / np.square(sizes).sum())
 
 
-def test_a_projection_is_fitted_once_on_the_first_names_by_hash(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mean", [False, True])
+def test_a_projection_is_fitted_once_on_the_first_names_by_hash(tmp_path: Path, mean: bool) -> None:
     root = fill(tmp_path / "s", (0, 1, 2), (3, 4))
-    reduction = Reduction(project="pca:2", fit_records=3)
+    reduction = Reduction(project="pca:2", fit_records=3, project_mean=mean)
     done = materialize(root, reduction, QUIET, name="pca", arrays=["layer3.visual"])
     names = sorted((f"v{i}.mp4" for i in range(5)), key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:3]
     rows = np.concatenate([tokens(int(name[1])).arrays["layer3.visual"].reshape(-1, 6) for name in names])
-    projector, explained = slow_pca(rows.astype(np.float64), 2)
+    projector, explained = slow_pca(rows.astype(np.float64), 2, mean)
     assert done.explained["layer3.visual"] == pytest.approx(explained, rel=1e-5)
     reader = open_store(root / "derived" / "pca")
     assert reader.spec("video", "layer3.visual") == ArraySpec("layer3.visual", "fp32", (2, 16, 2), "frame-major")
-    centred = tokens(4).arrays["layer3.visual"].reshape(-1, 6) - rows.mean(axis=0)
+    centred = tokens(4).arrays["layer3.visual"].reshape(-1, 6) - rows.mean(axis=0) * mean
     got = reader.read(tokens(4).key, "layer3.visual").reshape(-1, 2)
     # Distances within the subspace do not depend on the signs or the rotation of the basis.
     np.testing.assert_allclose(got @ got.T, centred @ projector @ centred.T, rtol=1e-3, atol=1e-4)
@@ -256,6 +259,70 @@ def test_a_projection_is_fitted_once_on_the_first_names_by_hash(tmp_path: Path) 
     np.testing.assert_array_equal(
         open_store(root / "derived" / "pca").read(tokens(4).key, "layer3.visual").reshape(-1, 2), got
     )
+
+
+def two_towers(root: Path, count: int = 40) -> Path:
+    """Frames and class texts of one space, and two records that hold one vector."""
+    vectors = np.random.default_rng(7).normal(size=(count, 6)).astype(np.float32) + 3
+    with StoreWriter(root, RECIPE) as writer:
+        writer.declare("video", (ArraySpec("frames", "fp32", (2, 6)), ArraySpec("layer1.visual", "fp32", (2, 6))))
+        writer.declare("text", (ArraySpec("embedding", "fp32", (6,)),))
+        for i, vector in enumerate(vectors):
+            arrays = {"frames": np.stack([vector, vector]), "layer1.visual": np.stack([vector, vector[::-1]])}
+            writer.add(Record(Key("video", f"v{i}"), arrays))
+            writer.add(Record(Key("text", f"t{i}"), {"embedding": vector}))
+    return root
+
+
+def test_frames_and_texts_of_one_space_get_one_basis(tmp_path: Path) -> None:
+    root = two_towers(tmp_path / "s")
+    materialize(root, Reduction(project="pca:3"), QUIET, name="small")
+    reader = open_store(root / "derived" / "small")
+    for i in range(40):
+        np.testing.assert_array_equal(
+            reader.read(Key("video", f"v{i}"), "frames")[0], reader.read(Key("text", f"t{i}"), "embedding")
+        )
+    parameters = cast("dict[str, Any]", reader.recipe.fields["parameters"])
+    assert parameters["one_basis"] == [["embedding", "frames"]]
+    assert (parameters["mean"], parameters["fitted_on"]) == ("none", "all")
+    frames, embedding = reader.spec("video", "frames"), reader.spec("text", "embedding")
+    assert same_projection(reader.root, frames, embedding)
+    assert not same_projection(reader.root, reader.spec("video", "layer1.visual"), embedding)
+
+
+def test_a_pca_is_fitted_on_training_videos_where_they_are_known(tmp_path: Path) -> None:
+    root = two_towers(tmp_path / "s")
+    rows = [Annotation(f"v{i}", "x", "train" if i % 2 else "test") for i in range(40)]
+    write_annotations(root, "default", Annotations(tuple(rows)))
+    done = materialize(root, Reduction(project="pca:2"), QUIET, name="x", arrays=["frames"])
+    keys = [Key("video", row.name) for row in rows if row.split == "train"]
+    trained = np.concatenate([open_store(root).read(key, "frames") for key in keys])
+    _, explained = slow_pca(trained.astype(np.float64), 2, mean=False)
+    assert done.explained["frames"] == pytest.approx(explained, rel=1e-5)
+    recipe = open_store(root / "derived" / "x").recipe
+    assert cast("dict[str, Any]", recipe.fields["parameters"])["fitted_on"] == "train"
+    # What was fitted stays, whatever the splits are now.
+    write_annotations(root, "default", Annotations(tuple(replace(row, split="") for row in rows)))
+    with pytest.raises(BadInput, match=r"fitted on training videos, and no video of .* has the split train"):
+        materialize(root, Reduction(project="pca:2", project_fit="train"), QUIET, name="y", arrays=["frames"])
+    with pytest.raises(RecipeMismatch, match=r'fitted_on: "train" there, "all" asked'):
+        materialize(root, Reduction(project="pca:2", project_fit="all"), QUIET, name="x", arrays=["frames"])
+
+
+def test_a_store_of_version_0_1_keeps_its_projections_and_its_recipe(tmp_path: Path) -> None:
+    root = two_towers(tmp_path / "s")
+    materialize(root, Reduction(project="pca:3", project_fit="0.1"), QUIET, name="old")
+    old = open_store(root / "derived" / "old")
+    assert cast("dict[str, Any]", old.recipe.fields["parameters"]).keys() == {
+        "arrays",
+        "fit_records",
+        "project",
+        "seed",
+    }
+    with StoreWriter(root, RECIPE) as writer:
+        writer.add(Record(Key("text", "more"), {"embedding": np.ones(6, np.float32)}))
+    assert materialize(root, Reduction(project="pca:3"), QUIET, name="old").added == 1
+    assert open_store(root / "derived" / "old").recipe.digest == old.recipe.digest
 
 
 def test_two_fits_on_other_data_do_not_mix(tmp_path: Path) -> None:
