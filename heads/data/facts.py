@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from vfc.cache_schema.annotations import Annotations, source
+from vfc.cache_schema.content import content_digests
 from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import digest
@@ -74,7 +75,7 @@ def identical_videos(
     reader: StoreReader, train: Sequence[str], test: Sequence[str], progress: Progress
 ) -> dict[str, Json]:
     """Pairs of a training and a test video whose files are byte for byte the same; they are said aloud."""
-    digests = file_digests(reader)
+    digests = content_digests(reader)
     by_content: dict[str, list[str]] = {}
     for name in sorted(train):
         if name in digests:
@@ -90,17 +91,6 @@ def identical_videos(
         more = f" and {len(pairs) - _NAMED} more pairs" if len(pairs) > _NAMED else ""
         progress.say(f"Identical files are in train and in test: {listed}{more}.")
     return {"identical_in_train_and_test": [[*pair] for pair in pairs]}
-
-
-def file_digests(reader: StoreReader) -> dict[str, str]:
-    """Video -> SHA-256 of its file, as far as the store knows it."""
-    digests = {}
-    keys = [key for key in reader.keys("video") if key.view == 0]
-    for key, record in zip(keys, reader.locate(keys).tolist(), strict=True):
-        file = reader.metadata(record).get("file")
-        if isinstance(file, dict) and "sha256" in file:
-            digests[key.name] = str(file["sha256"])
-    return digests
 
 
 def _tokens(store: StoreView, role: str) -> str:

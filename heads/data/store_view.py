@@ -11,7 +11,7 @@ from typing import Final
 
 from vfc.cache_schema.annotations import Annotations, near_equal_warning
 from vfc.cache_schema.reader import StoreReader
-from vfc.cache_schema.reduction.projection import load_projection
+from vfc.cache_schema.reduction.projection import same_projection
 from vfc.cache_schema.values.errors import BadInput, UnknownName, VfcError
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Json
@@ -174,9 +174,7 @@ def require_one_basis(reader: StoreReader, clips: Iterable[ArraySpec], classes: 
         BadInput: they were not, so that a cosine between them means nothing.
     """
     for clip, text in itertools.product(clips, classes):
-        one, other = load_projection(reader.root, clip.name), load_projection(reader.root, text.name)
-        same = (one is None and other is None) or (one is not None and other is not None and one.same_as(other))
-        if not same:
+        if clip.shape[-1] == text.shape[-1] and not same_projection(reader.root, clip, text):
             raise BadInput(
                 f"{clip.name} of the clips and {text.name} of the class texts in {reader.root} were projected by "
                 "different bases, so they lie in no common space.",
@@ -185,7 +183,7 @@ def require_one_basis(reader: StoreReader, clips: Iterable[ArraySpec], classes: 
 
 
 def rows_in_use(rows: Annotations, reader: StoreReader, progress: Progress, *, view: int | None = None) -> Annotations:
-    """The labelled rows that have a record (of `view`) in the store; how many are left out is said.
+    """The labelled rows that have a record (of `view`); rows left out and nearly equal labels are said.
 
     Raises:
         BadInput: there is no such row.

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 import numpy as np
 import torch
 
+from vfc.cache_schema.annotations import near_equal_warning
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress, Silent
 from vfc.cache_schema.values.recipe import digest
@@ -302,6 +303,9 @@ def sequence_facts(
     store: StoreView, truth: GroundTruth, parts: Mapping[str, SequenceDataset], progress: Progress
 ) -> dict[str, Json]:
     """See `data.facts`. The set of videos is that of all splits, with the class ids of every frame."""
+    warning = near_equal_warning(truth.class_names)
+    if warning:
+        progress.say(warning)
     pairs = [pair for videos in parts.values() for pair in zip(videos.names, videos.labels, strict=True)]
     labels = sorted(pairs, key=lambda pair: pair[0])
     counts: Counter[str] = Counter()

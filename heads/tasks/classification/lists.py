@@ -15,13 +15,13 @@ from vfc.cache_schema.annotations import Annotation, Annotations, load, with_vid
 from vfc.cache_schema.annotations.groups import Groups, group_of, groups
 from vfc.cache_schema.annotations.lists import spelling
 from vfc.cache_schema.annotations.ordered import read_class_list
+from vfc.cache_schema.content import content_digests
 from vfc.cache_schema.protocol import k_shot
 from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.values.errors import BadInput, unknown_name
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import canonical
 from vfc.cache_schema.values.record import Json
-from vfc.heads.data.facts import file_digests
 from vfc.heads.data.store_view import DividedRows, rows_in_use, split_rule
 
 from .config import Config
@@ -174,7 +174,7 @@ def _split(rows: Annotations, reader: StoreReader, config: Config, progress: Pro
     if train is not None and test is not None:
         return DividedRows(with_lists(rows, train, test, progress), "by --train-list and --test-list")
     if not config.fold:
-        content = {} if rows.splits() else file_digests(reader)
+        content = {} if rows.splits() else content_digests(reader)
         split, line = with_video_split(rows, seed=config.split_seed, content=content)
         progress.say(line)
         return DividedRows(split, split_rule(line), None if rows.splits() else _shared(groups(rows.rows, content)))

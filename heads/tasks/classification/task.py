@@ -28,7 +28,7 @@ from vfc.heads.data.dataset import InUse, VideoDataset, in_view
 from vfc.heads.data.facts import identical_videos, set_facts, videos_digest, view_facts
 from vfc.heads.data.prefetch import stream
 from vfc.heads.data.store_view import StoreView, resolve
-from vfc.heads.data.views import complete_views, test_views, training_views
+from vfc.heads.data.views import complete_views, test_views, training_views, view_meanings
 from vfc.heads.runs.run_folder import ITEMS
 
 from .config import Config
@@ -234,6 +234,12 @@ def _with_every_view(listed: Lists, reader: StoreReader, config: Config, progres
     every = [name for part in listed.tests.values() for name in part.videos]
     videos = VideoDataset(reader, every, test_views(reader, config.test_views))
     views, complete = complete_views(videos, progress, leave_out=bool(config.leave_out_incomplete))
+    crops = {view for view in views if "crops" in view_meanings(reader).get(view, {})}
+    if config.test_views == "all" and crops and crops != set(views):
+        progress.say(
+            f"--test-views all averages {len(views)} views: {len(crops)} clips and crops made for tests, and others "
+            f"({', '.join(str(view) for view in views if view not in crops)}); name clips x crops to leave these out."
+        )
     usable = set(complete)
     tests = {
         name: replace(part, rows=tuple(row for row in part.rows if row.name in usable))
