@@ -104,9 +104,9 @@ def mpmm(query: Sequence[Tensor], proto: Sequence[Tensor], u: int, distance: str
     both = [charges(q, p, distance) for q, p in zip(query, proto, strict=True)]
     total = 0.0
     for direction in (0, 1):
-        whole = sorted((value for branch in both for value in branch[direction]), reverse=True)
-        count = min(u, len(whole))
-        total += sum(whole[:count]) / count
+        full = sorted((value for branch in both for value in branch[direction]), reverse=True)
+        count = min(u, len(full))
+        total += sum(full[:count]) / count
     return total
 
 

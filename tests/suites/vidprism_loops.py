@@ -100,11 +100,11 @@ def stream(state: State, name: str, clip: Tensor, rate: int) -> tuple[Tensor, li
             [torch.stack([unit[a] @ unit[b] * (a != b) for b in range(length)]) for a in range(length)]
         )
         mixed = [float(0.7 * learned[a] + 0.3 * window[a].norm()) for a in range(length)]
-        kept = max(range(length), key=mixed.__getitem__)
-        token = window[kept]
+        remaining = max(range(length), key=mixed.__getitem__)
+        token = window[remaining]
         for other in range(length):
-            if other != kept:
-                weight = (likeness[other] / 0.1).softmax(dim=0)[kept]
+            if other != remaining:
+                weight = (likeness[other] / 0.1).softmax(dim=0)[remaining]
                 token = token + 0.5 * weight / (weight + 1e-6) * window[other]
         tokens.append(token)
         goal = torch.stack([window[a].norm() + sum(likeness[a]) / length for a in range(length)]).detach()
@@ -150,7 +150,7 @@ def exchanged(
 ) -> list[list[Tensor]]:
     """DBI on streams by clip and rate, `[T_i, D]` each; slow is a rate of 8 and more, the threshold is 0.3."""
     name, count = "dynamic_interaction", len(rates)
-    found = [list(streams) for streams in clips]
+    result = [list(streams) for streams in clips]
     for i in range(count):
         for j in range(count):
             if (rates[i] >= 8) == (rates[j] >= 8):
@@ -167,8 +167,8 @@ def exchanged(
                 else:
                     kernel = state[f"{name}.fast2slow_ops.{i}->{j}.tconv.weight"]
                     moved = _sunk(streams[i], kernel, rates[j] // rates[i])
-                found[b][j] = (streams[j] if overwrite else found[b][j]) + scores[b] * moved
-    return found
+                result[b][j] = (streams[j] if overwrite else result[b][j]) + scores[b] * moved
+    return result
 
 
 def expert(state: State, name: str, tokens: Tensor) -> Tensor:
@@ -195,7 +195,7 @@ def released_forward(
     state: State, frames: Tensor, rates: tuple[int, ...], *, on_batch: bool = True, overwrite: bool = True
 ) -> dict[str, Tensor]:
     """Of frames `[B, T, D]`: logits, shares of the experts, projected vectors, both losses of the forward."""
-    found: dict[str, list[Tensor]] = {"logits": [], "shares": [], "projected": [], "experts": []}
+    result: dict[str, list[Tensor]] = {"logits": [], "shares": [], "projected": [], "experts": []}
     clips: list[list[Tensor]] = []
     losses: list[list[Tensor]] = [[] for _ in rates]
     for clip in frames:
@@ -211,13 +211,13 @@ def released_forward(
             state, "mote.readout_gate.attn", state["mote.readout_gate.global_query"][0], torch.cat(seen)
         )
         fused = _norm(state, "mote.readout_gate.ln", fused[0])
-        found["logits"].append(_linear(state, "head", fused))
+        result["logits"].append(_linear(state, "head", fused))
         parts = weights[0].split([len(tokens) for tokens in seen])
-        found["shares"].append(torch.stack([part.sum() for part in parts]))
+        result["shares"].append(torch.stack([part.sum() for part in parts]))
         hidden = _linear(state, "projection_head.0", fused).clamp_min(0)
-        found["projected"].append(_linear(state, "projection_head.2", hidden))
-        found["experts"].append(torch.stack([tokens.mean(dim=0) for tokens in seen]))
-    made = {name: torch.stack(values) for name, values in found.items()}
-    made["diversity"] = clips_apart(made["experts"])
-    made["rank"] = torch.stack([torch.stack(ranked).mean() for ranked in losses if ranked]).mean()
-    return made
+        result["projected"].append(_linear(state, "projection_head.2", hidden))
+        result["experts"].append(torch.stack([tokens.mean(dim=0) for tokens in seen]))
+    built = {name: torch.stack(values) for name, values in result.items()}
+    built["diversity"] = clips_apart(built["experts"])
+    built["rank"] = torch.stack([torch.stack(ranked).mean() for ranked in losses if ranked]).mean()
+    return built

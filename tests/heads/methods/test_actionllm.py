@@ -203,8 +203,8 @@ class TestTrunk:
                 hidden = hidden + read
                 hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
             expected = plain.norm(hidden)
-            found = trunk(rows, torch.ones(1, 6, dtype=torch.bool), positions)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+            result = trunk(rows, torch.ones(1, 6, dtype=torch.bool), positions)
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
 
     def test_the_second_convolution_has_two_groups(self) -> None:
         tuning = ActionTuning(8, 4, 0.0, spare=False)
@@ -216,8 +216,8 @@ class TestTrunk:
         torch.testing.assert_close(tuning(x), x + wide.mT)
 
     def test_the_state_holds_no_frozen_weights(self) -> None:
-        kept = weights(made())
-        trunk = {name for name in kept if name.startswith("trunk.")}
+        remaining = weights(made())
+        trunk = {name for name in remaining if name.startswith("trunk.")}
         assert trunk
         assert all(".tuning." in name for name in trunk)
 
@@ -234,7 +234,7 @@ class TestTrunk:
 
     @pytest.mark.parametrize(("dtype", "near"), [(torch.float16, 0.05), (torch.bfloat16, 0.2)])
     def test_a_trunk_of_half_precision_gives_nearly_the_same_gradients(self, dtype: torch.dtype, near: float) -> None:
-        found = []
+        result = []
         for kind in (torch.float32, dtype):
             torch.manual_seed(0)
             model = llama()
@@ -245,14 +245,14 @@ class TestTrunk:
                     torch.nn.init.normal_(parameter, std=0.1)
             # As small as with a large model, where fp16 would lose them.
             (1e-5 * total(head, batch_of((9,), (3,)))).backward()
-            found.append({name: 1e5 * p.grad for name, p in head.named_parameters() if p.grad is not None})
-        assert found[0].keys() == found[1].keys()
+            result.append({name: 1e5 * p.grad for name, p in head.named_parameters() if p.grad is not None})
+        assert result[0].keys() == result[1].keys()
         for name in (
             "adapter.0.weight",
             "cmib.narrow.weight",
             "trunk.model.layers.0.input_layernorm.tuning.narrow.weight",
         ):
-            assert (found[1][name] - found[0][name]).norm() < near * found[0][name].norm(), name
+            assert (result[1][name] - result[0][name]).norm() < near * result[0][name].norm(), name
 
 
 class TestGradients:
@@ -295,7 +295,7 @@ class TestGradients:
 def equations(block: Cmia, streams: Mapping[str, Tensor], valid: Mapping[str, Tensor], heads: int) -> dict[str, Tensor]:
     """Equations 1 to 6 of the paper, row by row and head by head."""
     size = next(iter(streams.values())).shape[-1] // heads
-    found = {}
+    result = {}
     for target, x in streams.items():
         own = block.streams[target]
         out = torch.empty_like(x)
@@ -314,8 +314,8 @@ def equations(block: Cmia, streams: Mapping[str, Tensor], valid: Mapping[str, Te
                         context[part] = sum(w / sum(odds) * v for w, v in zip(odds, values, strict=True))
                     contexts.append(context)
                 out[b, i] = own.out.weight @ (sum(contexts) / len(contexts)) + own.out.bias
-        found[target] = out
-    return found
+        result[target] = out
+    return result
 
 
 class TestCmib:
@@ -327,9 +327,9 @@ class TestCmib:
         valid = {name: torch.ones(x.shape[:2], dtype=torch.bool) for name, x in streams.items()}
         valid["text"] = valid["visual"] = torch.tensor([[True, True, True], [True, True, False]])
         with torch.no_grad():
-            found, expected = block(streams, valid), equations(block, streams, valid, 4)
+            result, expected = block(streams, valid), equations(block, streams, valid, 4)
         for name in names:
-            torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(result[name], expected[name], rtol=1e-4, atol=1e-6)
 
     def test_what_is_read_can_be_limited(self) -> None:
         torch.manual_seed(0)

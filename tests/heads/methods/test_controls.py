@@ -105,11 +105,11 @@ def test_a_plain_linear_probe_is_one_matrix_product() -> None:
     batch = ClipBatch({"visual": torch.randn(5, 8, 16)}, torch.zeros(5, dtype=torch.int64), ("a", "b", "c"), {})
     head = linear_probe.Head(linear_probe.Config(norm=False), specs(16))
     with torch.no_grad():
-        wanted = batch.clips["visual"].mean(1) @ head.classify.weight.T + head.classify.bias
-        torch.testing.assert_close(head.scores(batch), wanted)
+        expected = batch.clips["visual"].mean(1) @ head.classify.weight.T + head.classify.bias
+        torch.testing.assert_close(head.scores(batch), expected)
         normed = linear_probe.Head(linear_probe.Config(), specs(16))
         normed.load_state_dict(head.state_dict())
-        assert not torch.allclose(normed.scores(batch), wanted)
+        assert not torch.allclose(normed.scores(batch), expected)
 
 
 def test_the_norm_stands_in_the_result_and_earlier_runs_stay_the_same_run(
@@ -131,12 +131,12 @@ def test_zero_shot_is_the_cosine_of_the_mean_frame() -> None:
     torch.manual_seed(0)
     frames, texts = torch.randn(2, 4, 6), torch.randn(3, 6)
     head = text_zero_shot.Head(text_zero_shot.Config(), specs(6))
-    found = head.scores(ClipBatch({"visual": frames}, torch.zeros(2), ("a", "b", "c"), {"text": texts}))
+    result = head.scores(ClipBatch({"visual": frames}, torch.zeros(2), ("a", "b", "c"), {"text": texts}))
     for b in range(2):
         for c in range(3):
             mean, text = frames[b].numpy().mean(0), texts[c].numpy()
-            wanted = 100 * mean @ text / np.linalg.norm(mean) / np.linalg.norm(text)
-            assert found[b, c].item() == pytest.approx(wanted, rel=1e-5)
+            expected = 100 * mean @ text / np.linalg.norm(mean) / np.linalg.norm(text)
+            assert result[b, c].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_texts_of_another_space_are_refused() -> None:
@@ -184,8 +184,8 @@ def test_mote_at_test_is_the_plain_mean_of_its_experts(small: tuple[mote.Head, C
     head.loss(batch)  # what it was trained on is what it is asked: the layers count in full
     head.eval()
     frames = batch.clips["visual"]
-    wanted = cosine_logits((frames + through(head, frames, [[0.25] * 4] * 2)).mean(1), batch.classes["text"])
-    torch.testing.assert_close(head.scores(batch), wanted, rtol=1e-4, atol=1e-4)
+    expected = cosine_logits((frames + through(head, frames, [[0.25] * 4] * 2)).mean(1), batch.classes["text"])
+    torch.testing.assert_close(head.scores(batch), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_mote_trains_one_drawn_expert_and_a_mixture(small: tuple[mote.Head, ClipBatch]) -> None:
@@ -197,16 +197,16 @@ def test_mote_trains_one_drawn_expert_and_a_mixture(small: tuple[mote.Head, Clip
     chances = torch.tensor([math.exp(i) for i in range(4)]) / sum(math.exp(i) for i in range(4))
     drawn = [int(torch.multinomial(chances, 1)) for _ in range(2)]
     temperature = mote.TEMPERATURES[int(torch.randint(11, ()))]
-    whole = frames + through(head, frames, [[float(e == chosen) for e in range(4)] for chosen in drawn])
+    full = frames + through(head, frames, [[float(e == chosen) for e in range(4)] for chosen in drawn])
     shares = torch.softmax(torch.tensor([1.0, 2.0, 3.0, 4.0]) / temperature, 0).tolist()
     merged = frames + through(head, frames, [shares] * 2)
-    wanted = {
-        "experts": functional.cross_entropy(cosine_logits(whole.mean(1), texts), batch.labels),
+    expected = {
+        "experts": functional.cross_entropy(cosine_logits(full.mean(1), texts), batch.labels),
         "merged": 0.5 * functional.cross_entropy(cosine_logits(merged.mean(1), texts), batch.labels),
         "stay": 0.1 * ((merged - frames) ** 2).mean(),
     }
-    assert set(terms) == set(wanted)
-    for name, term in wanted.items():
+    assert set(terms) == set(expected)
+    for name, term in expected.items():
         torch.testing.assert_close(terms[name], term, rtol=1e-4, atol=1e-5)
     assert sorted(1 / t for t in mote.TEMPERATURES)[5] == 0
     assert len(mote.TEMPERATURES) == 11
@@ -220,12 +220,12 @@ def test_mote_goes_back_to_the_input_for_classes_unlike_those_it_was_trained_on(
     clips = batch.clips["visual"].mean(1)
     torch.testing.assert_close(head.share(clips, batch.classes["text"]), torch.ones(3), rtol=1e-4, atol=1e-4)
     other = torch.randn(7, 16)
-    found = head.share(clips, other)
+    result = head.share(clips, other)
     for b in range(3):
         near = sorted(range(7), key=lambda c: -float(functional.cosine_similarity(clips[b], other[c], 0)))[:5]
         best = [max(float(functional.cosine_similarity(other[c], text, 0)) for text in head.seen) for c in near]
-        assert found[b].item() == pytest.approx(math.exp(-(1 - np.mean(best)) / 0.05), rel=1e-3)
-    assert float(found.max()) < 0.1
+        assert result[b].item() == pytest.approx(math.exp(-(1 - np.mean(best)) / 0.05), rel=1e-3)
+    assert float(result.max()) < 0.1
 
 
 def test_cosines_at_clips_scale_are_not_rounded_by_mixed_precision() -> None:

@@ -72,9 +72,9 @@ def test_the_published_count_at_width_2048() -> None:
 
 
 def test_the_settled_defaults() -> None:
-    made = configs("fsar")
-    assert made["head"] == Config(dim=256, alpha=0.9, u=10, dropout=0.2, ffn_dropout=0.05, mode="transductive")
-    train: TrainConfig = made["train"]
+    built = configs("fsar")
+    assert built["head"] == Config(dim=256, alpha=0.9, u=10, dropout=0.2, ffn_dropout=0.05, mode="transductive")
+    train: TrainConfig = built["train"]
     assert (train.lr, train.weight_decay, train.optimizer, train.schedule) == (1e-4, 5e-5, "adam", "multistep")
     assert (train.batch, train.clip, train.steps * train.batch) == (4, 1.0, 10_000)
 
@@ -166,10 +166,10 @@ def test_peers_are_what_training_looks_at_together() -> None:
     every = Head(replace(SMALL, ctpcm_queries="all"), BOTH).eval()
     every.load_state_dict(head.state_dict())
     single = replace(case.batch, peers=torch.arange(6).expand(2, 6)[..., None])
-    whole = replace(case.batch, peers=torch.arange(6).expand(2, 6, 6))
+    full = replace(case.batch, peers=torch.arange(6).expand(2, 6, 6))
     with torch.no_grad():
         torch.testing.assert_close(head.scores(single), alone.scores(case.batch))
-        torch.testing.assert_close(head.scores(whole), head.scores(case.batch))
+        torch.testing.assert_close(head.scores(full), head.scores(case.batch))
         torch.testing.assert_close(every.scores(single), head.scores(case.batch))
         assert not torch.allclose(head.scores(single), head.scores(case.batch))
 
@@ -224,9 +224,9 @@ def test_settings_that_cannot_be_are_refused(change: dict[str, Any], told: str) 
 def test_alpha_stays_within_0_and_1() -> None:
     torch.manual_seed(0)
     head, case = Head(replace(SMALL, alpha_mode="learn"), BOTH).eval(), Ragged(1)
-    whole = Head(replace(SMALL, alpha=1.0), BOTH).eval()
-    whole.load_state_dict({name: value for name, value in head.state_dict().items() if name != "alpha"})
+    full = Head(replace(SMALL, alpha=1.0), BOTH).eval()
+    full.load_state_dict({name: value for name, value in head.state_dict().items() if name != "alpha"})
     with torch.no_grad():
         assert head.alpha is not None
         head.alpha.fill_(1.7)
-        torch.testing.assert_close(head.scores(case.batch), whole.scores(case.batch))
+        torch.testing.assert_close(head.scores(case.batch), full.scores(case.batch))

@@ -36,7 +36,7 @@ def test_the_loss_equals_a_loop_over_windows() -> None:
     head, batch = suite.head().eval(), suite.batch()
     assert isinstance(head, futr.Head)
     with torch.no_grad():
-        found, answer = head.loss(batch), head.predict(batch)
+        result, answer = head.loss(batch), head.predict(batch)
     entropy, asked, squares, valid = 0.0, 0, 0.0, 0
     for b in range(4):
         actions = [a for a in batch.actions[b].tolist() if a >= 0]
@@ -47,8 +47,8 @@ def test_the_loss_equals_a_loop_over_windows() -> None:
         for i, value in enumerate(positive):
             squares += (value / sum(positive) - float(batch.durations[b, i])) ** 2
             valid += 1
-    assert float(found["action"]) == pytest.approx(entropy / asked, rel=1e-5)
-    assert float(found["duration"]) == pytest.approx(squares / valid, rel=1e-5)
+    assert float(result["action"]) == pytest.approx(entropy / asked, rel=1e-5)
+    assert float(result["duration"]) == pytest.approx(squares / valid, rel=1e-5)
 
 
 def test_too_long_a_window_is_refused() -> None:

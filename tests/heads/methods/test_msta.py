@@ -55,8 +55,8 @@ class TestMsta(ClassifierHeadSuite):
     @pytest.fixture(autouse=True, scope="class")
     @classmethod
     def _tail(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
-        made = pair(tmp_path_factory.mktemp("msta"), 3)
-        cls.config = replace(SMALL, tail=made.tail, **cls.kind)
+        built = pair(tmp_path_factory.mktemp("msta"), 3)
+        cls.config = replace(SMALL, tail=built.tail, **cls.kind)
 
 
 class TestLora(TestMsta):
@@ -66,11 +66,11 @@ class TestLora(TestMsta):
 
     def head(self, seed: int = 0) -> AnyHead:
         """Behind a zero nothing has a gradient, so the suite begins a little away from it."""
-        made = super().head(seed)
-        for name, parameter in made.named_parameters():
+        built = super().head(seed)
+        for name, parameter in built.named_parameters():
             if parameter.requires_grad and "up" in name:
                 nn.init.normal_(parameter, std=0.05)
-        return made
+        return built
 
 
 class TestAdaptFormer(TestLora):
@@ -154,11 +154,11 @@ def online_loss(head: msta.Head, made: Pair, clips: Tensor, ids: Tensor, labels:
 
 @pytest.mark.parametrize("output", [False, True])
 def test_training_from_the_cache_is_training_online_step_for_step(tmp_path: Path, output: bool) -> None:
-    made = pair(tmp_path / "store", 3)
+    built = pair(tmp_path / "store", 3)
     (tmp_path / "store" / "tail").rename(tmp_path / "tail")
-    root, clips, ids = cached(tmp_path / "store", made, output=output)
+    root, clips, ids = cached(tmp_path / "store", built, output=output)
     (tmp_path / "tail").rename(root / "tail")
-    made = replace(made, tail=root / "tail" / made.tail.name)
+    built = replace(built, tail=root / "tail" / built.tail.name)
     steady = replace(msta.TRAIN, epochs=0, warmup_epochs=0, steps=20, warmup=4, batch=4)
     settings = replace(SMALL, gradient_scaling=False)
     task = classification.prepare(
@@ -168,7 +168,7 @@ def test_training_from_the_cache_is_training_online_step_for_step(tmp_path: Path
     losses: list[list[float]] = []
     for online in (False, True):
         torch.manual_seed(3)
-        head = msta.Head(replace(settings, tail=made.tail), task.specs)
+        head = msta.Head(replace(settings, tail=built.tail), task.specs)
         learned = [p for p in head.parameters() if p.requires_grad]
         updates, told, batches = optimizer(learned, steady), [], task.batches(0)
         for step in range(20):
@@ -176,8 +176,8 @@ def test_training_from_the_cache_is_training_online_step_for_step(tmp_path: Path
             torch.manual_seed(100 + step)
             updates.param_groups[0]["lr"] = updates.param_groups[1]["lr"] = learning_rate(steady, step)
             if online:
-                found = [_which(root, visual) for visual in batch.clips["visual"]]
-                loss = online_loss(head.train(), made, clips[found], ids, batch.labels)
+                result = [_which(root, visual) for visual in batch.clips["visual"]]
+                loss = online_loss(head.train(), built, clips[result], ids, batch.labels)
             else:
                 loss = head.train().loss(batch)["cross-entropy"]
             updates.zero_grad()
@@ -199,8 +199,8 @@ def _which(root: Path, visual: Tensor) -> int:
 
 def in_store(tmp_path: Path, **how: Any) -> Path:
     root = tmp_path / "store"
-    made = pair(tmp_path / "made", 3)
-    cached(root, made, **how)
+    built = pair(tmp_path / "made", 3)
+    cached(root, built, **how)
     (tmp_path / "made" / "tail").rename(root / "tail")
     return root
 
@@ -283,9 +283,9 @@ def test_descriptions_are_found_by_the_class_list_or_by_their_own_header(tmp_pat
         )
         return msta.Head.prepare_config(config, told).described, told
 
-    found, _ = settled(config, class_list=tmp_path / "classes.txt")
+    result, _ = settled(config, class_list=tmp_path / "classes.txt")
     headed, task = settled(replace(config, descriptions=described(tmp_path, turned, {"classes": [*turned]})))
-    assert torch.equal(found.of(NAMES), headed.of(NAMES))
+    assert torch.equal(result.of(NAMES), headed.of(NAMES))
     with __import__("vfc.cache_schema.reader", fromlist=["open_store"]).open_store(root) as reader:
         want = [
             [
@@ -294,13 +294,13 @@ def test_descriptions_are_found_by_the_class_list_or_by_their_own_header(tmp_pat
             ]
             for n in NAMES
         ]
-    np.testing.assert_allclose(found.of(NAMES).numpy(), np.array(want), rtol=1e-6)
+    np.testing.assert_allclose(result.of(NAMES).numpy(), np.array(want), rtol=1e-6)
     batch = next(task.batches(0))
     head = msta.Head(msta.Head.prepare_config(config, _listed(task)), task.specs).eval()
     terms = head.loss(batch)
     texts, loop = head._classes(batch.classes).detach(), 0.0
     for c, name in enumerate(batch.names):
-        for one in found.of([name])[0]:
+        for one in result.of([name])[0]:
             loop += 1 - float(functional.cosine_similarity(texts[c], one, dim=0))
     assert float(terms["consistency"].detach()) == pytest.approx(loop / 3, rel=1e-5)
     assert any("N = 2" in note for note in head.notes) is False

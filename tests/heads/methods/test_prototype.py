@@ -46,8 +46,8 @@ def test_sequences_are_matched_behind_one_layer_over_time(metric: Any) -> None:
     with torch.no_grad():
         head.log_scale.fill_(math.log(2))
         frames = head.over_time(batch.videos["visual"] @ head.project.weight.mT)
-        wanted = 2 * METRICS[metric](frames[batch.query], frames[batch.support])
-        torch.testing.assert_close(head.scores(batch), wanted, rtol=1e-4, atol=1e-4)
+        expected = 2 * METRICS[metric](frames[batch.query], frames[batch.support])
+        torch.testing.assert_close(head.scores(batch), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_mean_is_no_sequence() -> None:
@@ -72,8 +72,8 @@ def test_untrained_it_ranks_as_the_training_free_metric(
     batch = suite.batch()
     head = Head(Config(representation=representation, width=24), suite.specs)
     clips = comparable(batch.videos["visual"], "mean-cosine", representation)
-    wanted = METRICS["mean-cosine"](clips[batch.query], clips[batch.support])
-    torch.testing.assert_close(head.scores(batch), 10 * wanted, rtol=1e-4, atol=1e-4)
+    expected = METRICS["mean-cosine"](clips[batch.query], clips[batch.support])
+    torch.testing.assert_close(head.scores(batch), 10 * expected, rtol=1e-4, atol=1e-4)
 
 
 def test_scores_by_hand() -> None:
@@ -85,5 +85,5 @@ def test_scores_by_hand() -> None:
     videos = torch.tensor([[[3.0, 0.0]], [[0.0, 3.0]], [[0.0, -1.0]], [[0.0, -4.0]], [[0.0, 5.0]]])
     batch = EpisodeBatch({"visual": videos}, torch.tensor([[[0, 1], [2, 3]]]), torch.tensor([[4]]), torch.tensor([[0]]))
     assert head.scores(batch).tolist() == [[[pytest.approx(0.5**0.5), pytest.approx(-1.0)]]]
-    wanted = math.log1p(math.exp(-1 - 0.5**0.5))
-    assert head.loss(batch)["cross-entropy"].item() == pytest.approx(wanted)
+    expected = math.log1p(math.exp(-1 - 0.5**0.5))
+    assert head.loss(batch)["cross-entropy"].item() == pytest.approx(expected)

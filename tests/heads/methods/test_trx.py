@@ -47,7 +47,7 @@ def test_equals_loops(shots: int) -> None:
     support = torch.arange(3 * shots).view(1, 3, shots)
     query = torch.arange(3 * shots, len(clips))[None]
     with torch.no_grad():
-        found = head.scores(EpisodeBatch({"visual": clips}, support, query, torch.zeros_like(query)))[0]
+        result = head.scores(EpisodeBatch({"visual": clips}, support, query, torch.zeros_like(query)))[0]
         place = torch.zeros(4, 6)
         for t, c in itertools.product(range(4), range(0, 6, 2)):
             angle = t / 10_000 ** (c / 6)
@@ -72,7 +72,7 @@ def test_equals_loops(shots: int) -> None:
                     read = sum((s * v for s, (_, v) in zip(share, shown, strict=True)), torch.zeros(10))
                     distance += float(((value - read) ** 2).sum())
                 logit -= distance / len(tuples) / 2
-            assert found[q, w].item() == pytest.approx(logit, rel=1e-4)
+            assert result[q, w].item() == pytest.approx(logit, rel=1e-4)
 
 
 @pytest.mark.parametrize("sizes", [(), (5,), (0, 2)])

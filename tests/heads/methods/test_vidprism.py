@@ -170,12 +170,12 @@ def test_the_released_forward_is_met(frames: int, rates: tuple[int, ...]) -> Non
     with torch.no_grad():
         seen = head(clips)
         assert head.projection is not None
-        found = {
+        result = {
             "logits": head.classifier(seen.fused), "shares": seen.shares, "experts": seen.experts,
             "projected": head.projection(seen.fused), "rank": seen.ranked,
             "diversity": diversity_of_clips(seen.experts),
         }  # fmt: skip
-    for name, values in found.items():
+    for name, values in result.items():
         torch.testing.assert_close(values, there[name], rtol=1e-8, atol=1e-8, msg=name)
     single = head.float()
     with torch.no_grad():
@@ -189,7 +189,7 @@ def test_the_released_loss_is_met() -> None:
     given = replace(given, clips={"visual": given.clips["visual"].double()}, classes={"text": texts})
     there = loops.released_forward(state, given.clips["visual"], CODE.rates)
     cosines = torch.stack([torch.stack([loops.cosine(p, t) for t in texts]) for p in there["projected"]])
-    wanted = {
+    expected = {
         "cross-entropy": cross_entropy(there["logits"], given.labels),
         "rank": 0.1 * there["rank"],
         "diversity": 0.005 * there["diversity"],
@@ -198,8 +198,8 @@ def test_the_released_loss_is_met() -> None:
     }
     with torch.no_grad():
         terms = head.loss(given)
-    assert terms.keys() == wanted.keys()
-    for name, value in wanted.items():
+    assert terms.keys() == expected.keys()
+    for name, value in expected.items():
         assert float(terms[name]) == pytest.approx(float(value), rel=1e-5), name
 
 
@@ -237,9 +237,9 @@ def test_sources_and_threshold_act_as_the_table_says(on_batch: bool, overwrite: 
     ]
     scores = [float(loops.gate(state, number, s[number // 4], s[number % 4])) for s in streams for number in (2, 7, 13)]
     assert min(scores) < 0.3 < max(scores)
-    wanted = loops.released_forward(state, clips, rates, on_batch=on_batch, overwrite=overwrite)["logits"]
+    expected = loops.released_forward(state, clips, rates, on_batch=on_batch, overwrite=overwrite)["logits"]
     with torch.no_grad():
-        torch.testing.assert_close(head.classifier(head(clips).fused), wanted, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(head.classifier(head(clips).fused), expected, rtol=1e-8, atol=1e-8)
         other = replace(config, sources="accumulate" if overwrite else "overwrite")
         twin = made(other, 32).double().eval()
         twin.load_state_dict(head.state_dict())
@@ -253,9 +253,9 @@ def test_scores_do_not_depend_on_the_batch_in_paper_but_do_in_code() -> None:
         head, _ = poured(replace(config, threshold=0.5), 8, seed=2)
         clips = given.clips["visual"].double()
         with torch.no_grad():
-            whole = head(clips).fused
+            full = head(clips).fused
             alone = torch.cat([head(clip[None]).fused for clip in clips])
-        assert torch.allclose(whole, alone, atol=1e-9) != apart
+        assert torch.allclose(full, alone, atol=1e-9) != apart
 
 
 def test_released_names_are_all_known() -> None:
@@ -281,12 +281,12 @@ def test_one_kept_frame_and_half_of_the_others(frames: int, rate: int) -> None:
     torch.manual_seed(0)
     clips = batch(3, frames).clips["visual"]
     with torch.no_grad():
-        found, _ = RgSTA(WIDTH, rate, Grouping())(clips)
+        result, _ = RgSTA(WIDTH, rate, Grouping())(clips)
     for b in range(len(clips)):
         for place, start in enumerate(range(0, frames, rate)):
             window = clips[b, start : start + rate]
-            near = [(found[b, place] - 0.5 * (window.sum(dim=0) + kept)).abs().max() for kept in window]
-            assert min(near) < 1e-3 * found.abs().max()
+            near = [(result[b, place] - 0.5 * (window.sum(dim=0) + selected)).abs().max() for selected in window]
+            assert min(near) < 1e-3 * result.abs().max()
 
 
 def test_shares_of_the_rest_sum_to_one() -> None:
@@ -294,26 +294,28 @@ def test_shares_of_the_rest_sum_to_one() -> None:
     module = RgSTA(WIDTH, 4, Grouping(merge_norm="rest", alpha=0.0))
     clips = batch(3).clips["visual"]
     with torch.no_grad():
-        found, _ = module(clips)
+        result, _ = module(clips)
         unit = torch.nn.functional.normalize(module.metric(clips), dim=-1)
         for b in range(3):
             for start in (0, 4):
                 window = clips[b, start : start + 4]
-                kept = int(window.norm(dim=-1).argmax())
-                rest = [a for a in range(4) if a != kept]
-                weight = torch.stack([unit[b, start + a] @ unit[b, start + kept] / 0.1 for a in rest]).softmax(dim=0)
-                wanted = window[kept] + 0.5 * (weight[:, None] * window[rest]).sum(dim=0)
-                torch.testing.assert_close(found[b, start // 4], wanted, rtol=1e-5, atol=1e-5)
+                selected = int(window.norm(dim=-1).argmax())
+                rest = [a for a in range(4) if a != selected]
+                weight = torch.stack([unit[b, start + a] @ unit[b, start + selected] / 0.1 for a in rest]).softmax(
+                    dim=0
+                )
+                expected = window[selected] + 0.5 * (weight[:, None] * window[rest]).sum(dim=0)
+                torch.testing.assert_close(result[b, start // 4], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["hard", "avg", "max"])
 def test_plain_windows(kind: Any) -> None:
     clips = batch(2, 7).clips["visual"]
-    found, ranked = Plain(3, kind)(clips)
+    result, ranked = Plain(3, kind)(clips)
     assert ranked is None
     for place, window in enumerate(clips.split(3, dim=1)):
-        wanted = {"hard": window[:, 0], "avg": window.mean(dim=1), "max": window.amax(dim=1)}[kind]
-        torch.testing.assert_close(found[:, place], wanted)
+        expected = {"hard": window[:, 0], "avg": window.mean(dim=1), "max": window.amax(dim=1)}[kind]
+        torch.testing.assert_close(result[:, place], expected)
 
 
 def test_losses_equal_their_equations() -> None:
@@ -373,11 +375,11 @@ def test_every_ablation_changes_something_and_trains(change: dict[str, Any]) -> 
         acting = {f"interaction.gates.{4 * i + j}.2.weight" for i, j in ((0, 2), (0, 3), (1, 2), (1, 3))}
         if "rates" not in change and not {"interaction", "gates"} & change.keys():
             assert not acting & idle
-    whole = Head(config, specs(frames=32))
-    shared = {name: v for name, v in head.state_dict().items() if name in whole.state_dict()}
+    full = Head(config, specs(frames=32))
+    shared = {name: v for name, v in head.state_dict().items() if name in full.state_dict()}
     if "rates" not in change:
-        whole.load_state_dict(shared, strict=False)
-    there = whole.loss(given)
+        full.load_state_dict(shared, strict=False)
+    there = full.loss(given)
     assert terms.keys() != there.keys() or any(not torch.equal(terms[name], there[name]) for name in terms)
 
 

@@ -60,19 +60,19 @@ def test_beyond_is_paired_and_asks_every_seed(tmp_path: Path) -> None:
     # Seeds agree: 12 of 30 clips better, none worse.
     here = [write_run(tmp_path / f"a{s}", "a", shares("1" * 27 + "000"), s) for s in (0, 1)]
     there = [write_run(tmp_path / f"b{s}", "b", shares("1" * 15 + "0" * 15), s) for s in (0, 1)]
-    found = beyond(here, there)
-    assert [found.mean, found.items, *found.per_seed] == pytest.approx([0.4, 30, 0.4, 0.4])
-    assert found.low == pytest.approx(0.4 - 1.96 * np.sqrt(0.4 * 0.6 / 30), abs=0.05)
-    assert found.beyond
+    result = beyond(here, there)
+    assert [result.mean, result.items, *result.per_seed] == pytest.approx([0.4, 30, 0.4, 0.4])
+    assert result.low == pytest.approx(0.4 - 1.96 * np.sqrt(0.4 * 0.6 / 30), abs=0.05)
+    assert result.beyond
     back = beyond(there, here)
     assert back.mean == pytest.approx(-0.4)
     assert not back.beyond
     # One seed says otherwise: the mean is beyond, the runs are not.
     mixed = [write_run(tmp_path / f"m{s}", "b", shares(t), s) for s, t in enumerate(("0" * 30, "1" * 28 + "00"))]
-    found = beyond(here, mixed)
-    assert found.low > 0
-    assert found.per_seed[1] < 0
-    assert not found.beyond
+    result = beyond(here, mixed)
+    assert result.low > 0
+    assert result.per_seed[1] < 0
+    assert not result.beyond
 
 
 def test_a_method_that_draws_nothing_stands_beside_every_seed(tmp_path: Path) -> None:
@@ -103,8 +103,8 @@ def test_runs_are_grouped_over_seeds_and_folds(tmp_path: Path) -> None:
         for seed, text in enumerate(texts):
             write_run(runs / f"a-{fold}-{seed}", "a", shares(text), seed, tested=fold, fold=fold)
             write_run(runs / f"b-{fold}-{seed}", "b", shares("0" * len(text)), seed, tested=fold, fold=fold)
-    found = report(ReportConfig((runs,), against=(runs / "b-1-0",)), Silent())
-    told: Mapping[str, Any] = found.to_json()
+    result = report(ReportConfig((runs,), against=(runs / "b-1-0",)), Silent())
+    told: Mapping[str, Any] = result.to_json()
     assert set(told["groups"]) == {"a", "b"}
     a = told["groups"]["a"]
     assert (a["seeds"], a["lists"]) == (2, 3)
@@ -116,7 +116,7 @@ def test_runs_are_grouped_over_seeds_and_folds(tmp_path: Path) -> None:
     (apart,) = told["differences"]
     assert (apart["runs"], apart["against"], apart["items"]) == ("a", "b", 8)
     assert apart["per_seed"] == [pytest.approx(5 / 8), pytest.approx(4 / 8)]
-    tables = found.tables()
+    tables = result.tables()
     assert tables[0].rows[0][:4] == ("a", f"{100 * a['mean']:.2f} ± {100 * a['std']:.2f} %", "2", "3")
     assert tables[1].rows[0][0] == "a - b"
     assert tables[1].rows[0][3] == "yes"
@@ -127,12 +127,12 @@ def test_groups_are_named_by_what_sets_them_apart(tmp_path: Path) -> None:
         for head in ("a", "b"):
             write_run(tmp_path / f"{head}{shots}", head, shares("11"), shots=shots)
     write_run(tmp_path / "mixed", "a", shares("10"), shots=2, shuffle=True)
-    found = report(ReportConfig((tmp_path,), against=(tmp_path / "a2", tmp_path / "a4")), Silent())
+    result = report(ReportConfig((tmp_path,), against=(tmp_path / "a2", tmp_path / "a4")), Silent())
     names = {"a (shots 2, shuffle False)", "a (shots 4, shuffle False)", "b (shots 2, shuffle False)"}
-    assert set(found.groups) == names | {"b (shots 4, shuffle False)", "a (shots 2, shuffle True)"}
+    assert set(result.groups) == names | {"b (shots 4, shuffle False)", "a (shots 2, shuffle True)"}
     # Only what was trained on as much is compared.
-    assert len(found.differences) == 3
-    assert all(a.partition("shots")[2][:2] == b.partition("shots")[2][:2] for a, b in found.differences)
+    assert len(result.differences) == 3
+    assert all(a.partition("shots")[2][:2] == b.partition("shots")[2][:2] for a, b in result.differences)
     told = Told()
     alone = (tmp_path / "a4", tmp_path / "a2")
     assert not report(ReportConfig(alone, against=alone[:1]), told).differences
@@ -144,8 +144,8 @@ def test_runs_on_features_made_in_another_way_are_another_group(tmp_path: Path) 
     # The seeds differ too: without the recipe they would pass for two seeds of one thing.
     write_run(tmp_path / "clip", "a", shares("11"), 0, recipe="1" * 64)
     write_run(tmp_path / "videomae", "a", shares("10"), 1, recipe="2" * 64)
-    found = report(ReportConfig((tmp_path,)), Silent())
-    assert {name: group.seeds for name, group in found.groups.items()} == {
+    result = report(ReportConfig((tmp_path,)), Silent())
+    assert {name: group.seeds for name, group in result.groups.items()} == {
         "a (recipe 111111111111)": (0,),
         "a (recipe 222222222222)": (1,),
     }

@@ -47,13 +47,13 @@ class Episode:
 @pytest.mark.parametrize("policy", ["mask", "literal"])
 def test_prototypes_equal_their_loop(shots: int, policy: PadPolicy) -> None:
     case = Episode(shots)
-    found, reached = prototypes(case.support, case.support_valid, policy)
+    result, reached = prototypes(case.support, case.support_valid, policy)
     assert reached is not None
     for b in range(2):
         for w in range(3):
             slow = loops.prototype(case.shots(b, w), policy)
             assert reached[b, w].tolist() == [i < len(slow) for i in range(LONGEST)]
-            torch.testing.assert_close(found[b, w], loops.pad(slow, LONGEST), rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(result[b, w], loops.pad(slow, LONGEST), rtol=1e-5, atol=1e-6)
     plain, none = prototypes(case.frames_support, None)
     assert none is None
     torch.testing.assert_close(plain, case.frames_support.mean(dim=2))
@@ -65,7 +65,7 @@ def test_prototypes_equal_their_loop(shots: int, policy: PadPolicy) -> None:
 def test_ctpcm_equals_its_loop(shots: int, parts: tuple[bool, bool], tau: float) -> None:
     case = Episode(shots, seed=shots)
     proto, _ = prototypes(case.support, case.support_valid)
-    found = correct_prototypes(
+    result = correct_prototypes(
         proto,
         case.query[:, None],
         0.7,
@@ -84,7 +84,7 @@ def test_ctpcm_equals_its_loop(shots: int, parts: tuple[bool, bool], tau: float)
                 whole=parts[1],
                 tau=tau,
             )
-            torch.testing.assert_close(found[b, 0, w], loops.pad(slow, LONGEST), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(result[b, 0, w], loops.pad(slow, LONGEST), rtol=1e-5, atol=1e-5)
 
 
 def test_ctpcm_of_groups_sees_their_queries_alone() -> None:
@@ -93,23 +93,23 @@ def test_ctpcm_of_groups_sees_their_queries_alone() -> None:
     peers = torch.tensor([[[0, 2], [1, 3], [2, 1], [3, 0]]]).expand(2, -1, -1)
     alpha = torch.tensor([[0.1, 0.3, 0.5, 0.9], [0.2, 0.4, 0.6, 0.8]])
     valid = gather_peers(case.query_valid, peers)
-    found = correct_prototypes(proto, gather_peers(case.query, peers), alpha, query_valid=valid)
-    assert found.shape == (2, 4, 3, LONGEST, WIDTH)
+    result = correct_prototypes(proto, gather_peers(case.query, peers), alpha, query_valid=valid)
+    assert result.shape == (2, 4, 3, LONGEST, WIDTH)
     for b in range(2):
         for g in range(4):
             for w in range(3):
                 slow = loops.correct_prototypes(
                     loops.prototype(case.shots(b, w)), case.queries(b, peers[b, g].tolist()), float(alpha[b, g])
                 )
-                torch.testing.assert_close(found[b, g, w], loops.pad(slow, LONGEST), rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(result[b, g, w], loops.pad(slow, LONGEST), rtol=1e-5, atol=1e-5)
 
 
 def test_one_query_alone_meets_the_prototype_half_way() -> None:
     case = Episode(1)
     proto = case.frames_support[:, :, 0]
     peers = torch.arange(4).expand(2, 4)[..., None]
-    found = correct_prototypes(proto, gather_peers(case.frames_query, peers), 0.4)
-    torch.testing.assert_close(found, (proto[:, None] + case.frames_query[:, :, None]) / 2)
+    result = correct_prototypes(proto, gather_peers(case.frames_query, peers), 0.4)
+    torch.testing.assert_close(result, (proto[:, None] + case.frames_query[:, :, None]) / 2)
 
 
 @pytest.mark.parametrize("policy", ["mask", "literal"])
@@ -153,15 +153,15 @@ def test_the_gate_equals_its_loop(shots: int) -> None:
         proto, reached = prototypes(case.support, case.support_valid)
         visual = prototype_distances(case.frames_query * scale, None, frames[:, None], None, None)
         text = prototype_distances(case.query, case.query_valid, proto[:, None], reached, None)
-        found = adaptive_alpha(visual, text, None)
-        assert found.shape == (2, 1)
+        result = adaptive_alpha(visual, text, None)
+        assert result.shape == (2, 1)
         for b in range(2):
             words = case.queries(b, [0, 1, 2, 3])
             slow = loops.gate(
                 [(case.frames_query[b, q] * scale, words[q]) for q in range(4)],
                 [(frames[b, w], loops.prototype(case.shots(b, w))) for w in range(3)],
             )
-            assert found[b, 0].item() == pytest.approx(slow)
+            assert result[b, 0].item() == pytest.approx(slow)
             seen.add(slow)
     assert seen == {0.1, 0.9}
 

@@ -53,21 +53,21 @@ class Case:
 @pytest.mark.parametrize("seed", range(3))
 def test_every_metric_equals_its_loop(seed: int, distance: token_distances.Distance) -> None:
     case = Case(seed)
-    found = case.branches(distance)
+    result = case.branches(distance)
     for b in range(2):
         for q in range(4):
             for w in range(3):
                 query, proto = case.pair(b, q, w)
                 for u in (1, 3, 10, 50):
-                    assert mpmm(found, u)[b, q, w].item() == pytest.approx(
+                    assert mpmm(result, u)[b, q, w].item() == pytest.approx(
                         loops.mpmm(query, proto, u, distance), abs=1e-5
                     )
-                assert hausdorff(found)[b, q, w].item() == pytest.approx(
+                assert hausdorff(result)[b, q, w].item() == pytest.approx(
                     loops.hausdorff(query, proto, distance), abs=1e-5
                 )
-                assert bi_mhm(found)[b, q, w].item() == pytest.approx(loops.bi_mhm(query, proto, distance), abs=1e-5)
+                assert bi_mhm(result)[b, q, w].item() == pytest.approx(loops.bi_mhm(query, proto, distance), abs=1e-5)
                 slow = loops.otam(query, proto, 0.1, distance)
-                assert otam(found, 0.1)[b, q, w].item() == pytest.approx(slow, abs=1e-4, rel=1e-5)
+                assert otam(result, 0.1)[b, q, w].item() == pytest.approx(slow, abs=1e-4, rel=1e-5)
 
 
 def test_by_hand() -> None:
@@ -106,25 +106,25 @@ def test_symmetric_under_exchange_of_query_and_prototype(seed: int, u: int) -> N
     generator = torch.Generator().manual_seed(seed)
     a, b = torch.randn(1, 1, 8, 5, generator=generator), torch.randn(1, 1, 8, 5, generator=generator)
     there, back = [TokenDistances(pairwise(a, b[:, None]))], [TokenDistances(pairwise(b, a[:, None]))]
-    for found in (mpmm(there, u) - mpmm(back, u), hausdorff(there) - hausdorff(back), bi_mhm(there) - bi_mhm(back)):
-        assert found.abs().item() < 1e-5
+    for result in (mpmm(there, u) - mpmm(back, u), hausdorff(there) - hausdorff(back), bi_mhm(there) - bi_mhm(back)):
+        assert result.abs().item() < 1e-5
     assert otam(there).item() == pytest.approx(otam(back).item(), abs=1e-4)
 
 
 def test_one_branch_agrees_with_the_metrics_of_frames() -> None:
     generator = torch.Generator().manual_seed(1)
     query, support = torch.randn(2, 4, 8, 6, generator=generator), torch.randn(2, 3, 5, 8, 6, generator=generator)
-    found = [TokenDistances(pairwise(query, support.mean(dim=2)[:, None], "cosine"))]
-    torch.testing.assert_close(-hausdorff(found), matching.hausdorff(query, support), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(-8 * bi_mhm(found), matching.bi_mhm(query, support), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(-mpmm(found), matching.METRICS["mpmm"](query, support, distance="cosine"))
-    apart = token_distances.alignment(found[0].distance, 0.1)
-    torch.testing.assert_close(apart, matching.alignment(found[0].distance, 0.1))
+    result = [TokenDistances(pairwise(query, support.mean(dim=2)[:, None], "cosine"))]
+    torch.testing.assert_close(-hausdorff(result), matching.hausdorff(query, support), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(-8 * bi_mhm(result), matching.bi_mhm(query, support), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(-mpmm(result), matching.METRICS["mpmm"](query, support, distance="cosine"))
+    apart = token_distances.alignment(result[0].distance, 0.1)
+    torch.testing.assert_close(apart, matching.alignment(result[0].distance, 0.1))
 
 
 def test_the_distance_holds_under_autocast() -> None:
     tokens = torch.randn(1, 2, 30, 16)
     with torch.autocast("cpu", torch.bfloat16):
-        found = pairwise(tokens, tokens[:, None])
-    assert found.dtype == torch.float32
-    assert found[0, 0, 0].diagonal().abs().max() == 0
+        result = pairwise(tokens, tokens[:, None])
+    assert result.dtype == torch.float32
+    assert result[0, 0, 0].diagonal().abs().max() == 0

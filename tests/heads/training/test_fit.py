@@ -87,20 +87,20 @@ def test_the_baselines_are_those_of_vfc_eval_on_the_same_list(task: fewshot.Conf
     asked += [("otam", "ordered", "otam, centred"), ("bi-mhm", "ordered", "bi-mhm, centred")]
     for metric, representation, name in asked:
         config = EvalConfig(task.cache, way=3, tasks=200, centre="train", metric=metric, representation=representation)
-        found = evaluate(config, Silent())
-        assert found.to_json()["list_digest"] == row["list_digest"]
-        assert baselines[name]["accuracy"] == pytest.approx(found.score.accuracy)
-        assert baselines[name]["difference"] == pytest.approx(row["accuracy"] - found.score.accuracy)
+        result = evaluate(config, Silent())
+        assert result.to_json()["list_digest"] == row["list_digest"]
+        assert baselines[name]["accuracy"] == pytest.approx(result.score.accuracy)
+        assert baselines[name]["difference"] == pytest.approx(row["accuracy"] - result.score.accuracy)
 
 
 @pytest.mark.parametrize("update", [3, 10, 15, 29, 30])
 def test_killed_and_resumed_equals_uninterrupted(task: fewshot.Config, tmp_path: Path, update: int) -> None:
-    whole = train("prototype", task, prototype.Config(), replace(QUICK, out=tmp_path / "whole"), Silent())
+    full = train("prototype", task, prototype.Config(), replace(QUICK, out=tmp_path / "whole"), Silent())
     with pytest.raises(Killed):
         train("prototype", task, prototype.Config(), replace(QUICK, out=tmp_path / "cut"), KilledAt(update))
     assert not read_rows(tmp_path / "cut" / "results.jsonl")
     cut = train("prototype", task, prototype.Config(), replace(QUICK, out=tmp_path / "cut"), Silent())
-    assert strip(cut.row) == strip(whole.row)
+    assert strip(cut.row) == strip(full.row)
     ends = [load_file(tmp_path / name / "head.safetensors") for name in ("whole", "cut")]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     assert read_rows(tmp_path / "cut" / "curve.jsonl") == read_rows(tmp_path / "whole" / "curve.jsonl")
@@ -165,8 +165,8 @@ def test_bf16_trains(task: fewshot.Config, tmp_path: Path) -> None:
 
 def test_without_a_val_split_the_last_update_counts(task: fewshot.Config, tmp_path: Path) -> None:
     rows = load(task.cache)
-    kept = tuple(replace(row, split="train") if row.split == "val" else row for row in rows.rows)
-    write_annotations(task.cache, "default", type(rows)(kept))
+    remaining = tuple(replace(row, split="train") if row.split == "val" else row for row in rows.rows)
+    write_annotations(task.cache, "default", type(rows)(remaining))
     result = train("prototype", task, prototype.Config(), replace(QUICK, out=tmp_path / "run"), Silent())
     assert result.row["validation"] is None
     assert result.row["chosen_update"] == 30
@@ -226,10 +226,10 @@ def test_a_kill_while_a_run_is_taken_up_again_loses_nothing_of_its_curve(
 def test_a_result_that_a_kill_cut_short_is_written_anew(task: fewshot.Config, tmp_path: Path) -> None:
     how = replace(QUICK, steps=2, out=tmp_path / "run")
     row = train("prototype", task, prototype.Config(), how, Silent()).row
-    whole = (tmp_path / "run" / "results.jsonl").read_bytes()
-    (tmp_path / "run" / "results.jsonl").write_bytes(whole[:40])
+    full = (tmp_path / "run" / "results.jsonl").read_bytes()
+    (tmp_path / "run" / "results.jsonl").write_bytes(full[:40])
     train("prototype", task, prototype.Config(), how, Silent())
-    assert [strip(found) for found in read_rows(tmp_path / "run" / "results.jsonl")] == [strip(row)]
+    assert [strip(result) for result in read_rows(tmp_path / "run" / "results.jsonl")] == [strip(row)]
 
 
 def _killed(*_: object) -> None:
@@ -264,10 +264,10 @@ def test_batches_are_functions_of_seed_and_update(task: fewshot.Config, make_sto
     with open_store(task.cache) as reader:
         for i in range(4):
             episode = draw_episode(annotations, spec, 3 * 4 + i)
-            wanted = [reader.read(Key("video", name), "frames") for shots in episode.query for name in shots]
-            np.testing.assert_array_equal(late.videos["visual"][late.query[i]].numpy(), np.stack(wanted))
-            wanted = [reader.read(Key("video", shots[0]), "frames") for shots in episode.support]
-            np.testing.assert_array_equal(late.videos["visual"][late.support[i, :, 0]].numpy(), np.stack(wanted))
+            expected = [reader.read(Key("video", name), "frames") for shots in episode.query for name in shots]
+            np.testing.assert_array_equal(late.videos["visual"][late.query[i]].numpy(), np.stack(expected))
+            expected = [reader.read(Key("video", shots[0]), "frames") for shots in episode.support]
+            np.testing.assert_array_equal(late.videos["visual"][late.support[i, :, 0]].numpy(), np.stack(expected))
 
 
 def test_training_draws_every_view_and_tests_the_clean_one(make_store: MakeStore) -> None:
@@ -321,8 +321,8 @@ def test_the_rate_of_a_published_log() -> None:
 
 def test_epochs_become_updates() -> None:
     asked = TrainConfig(epochs=6, accumulate=4, warmup_epochs=1.5)
-    found = length_in_updates(asked, 10, Silent())
-    assert (found.steps, found.warmup) == (15, 4)
+    result = length_in_updates(asked, 10, Silent())
+    assert (result.steps, result.warmup) == (15, 4)
     told = Told()
     assert length_in_updates(replace(asked, least_steps=40), 10, told).steps == 40
     assert told.lines == ["6 epochs are 15 updates, raised to 40 by --least-steps."]

@@ -13,11 +13,11 @@ from vfc.heads.methods.fsar.mfm import Downsample, Fusion
 
 def small(seed: int) -> Layer:
     torch.manual_seed(seed)
-    made = Layer(8, heads=2, ffn=12).eval()
+    built = Layer(8, heads=2, ffn=12).eval()
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in built.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    return made
+    return built
 
 
 def test_a_layer_equals_its_loop_whatever_is_padded() -> None:
@@ -26,10 +26,10 @@ def test_a_layer_equals_its_loop_whatever_is_padded() -> None:
     lengths = [6, 1, 4]
     valid = torch.arange(6)[None] < torch.tensor(lengths)[:, None]
     with torch.no_grad():
-        found, alone = layer(query, context, valid), layer(query)
+        result, alone = layer(query, context, valid), layer(query)
         for i, length in enumerate(lengths):
             torch.testing.assert_close(
-                found[i], loops.layer(layer, query[i], context[i, :length]), rtol=1e-5, atol=1e-5
+                result[i], loops.layer(layer, query[i], context[i, :length]), rtol=1e-5, atol=1e-5
             )
             torch.testing.assert_close(alone[i], loops.layer(layer, query[i], query[i]), rtol=1e-5, atol=1e-5)
 
@@ -62,7 +62,7 @@ def test_mfm_equals_its_loop(on: tuple[bool, bool, bool, bool]) -> None:
     lengths, video = [6, 2, 1, 5, 3], torch.tensor([0, 1, 1, 0, 1])
     valid = torch.arange(6)[None] < torch.tensor(lengths)[:, None]
     with torch.no_grad():
-        found, told = fusion(frames, words, valid, video)
+        result, told = fusion(frames, words, valid, video)
         assert told is not None
         for i, length in enumerate(lengths):
             rows = []
@@ -74,7 +74,7 @@ def test_mfm_equals_its_loop(on: tuple[bool, bool, bool, bool]) -> None:
             said = words[i, :length]
             slow_visual = moving if visual is None else loops.layer(visual, moving, said)
             slow_text = said if text is None else loops.layer(text, said, moving)
-            torch.testing.assert_close(found[i], slow_visual, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(result[i], slow_visual, rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(told[i, :length], slow_text, rtol=1e-5, atol=1e-5)
             assert torch.equal(told[i, length:], torch.zeros(6 - length, 8))
 
@@ -82,6 +82,6 @@ def test_mfm_equals_its_loop(on: tuple[bool, bool, bool, bool]) -> None:
 def test_without_text_only_frames_are_mixed() -> None:
     fusion = Fusion(small(0), small(1), None, None)
     frames = torch.randn(2, 3, 4, 8)
-    found, told = fusion(frames)
+    result, told = fusion(frames)
     assert told is None
-    assert found.shape == (2, 3, 8)
+    assert result.shape == (2, 3, 8)

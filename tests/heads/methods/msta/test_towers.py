@@ -51,12 +51,12 @@ def test_parameter_counts_are_those_of_the_logs_and_the_paper(config: Config, pu
 @pytest.mark.parametrize("first", [1, 2, 3, 4])
 @pytest.mark.parametrize("output", [False, True])
 def test_lambda_0_is_the_frozen_model_from_any_layer(tmp_path: Path, first: int, output: bool) -> None:
-    made = pair(tmp_path, first)
-    tail = read_tail(made.tail, first)
+    built = pair(tmp_path, first)
+    tail = read_tail(built.tail, first)
     adapters = Adapters(Config(from_block=first, dim=8, strength=0.0), tail).eval()
     clips, ids = torch.randn(3, 4, 3, 16, 16), class_ids(5)
-    taps, video = made.taps(clips, (first - 1, first))
-    tokens, text = made.texts(ids, first - 1)
+    taps, video = built.taps(clips, (first - 1, first))
+    tokens, text = built.texts(ids, first - 1)
     got = video_embeddings(tail.vision, adapters, taps[str(first - 1)], taps[str(first)] if output else None)
     told_of = text_embeddings(tail.text, adapters, tokens, ids.argmax(dim=1))
     for mine, theirs in ((got, video), (told_of, text)):
@@ -66,11 +66,11 @@ def test_lambda_0_is_the_frozen_model_from_any_layer(tmp_path: Path, first: int,
 
 @pytest.mark.parametrize("adapter", ["lora", "adaptformer"])
 def test_rivals_start_as_the_frozen_model_and_learn_in_every_tensor(tmp_path: Path, adapter: str) -> None:
-    made = pair(tmp_path, 3)
-    tail = read_tail(made.tail, 3)
+    built = pair(tmp_path, 3)
+    tail = read_tail(built.tail, 3)
     adapters = Adapters(Config(from_block=3, adapter=adapter, dim=4), tail)
-    taps, video = made.taps(torch.randn(3, 4, 3, 16, 16), (2,))
-    tokens, text = made.texts(class_ids(5), 2)
+    taps, video = built.taps(torch.randn(3, 4, 3, 16, 16), (2,))
+    tokens, text = built.texts(class_ids(5), 2)
     end = class_ids(5).argmax(dim=1)
     torch.testing.assert_close(video_embeddings(tail.vision, adapters, taps["2"]), video, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(text_embeddings(tail.text, adapters, tokens, end), text, rtol=1e-4, atol=1e-4)
@@ -85,13 +85,13 @@ def test_rivals_start_as_the_frozen_model_and_learn_in_every_tensor(tmp_path: Pa
 
 
 def test_the_adapted_model_is_a_slow_loop_over_frames_and_patches(tmp_path: Path) -> None:
-    made = pair(tmp_path, 3)
-    tail = read_tail(made.tail, 3)
+    built = pair(tmp_path, 3)
+    tail = read_tail(built.tail, 3)
     torch.manual_seed(0)
     adapters = Adapters(Config(from_block=3, dim=8, strength=0.5), tail).eval()
     for parameter in adapters.parameters():
         nn.init.normal_(parameter, std=0.2)
-    taps, _ = made.taps(torch.randn(2, 4, 3, 16, 16), (2,))
+    taps, _ = built.taps(torch.randn(2, 4, 3, 16, 16), (2,))
 
     def hook(number: int):  # type: ignore[no-untyped-def]
         branch, shared = adapters.branches["video"][str(number)], adapters.shared[str(number)]
@@ -113,23 +113,23 @@ def test_the_adapted_model_is_a_slow_loop_over_frames_and_patches(tmp_path: Path
 
         return added
 
-    blocks = made.network.vision_encoder.transformer.resblocks
+    blocks = built.network.vision_encoder.transformer.resblocks
     hooks = [blocks[number - 1].register_forward_hook(hook(number)) for number in (3, 4)]
     x = taps["2"]
     for block in blocks[2:]:
         x = block(x)
-    expected = made.network.vision_encoder.ln_post(x[:, 0]) @ made.network.vision_encoder.proj
+    expected = built.network.vision_encoder.ln_post(x[:, 0]) @ built.network.vision_encoder.proj
     for handle in hooks:
         handle.remove()
     torch.testing.assert_close(video_embeddings(tail.vision, adapters, taps["2"]), expected, rtol=1e-5, atol=1e-5)
-    assert (expected - made.taps(torch.zeros(2, 4, 3, 16, 16), ())[1]).abs().max() > 0.1
+    assert (expected - built.taps(torch.zeros(2, 4, 3, 16, 16), ())[1]).abs().max() > 0.1
 
 
 def test_only_below_the_last_block_does_the_convolution_over_time_count(tmp_path: Path) -> None:
-    made = pair(tmp_path, 3)
-    tail = read_tail(made.tail, 3)
+    built = pair(tmp_path, 3)
+    tail = read_tail(built.tail, 3)
     adapters = Adapters(Config(from_block=3, dim=8), tail)
-    taps, _ = made.taps(torch.randn(2, 4, 3, 16, 16), (2, 3))
+    taps, _ = built.taps(torch.randn(2, 4, 3, 16, 16), (2, 3))
     video_embeddings(tail.vision, adapters, taps["2"], taps["3"]).square().sum().backward()
     video = adapters.branches["video"]
     assert video["4"].up.temporal.weight.grad is None  # not even computed: the class token alone leaves the last block
@@ -166,10 +166,10 @@ def test_gradient_scaling_is_the_identity_and_learns_as_if_lambda_were_1() -> No
 
     plain, below, out = grads(0.005, False)
     scaled_, below_scaled, out_scaled = grads(0.005, True)
-    whole, _, _ = grads(1.0, False)
+    full, _, _ = grads(1.0, False)
     assert torch.equal(out, out_scaled)
     torch.testing.assert_close(below_scaled, below, rtol=1e-5, atol=1e-6)
-    for mine, unscaled, one in zip(scaled_, plain, whole, strict=True):
+    for mine, unscaled, one in zip(scaled_, plain, full, strict=True):
         torch.testing.assert_close(mine, 200 * unscaled, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(mine, one, rtol=1e-4, atol=1e-5)
 
@@ -211,19 +211,19 @@ def test_savings_are_those_of_the_arithmetic_by_hand() -> None:
 
 
 def test_a_whole_checkpoint_serves_as_a_tail(tmp_path: Path) -> None:
-    made = pair(tmp_path, 2)
-    torch.save({"model": made.network.state_dict()}, tmp_path / "viclip.pth")
-    part, whole = read_tail(made.tail, 3), read_tail(tmp_path / "viclip.pth", 3)
-    assert (whole.frames, whole.patches, whole.temperature) == (4, 4, part.temperature)
+    built = pair(tmp_path, 2)
+    torch.save({"model": built.network.state_dict()}, tmp_path / "viclip.pth")
+    part, full = read_tail(built.tail, 3), read_tail(tmp_path / "viclip.pth", 3)
+    assert (full.frames, full.patches, full.temperature) == (4, 4, part.temperature)
     for name, tensor in part.vision.state_dict().items():
-        assert torch.equal(whole.vision.state_dict()[name], tensor)
+        assert torch.equal(full.vision.state_dict()[name], tensor)
     folder = read_tail(write_tiny_viclip(tmp_path / "tiny", layers=3, width=24, text_width=12, heads=3), 2)
     assert [block.attn.num_heads for block in (*folder.vision.blocks, *folder.text.blocks)] == [3] * 4
 
 
 def test_what_cannot_be_adapted_is_refused(tmp_path: Path) -> None:
-    made = pair(tmp_path, 3)
-    tail = read_tail(made.tail, 3)
+    built = pair(tmp_path, 3)
+    tail = read_tail(built.tail, 3)
     with pytest.raises(BadInput, match="A middle width of 512 does not divide the video tower's width of 768"):
         VideoUp(768, 512, 8)
     with pytest.raises(BadInput, match="Blocks 3 to 5 are to be adapted; the model has 4"):
@@ -231,7 +231,7 @@ def test_what_cannot_be_adapted_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="--from-block 0"):
         _ = Config(from_block=0).first
     with pytest.raises(BadInput, match=r"from block 3; blocks 2 and above"):
-        read_tail(made.tail, 2)
+        read_tail(built.tail, 2)
     with pytest.raises(MissingPath, match="There is no file"):
         read_tail(tmp_path / "none.safetensors", 2)
 
