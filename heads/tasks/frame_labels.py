@@ -34,11 +34,11 @@ from vfc.heads.results.tables import Confusion, Table, percent
 from vfc.heads.runs.run_folder import ITEMS, weights
 
 from .anticipation.dataset import SequenceDataset, stored_stride
+from .anticipation.facts import labels_digest, sequence_facts, sequence_specs
 from .anticipation.ground_truth import resolve_sequences, stored_names
 from .anticipation.observed_labels import labels_folder
 from .anticipation.segments import Ids
 from .anticipation.settings import SequenceSettings
-from .anticipation.task import labels_digest, sequence_facts, sequence_specs
 
 SEQUENCES: Final = True
 GROUPS: Final = 5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -11,14 +10,12 @@ from typing import Any, Final, cast
 import numpy as np
 import torch
 
-from vfc.cache_schema.annotations import near_equal_warning
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress, Silent
 from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.heads.contract.head import Head
 from vfc.heads.contract.train_config import TrainConfig
-from vfc.heads.data.facts import identical_videos, set_facts, view_facts
 from vfc.heads.data.store_view import StoreView
 from vfc.heads.runs.run_folder import ITEMS
 
@@ -26,7 +23,8 @@ from . import trivial_baselines
 from .contract import AnticipationHead, Sampling, WindowBatch
 from .dataset import SequenceDataset
 from .decoding import Decoder
-from .ground_truth import GroundTruth, digest_of, resolve_sequences, stored_names
+from .facts import labels_digest, sequence_facts, sequence_specs
+from .ground_truth import resolve_sequences, stored_names
 from .moc import Tally
 from .observed_labels import disturbed, observed_labels
 from .segments import Ids, runs
@@ -292,36 +290,3 @@ def test_windows(videos: SequenceDataset, config: Config) -> list[tuple[int, Sam
         for place, ratio in enumerate(config.observe)
         for video in range(len(videos.names))
     ]
-
-
-def sequence_specs(store: StoreView, class_names: Sequence[str]) -> dict[str, ArraySpec]:
-    """The streams of a head on sequences: `visual [None, D]`, and the number of classes."""
-    return {**store.specs, "classes": ArraySpec("classes", "int64", (len(class_names),))}
-
-
-def sequence_facts(
-    store: StoreView, truth: GroundTruth, parts: Mapping[str, SequenceDataset], progress: Progress
-) -> dict[str, Json]:
-    """See `data.facts`. The set of videos is that of all splits, with the class ids of every frame."""
-    warning = near_equal_warning(truth.class_names)
-    if warning:
-        progress.say(warning)
-    pairs = [pair for videos in parts.values() for pair in zip(videos.names, videos.labels, strict=True)]
-    labels = sorted(pairs, key=lambda pair: pair[0])
-    counts: Counter[str] = Counter()
-    for _, ids in labels:
-        counts.update(truth.class_names[i] for i in np.unique(ids))
-    return {
-        **set_facts(store),
-        "videos_digest": digest_of(labels),
-        "clips_per_class": dict(sorted(counts.items())),
-        "classes_digest": digest([*truth.class_names]),
-        **view_facts(store.reader, train=[0], test=[0]),
-        "centring": "none",
-        **identical_videos(store.reader, parts["train"].names, parts["test"].names, progress),
-    }
-
-
-def labels_digest(datasets: Sequence[SequenceDataset]) -> str:
-    """Digest of the class ids of all videos."""
-    return digest_of((name, ids) for videos in datasets for name, ids in zip(videos.names, videos.labels, strict=True))

@@ -15,20 +15,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.annotations import Annotations
-from vfc.cache_schema.reader import StoreReader, open_store
-from vfc.cache_schema.values.errors import BadInput, RecipeMismatch
+from vfc.cache_schema.reader import open_store
+from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress, Silent
-from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.heads.contract.head import Head
 from vfc.heads.contract.train_config import TrainConfig
-from vfc.heads.data.class_texts import ClassTexts
 from vfc.heads.data.dataset import InUse, VideoDataset, in_view
-from vfc.heads.data.facts import identical_videos, set_facts, videos_digest, view_facts
 from vfc.heads.data.prefetch import stream
-from vfc.heads.data.store_view import StoreView, resolve
-from vfc.heads.data.views import complete_views, test_views, training_views, view_meanings
+from vfc.heads.data.store_view import resolve
+from vfc.heads.data.views import test_views, training_views
 from vfc.heads.runs.run_folder import ITEMS
 
 from .config import Config
@@ -36,14 +32,7 @@ from .contract import ClassifierHead, ClipBatch
 from .dataset import AT_TEST, ClipDataset, shuffled
 from .lists import Listed, Lists, divided, lists
 from .results import Scored, result_of
-
-
-@dataclass(frozen=True)
-class Side:
-    """One store of a run: the arrays that are read, and the texts of its classes."""
-
-    view: StoreView
-    texts: ClassTexts
+from .stores import Side, facts_of, of_one_recipe, sides_of, with_every_view
 
 
 @dataclass(frozen=True)
@@ -187,14 +176,14 @@ def prepare(
     """The task on the store `config.cache`, ready to train and test `head`."""
     assert issubclass(head, ClassifierHead)
     reader = open_store(config.cache)
-    other = None if config.test_cache is None else _of_one_recipe(reader, config)
+    other = None if config.test_cache is None else of_one_recipe(reader, config)
     wants = replace(head.wants(settings), tokens=head.tokens)
     view = resolve(reader, wants, lambda: divided(config, reader, progress), array=config.array, layer=config.layer)
     listed = lists(config, view.annotations, other, seed=train.seed, progress=progress)
     if not head.open_classes:
         _refuse_unseen(listed.train, listed.tests)
-    listed, tested_views = _with_every_view(listed, other or reader, config, progress)
-    trained, tested = _sides(view, other, listed, config)
+    listed, tested_views = with_every_view(listed, other or reader, config, progress)
+    trained, tested = sides_of(view, other, listed, config)
     if train.select == "val" and listed.val.rows:
         VideoDataset(reader, listed.val.videos, in_view(0))
         trained.texts.require(listed.val.names)
@@ -225,76 +214,8 @@ def prepare(
         specs,
         view.recipe,
         per_pass=max(1, len(listed.train.rows) // train.batch),
-        facts=_facts(config, listed, trained, tested, tested_views, progress),
+        facts=facts_of(config, listed, trained, tested, tested_views, progress),
     )
-
-
-def _with_every_view(listed: Lists, reader: StoreReader, config: Config, progress: Progress) -> tuple[Lists, list[int]]:
-    """The lists with test videos that have every view that is averaged, and these views."""
-    every = [name for part in listed.tests.values() for name in part.videos]
-    videos = VideoDataset(reader, every, test_views(reader, config.test_views))
-    views, complete = complete_views(videos, progress, leave_out=bool(config.leave_out_incomplete))
-    crops = {view for view in views if "crops" in view_meanings(reader).get(view, {})}
-    if config.test_views == "all" and crops and crops != set(views):
-        progress.say(
-            f"--test-views all averages {len(views)} views: {len(crops)} clips and crops made for tests, and others "
-            f"({', '.join(str(view) for view in views if view not in crops)}); name clips x crops to leave these out."
-        )
-    usable = set(complete)
-    tests = {
-        name: replace(part, rows=tuple(row for row in part.rows if row.name in usable))
-        for name, part in listed.tests.items()
-    }
-    return replace(listed, tests=tests), views
-
-
-def _sides(view: StoreView, other: StoreReader | None, listed: Lists, config: Config) -> tuple[Side, Side]:
-    """The store that is trained on and the one that is tested, with the texts of their classes."""
-    tested_names = {name for part in listed.tests.values() for name in part.names}
-    names = {*listed.train.names, *(tested_names if other is None else ())}
-    trained = Side(view, ClassTexts.read(view.reader, view.classes, config.template, names))
-    if other is None:
-        return trained, trained
-    chosen = [*trained.texts.templates] or config.template
-    return trained, Side(replace(view, reader=other), ClassTexts.read(other, view.classes, chosen, tested_names))
-
-
-def _facts(
-    config: Config, listed: Lists, trained: Side, tested: Side, tested_views: list[int], progress: Progress
-) -> dict[str, Json]:
-    """See `data.facts`."""
-    reader = trained.view.reader
-    tests = [row for part in listed.tests.values() for row in part.rows]
-    in_use, videos = training_views(reader, config.train_views), set(listed.train.videos)
-    drawn = {key.view for key in reader.keys("video") if key.name in videos and in_use(key.view)}
-    other = tested is not trained
-    return {
-        **set_facts(trained.view),
-        **({"test_videos_digest": videos_digest(Annotations(tuple(tests)))} if other else {}),
-        "classes_digest": digest([*listed.class_names]),
-        **view_facts(tested.view.reader, train=drawn, test=tested_views),
-        **trained.texts.identity,
-        "centring": "none",
-        **({} if other else identical_videos(reader, listed.train.videos, [row.name for row in tests], progress)),
-    }
-
-
-def _of_one_recipe(reader: StoreReader, config: Config) -> StoreReader:
-    """The store to test on.
-
-    Raises:
-        RecipeMismatch: its features were made in another way.
-    """
-    assert config.test_cache is not None
-    other = open_store(config.test_cache)
-    changed = reader.recipe.difference(other.recipe)
-    if changed:
-        listed = "; ".join(f"{name}: {a!r} in {config.cache}, {b!r} there" for name, a, b in changed)
-        raise RecipeMismatch(
-            f"The features in {config.test_cache} were made in another way: {listed}.",
-            "Extract both stores with one model, checkpoint and frame rule.",
-        )
-    return other
 
 
 def _refuse_unseen(train: Listed, tests: Mapping[str, Listed]) -> None:
