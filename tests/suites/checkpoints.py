@@ -23,6 +23,22 @@ TOWER: dict[str, Any] = {
     "image_size": 32,
     "patch_size": 8,
 }
+VIDEOMAE: dict[str, Any] = {
+    "image_size": 32,
+    "patch_size": 8,
+    "num_frames": 4,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
+VIDEOMAE_PIXELS = {
+    "feature_extractor_type": "VideoMAEFeatureExtractor",
+    "size": {"shortest_edge": 40},
+    "crop_size": {"height": 32, "width": 32},
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+}
 WORDS = ("a", "video", "of", "someone", "waving", "kicking", "ball", "the", "hand", "shake", "point")
 
 
@@ -111,6 +127,12 @@ def image_checkpoint(folder: Path, name: str, *, dtype: torch.dtype = torch.floa
     """A tiny image encoder of `image_configs`."""
     model = transformers.AutoModel.from_config(image_configs()[name]())
     return save(randomise(model, seed).to(dtype), folder, image_pixels())
+
+
+def videomae_checkpoint(folder: Path, *, pooling: bool = False, seed: int = 0) -> Path:
+    """A tiny VideoMAE for clips of 4 frames; `pooling` as in fine-tuned checkpoints, which have no final norm."""
+    config = transformers.VideoMAEConfig(**VIDEOMAE, use_mean_pooling=pooling)
+    return save(randomise(transformers.VideoMAEModel(config), seed), folder, VIDEOMAE_PIXELS)
 
 
 def clip_checkpoint(

@@ -7,6 +7,7 @@ from the torchvision processors, which the project reproduces, by one or two gre
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,10 @@ def processor_files(folder: Path) -> Iterator[tuple[Path, dict[str, Any], dict[s
 def library_processor(folder: Path) -> Any:
     """The PIL processor that a checkpoint's files describe."""
     _, _, section = next(processor_files(folder))
-    named = section.get("image_processor_type") or section.get("video_processor_type") or "VideoLlavaVideoProcessor"
-    stem = named.removesuffix("Fast").removesuffix("VideoProcessor").removesuffix("ImageProcessor")
-    parameters = {key: value for key, value in section.items() if not key.endswith("processor_type")}
+    kinds = ("image_processor_type", "video_processor_type", "feature_extractor_type")
+    named = next((section[key] for key in kinds if key in section), "VideoLlavaVideoProcessor")
+    stem = re.sub("Fast$|VideoProcessor|ImageProcessor|FeatureExtractor", "", named)
+    parameters = {key: value for key, value in section.items() if key not in kinds}
     if stem in ("Qwen2VL", "Qwen3VL") and "size" not in parameters:
         limits = {"shortest_edge": parameters.pop("min_pixels"), "longest_edge": parameters.pop("max_pixels")}
         parameters["size"] = limits

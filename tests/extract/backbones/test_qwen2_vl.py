@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from suites.backbone import clip_of, equal
 from suites.language import PROMPTS, qwen2_checkpoint
+from suites.language_inputs import qwen2_inputs
 from suites.prompted import PromptedSuite, full_model
 from torch import Tensor
 
@@ -35,24 +35,6 @@ class TestQwen2VL(PromptedSuite):
     def rows_of(self, frames: int) -> int:
         # 48 x 64 pixels of the tiny checkpoint are 3 x 5 tokens for each pair of frames.
         return math.ceil(frames / 2) * 15
-
-
-def qwen2_inputs(checkpoint: Path, tensors: Mapping[str, Tensor], prompt: str) -> dict[str, Any]:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
-    t, rows, columns = tensors["grid"].tolist()
-    pads = "<|video_pad|>" * (t * (rows // 2) * (columns // 2))
-    text = (
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-        f"<|im_start|>user\n<|vision_start|>{pads}<|vision_end|>{prompt}<|im_end|>\n<|im_start|>assistant\n"
-    )
-    encoded = tokenizer(text, return_tensors="pt")
-    return {
-        "input_ids": encoded["input_ids"],
-        "attention_mask": encoded["attention_mask"],
-        "mm_token_type_ids": (encoded["input_ids"] == tokenizer.convert_tokens_to_ids("<|video_pad|>")) * 2,
-        "pixel_values_videos": tensors["pixels"],
-        "video_grid_thw": tensors["grid"][None],
-    }
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import torch
 import transformers
 from suites.backbone import clip_of
 from suites.language import PROMPTS, qwen3_checkpoint
+from suites.language_inputs import qwen3_inputs
 from suites.prompted import PromptedSuite, full_model
 from torch import Tensor
 
@@ -33,26 +34,6 @@ class TestQwen3VL(PromptedSuite):
     def rows_of(self, frames: int) -> int:
         # 6000 pixels for all frames: two of 48 x 64 become 40 x 56, five become 24 x 40; tokens of 8 x 8.
         return {2: 5 * 7, 5: 3 * 3 * 5}[frames]
-
-
-def qwen3_inputs(checkpoint: Path, clip: Any, tensors: Mapping[str, Tensor], prompt: str) -> dict[str, Any]:
-    """The text expanded as the library's processor does, then tokenised whole."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
-    t, rows, columns = tensors["grid"].tolist()
-    pads = "<|video_pad|>" * ((rows // 2) * (columns // 2))
-    indices = [int(i) for i in clip.indices]
-    indices += indices[-1:] * (len(indices) % 2)
-    times = [(indices[2 * i] / clip.fps + indices[2 * i + 1] / clip.fps) / 2 for i in range(t)]
-    video = "".join(f"<{time:.1f} seconds><|vision_start|>{pads}<|vision_end|>" for time in times)
-    text = f"<|im_start|>user\n<|vision_start|>{video}<|vision_end|>{prompt}<|im_end|>\n<|im_start|>assistant\n"
-    encoded = tokenizer(text, return_tensors="pt")
-    return {
-        "input_ids": encoded["input_ids"],
-        "attention_mask": encoded["attention_mask"],
-        "mm_token_type_ids": (encoded["input_ids"] == tokenizer.convert_tokens_to_ids("<|video_pad|>")) * 2,
-        "pixel_values_videos": tensors["pixels"],
-        "video_grid_thw": tensors["grid"][None],
-    }
 
 
 @pytest.fixture(scope="module")

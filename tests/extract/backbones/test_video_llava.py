@@ -14,6 +14,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from suites.backbone import clip_of, equal
 from suites.language import video_llava_checkpoint
+from suites.language_inputs import video_llava_inputs
 from suites.prompted import PromptedSuite
 from torch import Tensor
 
@@ -34,14 +35,7 @@ class TestVideoLlava(PromptedSuite):
         return video_llava_checkpoint(folder, **more)
 
     def library_inputs(self, checkpoint: Path, clip: Any, tensors: Mapping[str, Tensor], prompt: str) -> dict[str, Any]:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
-        video = "<video>" * (len(clip.frames) * TOKENS)
-        encoded = tokenizer(f"USER: {video}\n{prompt} ASSISTANT:", return_tensors="pt")
-        return {
-            "input_ids": encoded["input_ids"],
-            "attention_mask": encoded["attention_mask"],
-            "pixel_values_videos": tensors["pixels"][None],
-        }
+        return video_llava_inputs(checkpoint, tensors, prompt, TOKENS)
 
     def shaped(self, visual: Tensor, clip: Any) -> Tensor:
         return visual.view(len(clip.frames), TOKENS, -1)

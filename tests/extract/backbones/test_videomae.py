@@ -11,7 +11,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from suites.backbone import BackboneSuite, clip_of
-from suites.checkpoints import randomise, save
+from suites.checkpoints import VIDEOMAE, VIDEOMAE_PIXELS, randomise, save
+from suites.checkpoints import videomae_checkpoint as videomae
 from torch import Tensor
 
 from vfc.cache_schema.values.errors import BadInput
@@ -19,28 +20,7 @@ from vfc.extract.backbone import BackboneOptions, StreamingBackbone, open_backbo
 from vfc.extract.backbones.videomae.weights import library_names
 from vfc.extract.pipeline.model_card import describe
 
-SMALL: dict[str, Any] = {
-    "image_size": 32,
-    "patch_size": 8,
-    "num_frames": 4,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-}
 LABELS: dict[str, Any] = {"num_labels": 3}
-PIXELS = {
-    "feature_extractor_type": "VideoMAEFeatureExtractor",
-    "size": {"shortest_edge": 40},
-    "crop_size": {"height": 32, "width": 32},
-    "image_mean": [0.485, 0.456, 0.406],
-    "image_std": [0.229, 0.224, 0.225],
-}
-
-
-def videomae(folder: Path, *, pooling: bool = False, seed: int = 0) -> Path:
-    config = transformers.VideoMAEConfig(**SMALL, use_mean_pooling=pooling)
-    return save(randomise(transformers.VideoMAEModel(config), seed), folder, PIXELS)
 
 
 def library(checkpoint: Path, clip: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -79,8 +59,10 @@ def opened(checkpoint: Path, **options: Any) -> Any:
 
 
 def test_a_finetuned_checkpoint_has_no_final_norm(tmp_path: Path) -> None:
-    config = transformers.VideoMAEConfig(**SMALL, use_mean_pooling=True, **LABELS)
-    checkpoint = save(randomise(transformers.VideoMAEForVideoClassification(config)), tmp_path / "tuned", PIXELS)
+    config = transformers.VideoMAEConfig(**VIDEOMAE, use_mean_pooling=True, **LABELS)
+    checkpoint = save(
+        randomise(transformers.VideoMAEForVideoClassification(config)), tmp_path / "tuned", VIDEOMAE_PIXELS
+    )
     backbone = opened(checkpoint, layers=("3",), num_frames=4)
     assert "norm" not in backbone.taps()["visual"]
     pixels = backbone.pixels(clip_of(1)).tensors
@@ -163,7 +145,7 @@ def original(folder: Path, **changes: Any) -> tuple[Path, Any]:
     folder.mkdir()
     config = {"model_type": "VideoMAEv2_Base", "architectures": ["VideoMAEv2"], "model_config": said}
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "preprocessor_config.json").write_text(json.dumps(PIXELS))
+    (folder / "preprocessor_config.json").write_text(json.dumps(VIDEOMAE_PIXELS))
     state = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     return folder, network
