@@ -4,10 +4,11 @@ They lie in `annotations/<name>.jsonl`, apart from the features, so that a label
 part; the digest is named in every result.
 """
 
+from .derived import copy_annotations, load
 from .groups import Groups, group_of, groups
 from .lists import class_list, class_lists
 from .names import SPLITS, near_equal_labels, near_equal_warning, require_split
-from .rows import Annotation, Annotations, load, read_annotations, segment, source, write_annotations
+from .rows import Annotation, Annotations, read_annotations, segment, source, write_annotations
 from .splits import with_class_split, with_video_split
 from .update import Update, update_rows
 
@@ -19,6 +20,7 @@ __all__ = [
     "Update",
     "class_list",
     "class_lists",
+    "copy_annotations",
     "group_of",
     "groups",
     "load",

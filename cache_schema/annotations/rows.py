@@ -225,25 +225,3 @@ def as_lines(annotations: Annotations) -> list[str]:
 def annotation_files(store_root: Path) -> dict[str, Path]:
     """The sets of annotations of a store, or of an export, by name, sorted."""
     return {path.stem: path for path in sorted((store_root / "annotations").glob("*.jsonl"))}
-
-
-def load(store_root: Path, name_or_file: str = "default") -> Annotations:
-    """Annotations by their name in a store, or from a file (anything that ends in .jsonl or is an existing file).
-
-    A derived store that has none of its own uses those of its parent.
-
-    Raises:
-        UnknownName: the store has none of this name; those it has are listed.
-        MissingPath, BadInput: see `read_annotations`.
-    """
-    folders, store = [store_root / "annotations"], store_root.resolve()
-    while store.parent.name == "derived" and (store.parent.parent / "zarr.json").is_file():
-        store = store.parent.parent
-        folders.append(store / "annotations")
-    for folder in folders:
-        if (folder / f"{name_or_file}.jsonl").is_file():
-            return read_annotations(folder / f"{name_or_file}.jsonl")
-    if name_or_file.endswith(".jsonl") or Path(name_or_file).is_file():
-        return read_annotations(Path(name_or_file), any_split=False)
-    names = {path.stem for folder in folders for path in folder.glob("*.jsonl")}
-    raise unknown_name("set of annotations", name_or_file, names)

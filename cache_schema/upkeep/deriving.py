@@ -14,8 +14,7 @@ from typing import Any, cast
 import numpy.typing as npt
 
 from vfc.cache_schema import catalog
-from vfc.cache_schema.annotations import read_annotations, write_annotations
-from vfc.cache_schema.annotations.rows import annotation_files
+from vfc.cache_schema.annotations import copy_annotations
 from vfc.cache_schema.parts.part import Part
 from vfc.cache_schema.parts.zarr_format import METADATA
 from vfc.cache_schema.reader import StoreReader, open_store
@@ -117,7 +116,7 @@ def materialize(
     what is new in the parent and replaces what was replaced there; a projection stays the one that was fitted first.
     Arrays that are compared with class texts get one basis; a pca is fitted on training videos where a split is known,
     and subtracts no mean unless asked (`Reduction.project_fit`, `project_mean`).
-    Below `derived/` the annotations are those of the parent; elsewhere they are copied.
+    Annotations are those of the parent, unless they were changed in the derived store.
 
     Raises:
         UnknownName: no such array.
@@ -173,8 +172,8 @@ def _derive(reader: StoreReader, target: Path, plan: _Plan, progress: Progress) 
         counts = _Counts()
         _fill(reader.root, writer, plan, projections, counts, progress)
     if target.parent.resolve() != (reader.root / "derived").resolve():
-        for name, path in annotation_files(reader.root).items():
-            write_annotations(target, name, read_annotations(path))
+        for line in copy_annotations(reader.root, target):
+            progress.say(line)
     derived = catalog.current(target)
     parents = catalog.current(reader.root).locate([derived.hashes[row].tobytes() for row in derived.live().tolist()])
     return Derivation(

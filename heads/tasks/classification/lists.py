@@ -82,7 +82,7 @@ def divided(config: Config, reader: StoreReader, progress: Progress) -> DividedR
         UnknownName: no such annotations, or no such fold.
     """
     _refuse_crossed(config)
-    rows = rows_in_use(load(reader.root, config.annotations), reader, progress)
+    rows = rows_in_use(load(reader.root, config.annotations, progress.say), reader, progress)
     if config.test_cache is None:
         return _split(rows, reader, config, progress)
     if rows.splits():
@@ -101,7 +101,9 @@ def lists(config: Config, rows: Annotations, other: StoreReader | None, *, seed:
     listed = read_class_list(config.class_list) if config.class_list is not None else ()
     tested = _part(rows, "test")
     if other is not None:
-        other_rows = rows_in_use(load(other.root, config.test_annotations or config.annotations), other, progress)
+        other_rows = rows_in_use(
+            load(other.root, config.test_annotations or config.annotations, progress.say), other, progress
+        )
         tested = _part(other_rows, "test") or other_rows.rows
     if not tested:
         raise BadInput(

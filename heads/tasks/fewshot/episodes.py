@@ -62,7 +62,7 @@ def in_use(
     Raises:
         BadInput: no such row; too few classes in a split (with the largest possible way); see `with_class_split`.
     """
-    rows, rule = load(reader.root, settings.annotations), "undivided"
+    rows, rule = load(reader.root, settings.annotations, progress.say), "undivided"
     if splits is not None:
         rows, line = with_class_split(rows, settings.classes or None, seed=seed, way=settings.way, splits=splits)
         progress.say(line)

@@ -421,3 +421,51 @@ def test_a_replaced_record_that_cannot_be_made_is_rejected_and_counted_as_nothin
         done = convert(tmp_path / "s", tmp_path / "out", "fp16", QUIET)
         counts.append((done.added, done.replaced, done.present, len(done.rejected)))
     assert counts == [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, 1), (1, 0, 0, 0)]
+
+
+class Heard(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def labelled(label: str) -> Annotations:
+    return Annotations((Annotation("v0.mp4", label),))
+
+
+@pytest.mark.parametrize("below", [True, False])
+def test_annotations_follow_the_parent_until_they_are_changed(tmp_path: Path, below: bool) -> None:
+    root, heard = fill(tmp_path / "s", (0, 1)), Heard()
+    target = root / "derived" / "x" if below else tmp_path / "out"
+    where: dict[str, Any] = {"name": "x"} if below else {"out": target}
+
+    def again() -> None:
+        heard.lines.clear()
+        materialize(root, Reduction(pool="mean"), heard, arrays=["frames"], **where)
+
+    write_annotations(root, "default", labelled("first"))
+    again()
+    write_annotations(root, "default", labelled("corrected"))
+    assert load(target, say=heard.say) == labelled("corrected")
+    again()
+    assert load(target, say=heard.say) == labelled("corrected")
+    # A label that was corrected in the derived store stays, and it is said which count.
+    write_annotations(target, "default", labelled("own"))
+    again()
+    assert load(target, say=heard.say) == labelled("own")
+    assert f"Annotations 'default' of {target} are used; those of {root} differ." in heard.lines
+    if not below:
+        assert any(f"of {target} were changed there and stay" in line for line in heard.lines)
+    assert verify(target, QUIET).ok
+
+
+def test_a_derived_store_whose_parent_is_gone_uses_its_copy(tmp_path: Path) -> None:
+    root = fill(tmp_path / "s", (0, 1))
+    write_annotations(root, "default", labelled("first"))
+    materialize(root, Reduction(pool="mean"), QUIET, arrays=["frames"], out=tmp_path / "out")
+    root.rename(tmp_path / "moved")
+    assert load(tmp_path / "out") == labelled("first")
