@@ -20,7 +20,7 @@ from .train_config import TrainConfig
 class Head(nn.Module, ABC):
     """Turns batches of its task into loss terms and scores. Built as `Head(config, specs)`.
 
-    `specs` maps each stream's role (`visual`, and whatever else a task serves) to its spec, so that a head knows
+    `specs` maps each stream's role (`visual` and others) to its spec, so that a head knows
     nothing of layers or files. A head takes its widths from the specs and calls `require` for a stream it needs.
     Dropout and other random draws use torch's global generator, seeded from (seed, update) before every update.
     """
@@ -49,7 +49,7 @@ class Head(nn.Module, ABC):
 
     @classmethod
     def identity(cls, config: Any) -> Mapping[str, Json]:
-        """Digests of what `prepare_config` read beside the task's data, as in `Task.identity`."""
+        """Digests of what `prepare_config` read in addition to the task's data, as in `Task.identity`."""
         return {}
 
     def set_task(self, task: Any) -> None:

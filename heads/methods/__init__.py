@@ -15,7 +15,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> ModuleType:
-    """Import the method called `name`; UnknownName with a suggestion where there is none."""
+    """Import the method called `name`; UnknownName with a suggestion if there is none."""
     if name not in names():
         raise unknown_name("head", name, names())
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

@@ -89,7 +89,7 @@ class Config:
 
 
 class Head(EpisodicHead):
-    """`visual [M, T, N, D]` (or `[M, T, D]`) and, where there is one, `text [M, L, D]` to logits `[B, Q, W]`."""
+    """`visual [M, T, N, D]` (or `[M, T, D]`) and optionally `text [M, L, D]` to logits `[B, Q, W]`."""
 
     tokens: ClassVar[bool] = True
     text: ClassVar[bool] = True

@@ -74,7 +74,7 @@ def read_described(
         )
     if len({tuple(map(spelling, classes or trained)) for classes in names}) > 1:
         raise BadInput(
-            f"An id stands for one class in {files[0]} and for another in {files[1]}.",
+            f"An id means one class in {files[0]} and another in {files[1]}.",
             "Give two files about the same classes in the same order, as `vfc describe` writes them.",
         )
     values = torch.stack([_means(reader, path, texts, hint) for path, texts in zip(files, read, strict=True)], dim=1)

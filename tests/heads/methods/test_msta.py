@@ -329,7 +329,7 @@ def test_two_files_with_other_classes_under_an_id_are_refused(tmp_path: Path) ->
     turned = NAMES[::-1]
     lists = {i: [f"t one of {name}", f"t two of {name}"] for i, name in enumerate(turned)}
     write_descriptions(files[1], lists, {"classes": [*turned]})
-    with pytest.raises(BadInput, match=r"^An id stands for one class in .*s\.json and for another in .*t\.json"):
+    with pytest.raises(BadInput, match=r"^An id means one class in .*s\.json and another in .*t\.json"):
         run(root, replace(SMALL, descriptions=files), template=("video",))
 
 
