@@ -254,6 +254,8 @@ def test_a_run_from_end_to_end(store: Path, tmp_path: Path, told: Told, monkeypa
     assert len(items) == 2 * 4
     assert all(sum(item["frames"]) > 0 for item in items)
     rows = [json.loads(json.dumps(result.to_json())) for result in results]
+    assert len({row["videos_digest"] for row in rows}) == 1  # two splits of one set of videos and labels
+    assert rows[0]["clips_per_class"] == dict.fromkeys(["c0", "c1", "c2", "c3"], 14)
     grids = per_split(rows)
     assert list(grids) == ["futr", "repeat last label", "train majority", "oracle transcript, 6 queries"]
     np.testing.assert_allclose(grids["futr"]["split1"], (np.array(rows[0]["moc"]) + rows[1]["moc"]) / 2)
