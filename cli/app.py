@@ -164,6 +164,8 @@ def root() -> LazyGroup:
 
 
 def _fail(error: str, problem: str, remedy: str, exit_code: int, *, json: bool) -> int:
+    # Messages of libraries, quoted in an error, may hold line breaks.
+    problem, remedy = (" ".join(text.split()) for text in (problem, remedy))
     print(f"{problem}\n{remedy}", file=sys.stderr)
     if json:
         print_document("error", exit_code, {"error": error, "problem": problem, "remedy": remedy})

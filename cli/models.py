@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from typer.core import TyperGroup
 
+from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 
 from . import matrix
@@ -51,6 +53,10 @@ class ShowConfig:
     dtype: Literal["fp32", "fp16", "bf16", "int8"] | None = field(
         default=None, metadata={"help": "Storage dtype; default: the family's", "panel": "Model"}
     )
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", self.size):
+            raise BadInput(f"--size {self.size!r} is no size.", "Give height x width in pixels, as in --size 360x640.")
 
 
 def _file(name: str) -> Path:

@@ -206,6 +206,12 @@ class ExtractConfig:
             raise not_deterministic(self.prompt_batching)
         if self.template and self.texts is None:
             raise BadInput("--template is given without --texts.", "Say what to fill in: --texts FILE or classes.")
+        for template in self.template:
+            if "{label}" not in template:
+                raise BadInput(
+                    f"--template {template!r} has no {{label}}, so all texts would be the same.",
+                    "Put {label} where each text belongs, as in --template 'a video of {label}'.",
+                )
 
     def _check(self, name: str, *, least: int) -> None:
         value = getattr(self, name)

@@ -190,6 +190,11 @@ def source_at(place: Path, options: ImportOptions) -> Source:
             f"{place} is no MS-TCN folder: it needs features/ and groundTruth/, mapping.txt or splits/.",
             "Give its folder, or leave --format out.",
         )
+    if form == "files" and place.is_file() and place.suffix not in archives.FILES:
+        raise BadInput(
+            f"{place} is no file of features.",
+            f"Give a file that ends in {', '.join(archives.FILES)} or {', '.join(archives.HDF5)}, or a folder.",
+        )
     ways: dict[str, Callable[[], Source]] = {
         "ms-tcn": lambda: mstcn(place),
         "hdf5": lambda: archives.hdf5(place, options.dataset),

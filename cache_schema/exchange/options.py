@@ -1,15 +1,22 @@
-"""How features of others are to be read and kept: what the command line asks of an import."""
+"""The settings of an import of features that other programs made."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from vfc.cache_schema.values.errors import BadInput
+
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """How features of others are to be read and kept."""
+    """How the features are read and stored.
+
+    Raises:
+        BadInput: a rate that is not above 0.
+    """
 
     form: Literal["auto", "ms-tcn", "hdf5", "files", "export"] = field(
         default="auto", metadata={"help": "Format of SOURCE", "flag": "format", "panel": "Input"}
@@ -43,3 +50,7 @@ class ImportOptions:
     verify: bool = field(
         default=True, metadata={"help": "Read back what was written and compare checksums", "panel": "Output"}
     )
+
+    def __post_init__(self) -> None:
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise BadInput(f"--fps is {self.fps:g}.", "--fps takes more than 0, such as 15.")

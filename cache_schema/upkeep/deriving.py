@@ -150,6 +150,8 @@ def _chosen(reader: StoreReader, arrays: Sequence[str]) -> set[str]:
 
 
 def _derive(reader: StoreReader, target: Path, plan: _Plan, progress: Progress) -> Derivation:
+    if target.resolve() == reader.root.resolve():
+        raise BadInput(f"--out {target} is the store that is read.", "Give --out another folder.")
     fields: dict[str, Json] = {
         "parent": {"digest": reader.recipe.digest, "recipe": dict(reader.recipe.fields)},
         "function": plan.function,

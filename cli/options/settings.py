@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
-from vfc.cache_schema.values.errors import BadInput, MissingPath, VfcError, combined, unknown_name
+from vfc.cache_schema.values.errors import BadInput, MissingPath, UnknownName, VfcError, combined, unknown_name
 
 from .flag import Flag, flags
 from .paths import path_errors
@@ -81,7 +81,10 @@ def _from_file(listed: Sequence[Flag], file: Path) -> Iterator[tuple[tuple[str, 
         raise BadInput(f"The config file {file} cannot be read: {error.strerror}.", _EARLIER_RUN) from None
     except ValueError as error:
         raise BadInput(f"{file} is not JSON: {error}.", _EARLIER_RUN) from None
+    written_by = ""
     if isinstance(document, dict) and isinstance(document.get("config"), dict):
+        command = f"train-head {document['head']}" if "head" in document else document.get("command")
+        written_by = f" The file was written by vfc {command}." if command else ""
         document = document["config"]
     if not isinstance(document, dict):
         raise BadInput(f"{file} holds no JSON object.", _EARLIER_RUN)
@@ -97,7 +100,8 @@ def _from_file(listed: Sequence[Flag], file: Path) -> Iterator[tuple[tuple[str, 
                 continue
             flag = by_path.get(key_path) or by_name.get(key)
             if flag is None:
-                raise unknown_name(f"setting in {file}:", key, [flag.name for flag in listed])
+                error = unknown_name(f"setting in {file}:", key, [flag.name for flag in listed])
+                raise UnknownName(error.problem + written_by, error.remedy)
             yield flag.path, flag.loaded(value, str(file))
 
     return walk(document, ())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vfc.cache_schema.exchange.options import ImportOptions
+from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cli.command import Command, Outcome, human_bytes, table
 
@@ -44,6 +45,14 @@ class ExportConfig:
     verify: bool = field(
         default=True, metadata={"help": "Read back what was written and compare checksums", "panel": "Output"}
     )
+
+    def __post_init__(self) -> None:
+        if self.format == "hdf5" and self.out.is_dir():
+            raise BadInput(
+                f"--out {self.out} is a folder; hdf5 writes one file.", "Give a file name, such as store.h5."
+            )
+        if self.format != "hdf5" and self.out.is_file():
+            raise BadInput(f"--out {self.out} is a file; {self.format} writes a folder.", "Give another --out.")
 
 
 def _import(config: ImportConfig, progress: Progress) -> Outcome:

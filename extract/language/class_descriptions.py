@@ -13,7 +13,7 @@ from vfc.cache_schema.annotations import load
 from vfc.cache_schema.annotations.ordered import read_class_list
 from vfc.cache_schema.protocol import fill_prompt, prompt_fields, spoken
 from vfc.cache_schema.protocol.descriptions import read_descriptions, write_descriptions
-from vfc.cache_schema.values.errors import BadInput, RecipeMismatch
+from vfc.cache_schema.values.errors import BadInput, RecipeMismatch, VfcError, combined
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import Json
@@ -70,9 +70,13 @@ class DescribeConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("count", "new_tokens", "tries"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"--{name.replace('_', '-')} is {getattr(self, name)}.", "Give 1 or more.")
+        errors: list[VfcError] = [
+            BadInput(f"--{name.replace('_', '-')} is {getattr(self, name)}.", "Give 1 or more.")
+            for name in ("count", "new_tokens", "tries")
+            if getattr(self, name) < 1
+        ]
+        if errors:
+            raise combined(errors)
         for prompt in self.prompts().values():
             if set(prompt_fields(prompt)) - {"label", "count"} or "label" not in prompt_fields(prompt):
                 raise BadInput(f"The prompt {prompt!r} cannot be filled.", "It takes {label}, and {count} if you like.")

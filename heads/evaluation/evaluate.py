@@ -61,6 +61,7 @@ class MeasureSettings(RawSettings, EpisodeSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        EpisodeSettings.__post_init__(self)
         check_range(self, AT_LEAST_ONE, "tasks")
         check_range(self, POSITIVE, "otam_lambda")
 
@@ -104,6 +105,7 @@ class EpisodesConfig(EpisodeSettings):
     out: Path = setting(Path("episodes.jsonl"), "File to write.", "Output")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range(self, AT_LEAST_ONE, "tasks")
 
 

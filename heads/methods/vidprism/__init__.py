@@ -89,7 +89,7 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        check_range(self, AT_LEAST_ONE, "attention_heads")
+        check_range(self, AT_LEAST_ONE, "rates", "attention_heads")
         check_range(self, ZERO_TO_ONE, "alpha")
         check_range(self, POSITIVE, "tau", "rank_temperature")
         check_range(self, NOT_NEGATIVE, "rank_weight", "div_weight", "gate_weight", "text_weight")

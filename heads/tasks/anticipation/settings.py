@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vfc.cache_schema.values.errors import MissingPath
+from vfc.heads.contract.ranges import BETWEEN, NOT_NEGATIVE, ZERO_TO_ONE, check_range
 from vfc.heads.contract.settings import setting
 from vfc.heads.data.placement import Resident
 
@@ -79,6 +81,15 @@ class Config(SequenceSettings):
         "Also measure the test videos at every validation and show the best: chosen on test, no result.",
         "Protocol",
     )
+
+    def __post_init__(self) -> None:
+        check_range(self, BETWEEN, "observe", "predict", "train_ratios")
+        check_range(self, ZERO_TO_ONE, "told_noise")
+        check_range(self, NOT_NEGATIVE, "stride", "offsets")
+        if self.told not in ("predicted", "truth") and not Path(self.told).exists():
+            raise MissingPath(
+                f"--observed-labels {self.told} does not exist.", "Give predicted, truth, or a store of labels."
+            )
 
     @property
     def full_rate(self) -> bool:

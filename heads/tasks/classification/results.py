@@ -119,7 +119,7 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     head = str(result.get("head", "head"))
     shots = f"{result['shots']} shots per class" if result["shots"] else "all shots"
     title = (
-        f"{shots}: {result['train_videos']} training videos ({result['train_views']:g} views each), "
+        f"{shots}: {result['train_videos']} training videos (views per video: {result['train_views']:g}), "
         f"{result['test_videos']} test videos"
     )
     if result.get("shuffle_frames"):

@@ -179,6 +179,10 @@ def prepare(
     other = None if config.test_cache is None else of_one_recipe(reader, config)
     wants = replace(head.wants(settings), tokens=head.tokens)
     view = resolve(reader, wants, lambda: divided(config, reader, progress), array=config.array, layer=config.layer)
+    if config.template and not view.classes:
+        raise BadInput(
+            "--template is given, but this head reads no class texts.", "Leave --template out, or train another head."
+        )
     listed = lists(config, view.annotations, other, seed=train.seed, progress=progress)
     if not head.open_classes:
         _refuse_unseen(listed.train, listed.tests)

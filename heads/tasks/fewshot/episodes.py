@@ -19,6 +19,7 @@ from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import Json
+from vfc.heads.contract.ranges import AT_LEAST_ONE, AT_LEAST_TWO, check_range
 from vfc.heads.contract.settings import setting
 from vfc.heads.data.store_view import DividedRows, rows_in_use, split_rule
 
@@ -35,6 +36,10 @@ class EpisodeSettings:
     way: int = setting(5, "Classes per task.", "Protocol")
     shot: int = setting(1, "Labelled clips per class.", "Protocol")
     queries: int = setting(1, "Query clips per class, at test.", "Protocol")
+
+    def __post_init__(self) -> None:
+        check_range(self, AT_LEAST_TWO, "way")
+        check_range(self, AT_LEAST_ONE, "shot", "queries")
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,8 @@ class Config(ArraySettings, EpisodeSettings):
     )
 
     def __post_init__(self) -> None:
-        check_range(self, AT_LEAST_ONE, "tasks", "val_tasks")
+        super().__post_init__()
+        check_range(self, AT_LEAST_ONE, "train_queries", "tasks", "val_tasks")
         check_range(self, NOT_NEGATIVE, "train_tasks")
 
 
