@@ -1,9 +1,9 @@
-"""The catalog: where the record of a key lies, for all parts of a store, as sorted numbers.
+"""The catalog: the part and row of every key of a store, as sorted numbers.
 
 It is a cache. `catalog.bin` holds, for the parts that it names, the hash and the bytes of every key, and which record
 counts where several hold one key; it is mapped, so that a store of a million records opens without an object per
-record. Parts that it does not name are read from `parts/` and merged in; a catalog that is torn or hit is rebuilt.
-Since it keeps the keys themselves, the records of a part whose own table is hit can still be named.
+record. Parts that it does not name are read from `parts/` and merged in; a catalog that is damaged is rebuilt. Since it
+keeps the keys themselves, the records of a part whose own table is damaged can still be named.
 
 Which record of a key counts: parts are ordered by (committed_ns, name). Of the parts after the last tombstone that
 names the key, the first that holds it counts. A writer stamps its parts later than every part it has seen, whatever
@@ -38,7 +38,7 @@ class Catalog:
     """A snapshot of which records a store holds.
 
     Records are numbered through all parts in the order of `parts`; tombstones count their keys as records that are
-    never found. Parts in `gone` keep their numbers though they are no longer on disk.
+    never found. Parts in `gone` are no longer on disk and keep their numbers.
     """
 
     parts: tuple[PartInfo, ...]
@@ -137,7 +137,7 @@ def load(root: Path) -> Catalog | None:
     """The catalog file of a store as it is, or None where there is none that can be trusted."""
     path = root / FILE
     try:
-        # The checksum goes through a small buffer: going through the mapping would keep every page in this process.
+        # The checksum is computed through a small buffer: through the mapping, every page would stay in memory.
         if file_checksum(path) != _CRC_OF_CHECKED:
             return None
         with open(path, "rb") as file:
@@ -158,10 +158,10 @@ def current(root: Path, snapshot: Catalog | None = None) -> Catalog:
 
     Args:
         root: Folder of the store.
-        snapshot: One whose numbering must be kept: its parts stay in place, also those that are gone.
+        snapshot: One whose numbering must be kept: its parts keep their numbers, also those that are no longer on disk.
 
     Raises:
-        Damaged: A part that no catalog knows, and whose own table is hit; or no parts at all.
+        Damaged: A part that no catalog names, and whose own table is damaged; or no parts at all.
     """
     try:
         names = {entry.name for entry in (root / "parts").iterdir() if entry.is_dir()}
@@ -188,7 +188,7 @@ def save(root: Path, catalog: Catalog) -> None:
 
 
 def _merge(root: Path, saved: Catalog | None, names: set[str], *, keep: bool) -> Catalog:
-    """Join what `saved` knows with the parts that it does not name; drop those that are gone, or keep their numbers."""
+    """Join `saved` with the parts that it does not name; drop parts that are not on disk, or keep their numbers."""
     pieces: list[tuple[PartInfo, npt.NDArray[np.uint8], npt.NDArray[np.uint8], Rows]] = []
     for i, info in enumerate(saved.parts if saved else ()):
         if saved is not None and (keep or info.name in names):

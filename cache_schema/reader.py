@@ -42,7 +42,7 @@ def open_store(root: Path, *, verify: Verify = "once") -> StoreReader:
     Raises:
         MissingPath: There is nothing at this path.
         NotAStore: It is something else, or a store of a newer format.
-        Damaged: The table of a part is hit and no catalog covers for it, or shared files are gone.
+        Damaged: The table of a part is damaged and no catalog replaces it, or shared files are missing.
         UnknownName: There is no such way to verify.
     """
     return StoreReader(Path(root), verify=verify)
@@ -105,7 +105,7 @@ class StoreReader:
         return _reopened, (self.root, self.verify, tuple(info.name for info in self._catalog.parts))
 
     def close(self) -> None:
-        """Let go of the mappings; memory is unmapped when the last view of it is gone."""
+        """Release the mappings; memory is unmapped when its last view is released."""
         self._columns = {}
 
     def __enter__(self) -> Self:

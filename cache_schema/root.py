@@ -23,7 +23,7 @@ from .values.record import KINDS, ArraySpec, Json
 
 FORMAT: Final = 1
 FOLDERS: Final = ("parts", "tmp", "kinds", "axes")
-# What may lie in a folder whose zarr.json another worker is about to write.
+# What may be in a folder whose zarr.json another worker is about to write.
 _BEFORE: Final = {*FOLDERS, "annotations", "failures", "projection", "tail"}
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]*")

@@ -78,7 +78,7 @@ class StoreWriter:
         create_root(self.root, recipe)
         disk.make_folder(self.root / "tmp")
         disk.clear_stale(self.root / "tmp", worker)
-        # A place that takes no writes is better found now than after a model was loaded.
+        # A target that takes no writes is found now, not after a model was loaded.
         probe = disk.Claim(self.root / "tmp", worker)
         disk.remove(probe.path)
         probe.release()

@@ -1,4 +1,4 @@
-"""The ordered class list of a data set: which name each class id stands for, wherever ids are consumed."""
+"""The ordered class list of a data set: the name of each class id, wherever ids are used."""
 
 from __future__ import annotations
 

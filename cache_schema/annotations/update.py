@@ -14,7 +14,7 @@ class Update:
     """The rows afterwards, and names of rows that the collection does not name.
 
     `gone`: they have no file. `unsplit`: they lost their split. `moved`, of those in `gone`: (old name, new name) of
-    files that lie in another folder now; the old row lost its label and its split, so that the video counts once.
+    files that are in another folder now; the old row lost its label and its split, so that the video counts once.
     """
 
     annotations: Annotations
@@ -29,14 +29,14 @@ def update_rows(
     """The rows of a store after a collection was read.
 
     Rows of the collection replace those of the same name. Where one of them has another split now, the collection is
-    another list of the same videos: rows that it does not name, and whose file lies in its folder, lose their split. A
-    row without a file there stays as it is, or is removed; where the one new file of its name lies in another folder,
+    another list of the same videos: rows that it does not name, and whose file is in its folder, lose their split. A
+    row without a file there stays as it is, or is removed; where the one new file of its name is in another folder,
     the file was moved.
 
     Args:
         before: Rows of the store.
         collection: Rows of the collection.
-        has_file: Whether a file of this name lies in the folder of the collection.
+        has_file: Whether a file of this name is in the folder of the collection.
         prune: Whether rows without a file are removed.
     """
     rows = {row.name: row for row in collection.rows}

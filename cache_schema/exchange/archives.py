@@ -145,12 +145,12 @@ def read_torch(path: Path) -> dict[str, Callable[[], Array]]:
 def hdf5(path: Path, dataset: str) -> Source:
     """An HDF5 archive: one data set per video, or one array with an index of names beside it.
 
-    Data sets are called by their path; where all of them have one last name (`<video>/features`), by what stands
+    Data sets are called by their path; where all of them have one last name (`<video>/features`), by what is
     before it. `dataset` chooses among several last names. An index is a data set of N strings; the array beside it has
     N rows, or is laid end to end with a data set of N lengths or N + 1 offsets.
 
     Raises:
-        BadInput: no HDF5 file, or several arrays that could be meant.
+        BadInput: no HDF5 file, or several arrays that fit.
     """
     try:
         file = h5py.File(path, "r")
@@ -175,7 +175,7 @@ def hdf5(path: Path, dataset: str) -> Source:
 
 
 def _one_per_video(path: Path, numeric: Sequence[str], dataset: str) -> dict[str, str]:
-    """Data set -> name of the video, for those that are meant."""
+    """Data set -> name of the video, for the chosen ones."""
     heads: dict[str, list[str]] = {}
     for name in numeric:
         heads.setdefault(name.rpartition("/")[2], []).append(name)
@@ -247,7 +247,7 @@ def _only_index(path: Path, candidates: Sequence[_Index]) -> _Index:
     """The one way to read an archive.
 
     Raises:
-        BadInput: several arrays could be meant, or several data sets could say which rows belong to a name.
+        BadInput: several arrays fit, or several data sets could say which rows belong to a name.
     """
     if len(candidates) > 1:
         pairs = ", ".join(f"{index.array} by {index.names}" for index in candidates)

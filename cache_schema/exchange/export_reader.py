@@ -1,4 +1,4 @@
-"""Exports read back: every record with its checksum compared, as it lay in the store that it came from."""
+"""Reading of exports: every record as it was in the original store, its checksum compared."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ABOUT, INDEX, BEGUN = "store.json", "index.jsonl", "export.json"
 class ExportedRecord:
     """One record of an export.
 
-    `crcs`: crc32c of its stored arrays; `load` gives one of them; `files`: where those lie that are not at `path`.
+    `crcs`: crc32c of its stored arrays; `load` gives one of them; `files`: the files of arrays that are not in `path`.
     """
 
     key: Key
@@ -64,7 +64,7 @@ class ExportedRecord:
 
 @dataclass(frozen=True)
 class OpenedExport:
-    """A finished export: its description, its records, and the annotations that came with it."""
+    """A finished export: its description, its records, and its annotations."""
 
     about: Mapping[str, Any]
     records: Sequence[ExportedRecord]
@@ -97,7 +97,7 @@ def open_export(place: Path) -> OpenedExport:
         return _from_hdf5(place)
     about, kinds = _described(place)
     rows = read_index(place)
-    # Exports of earlier versions do not tell.
+    # Exports of earlier versions have no such digest.
     if about.get("index_digest", index_digest(rows)) != index_digest(rows):
         raise BadInput(
             f"{place / INDEX} is not as the export left it: cut short, changed, or being added to.",
@@ -213,7 +213,7 @@ def _records_of(place: Path, file: Any, kind: str, specs: Sequence[ArraySpec]) -
         _require_files(place, found, str(file.attrs["efile_prefix"]))
     offsets = {array.name: group[f"{array.name}.offsets"][:] for array in arrays if array.ragged}
     crcs = {array.name: columns["crc32c"][array.name][:] for array in arrays}
-    prompts, told = columns["prompt"].asstr()[:], columns["metadata"].asstr()[:]
+    prompts, metadata = columns["prompt"].asstr()[:], columns["metadata"].asstr()[:]
 
     def load(i: int, array: StoredArray) -> Array:
         if array.ragged:
@@ -224,11 +224,11 @@ def _records_of(place: Path, file: Any, kind: str, specs: Sequence[ArraySpec]) -
     for i, name in enumerate(columns["name"].asstr()[:]):
         key = Key(kind, str(name), int(columns["view"][i]), str(prompts[i]))
         sums = {array.name: int(crcs[array.name][i]) for array in arrays}
-        yield ExportedRecord(key, json.loads(told[i]), place, arrays, sums, partial(load, i))
+        yield ExportedRecord(key, json.loads(metadata[i]), place, arrays, sums, partial(load, i))
 
 
 def opened(file: Any, name: str) -> Any:
-    """A data set whose external files lie relative to the HDF5 file."""
+    """A data set whose external files are named relative to the HDF5 file."""
     access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
     access.set_efile_prefix(str(file.attrs["efile_prefix"]).encode())
     return h5py.Dataset(h5py.h5d.open(file.id, name.encode(), access))

@@ -1,4 +1,4 @@
-"""What every export shares: the arrays that are meant, the description beside them, a target that is free or begun."""
+"""What every export shares: the chosen arrays, their description, a target that is free or already an export."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ExportReport(Report):
 
 
 def chosen(reader: StoreReader, arrays: Sequence[str]) -> dict[str, tuple[ArraySpec, ...]]:
-    """Per kind the arrays that are meant, all if none is named; kinds without any are left out.
+    """Per kind the chosen arrays, all if none is named; kinds without any are left out.
 
     Raises:
         UnknownName: no kind has such an array.

@@ -20,7 +20,7 @@ from vfc.cache_schema.values.dtypes import decode, stored_arrays
 from vfc.cache_schema.values.record import ArraySpec, Json, Key
 
 Row: TypeAlias = dict[str, Any]
-"""One line of `index.jsonl`: a key, its metadata, its checksums, and where its arrays lie."""
+"""One line of `index.jsonl`: a key, its metadata, its checksums, and the files of its arrays."""
 
 _FILE_BYTES: Final = 256 << 20
 _DTYPES: Final = {numpy_dtype: name for name, numpy_dtype in SAFETENSORS.items()}
@@ -74,7 +74,7 @@ class NpyWriter:
         return [_row(record, {"files": files}, _checksums(record))]
 
     def flush(self) -> list[Row]:
-        """Nothing is held back."""
+        """Nothing is waiting to be written."""
         return []
 
     def _save(self, file: str, values: npt.NDArray[Any]) -> None:
@@ -98,7 +98,7 @@ def _name_in(row: Row) -> str:
 
 
 class SafetensorsWriter:
-    """Gathers views of tensors and writes a file whenever there is enough for one; their bytes are not held twice."""
+    """Gathers views of tensors and writes a file whenever there is enough for one; their bytes are not copied."""
 
     def __init__(self, out: Path, rows: Mapping[Key, Row]) -> None:
         self._out, self._kind, self._bytes = out, "", 0
@@ -108,7 +108,7 @@ class SafetensorsWriter:
         self._used: set[str] = set()
 
     def add(self, record: StoredRecord, specs: Sequence[ArraySpec]) -> list[Row]:
-        """Take a record; where those lie that had to make room for it."""
+        """Take a record; the rows of those that were written to make room for it."""
         full = self._tensors and (record.key.kind != self._kind or self._bytes + record.bytes > _FILE_BYTES)
         written = self.flush() if full else []
         self._kind = record.key.kind
@@ -123,7 +123,7 @@ class SafetensorsWriter:
         return f"{self._kind}-{self._count:05}.safetensors"
 
     def flush(self) -> list[Row]:
-        """Write what was gathered: length of the header, header, data, the widest dtypes first, so that all align."""
+        """Write the waiting records: length of the header, header, data, the widest dtypes first, so that all align."""
         if not self._tensors:
             return []
         header, at = {}, 0

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from vfc.cache_schema import catalog
 from vfc.cache_schema.annotations.rows import annotation_files
@@ -61,35 +61,43 @@ def export_files(
     writer: FileWriter = NpyWriter(out, listed) if form == "npy" else SafetensorsWriter(out, listed)
     total = sum(len(reader.keys(kind)) for kind in kinds)
     progress.begin(f"export {form}", total, "records")
-    present = mended = checked = 0
-    with writing(out), open(out / INDEX, "ab") as index:
-
-        def note(rows: list[Row]) -> int:
-            """Check what was written, then list it: what the index names is on disk."""
-            for row in rows if verify else ():
-                try:
-                    exported_record(out, row, kinds[row["kind"]]).stored()
-                except RecordRejected as error:
-                    raise Damaged(error.problem, "The disk does not keep what is written: try another one.") from None
-            index.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
-            index.flush()
-            return len(rows) if verify else 0
-
+    present = mended = 0
+    with writing(out), open(out / INDEX, "ab") as file:
+        index = _Index(file, out, kinds, verify)
         for stored, number, crcs in _records(reader, kinds):
             key = stored.part.key(number)
             row = listed.get(key)
-            if row is not None and row["crc32c"] == crcs and _is_whole(out, row, kinds[key.kind], verify):
+            if row is not None and row["crc32c"] == crcs and _is_intact(out, row, kinds[key.kind], verify):
                 present += 1
             else:
                 mended += row is not None
-                checked += note(writer.add(stored.record(number), kinds[key.kind]))
+                index.add(writer.add(stored.record(number), kinds[key.kind]))
             progress.advance()
-        checked += note(writer.flush())
+        index.add(writer.flush())
     _finish(reader, out, {**described(reader, form, kinds), "index_digest": index_digest(read_index(out))})
     files = [path for path in out.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
-    checked += present if verify else 0
+    checked = index.written + present if verify else 0
     return ExportReport(str(out), form, total, names(kinds), len(files), size, present, mended, checked)
+
+
+class _Index:
+    """`index.jsonl`, open for appending: what it names is on disk, and with `verify` was read back."""
+
+    def __init__(self, file: IO[bytes], out: Path, kinds: Mapping[str, Sequence[ArraySpec]], verify: bool) -> None:
+        self._file, self._out, self._kinds, self._verify = file, out, kinds, verify
+        self.written = 0
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """List records that were written. Raises Damaged where one is not what was written."""
+        for row in rows if self._verify else ():
+            try:
+                exported_record(self._out, row, self._kinds[row["kind"]]).stored()
+            except RecordRejected as error:
+                raise Damaged(error.problem, "The disk does not keep what is written: try another one.") from None
+        self._file.write(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
+        self._file.flush()
+        self.written += len(rows)
 
 
 def _begin(reader: StoreReader, out: Path, form: str, kinds: Mapping[str, Sequence[ArraySpec]]) -> dict[Key, Row]:
@@ -119,7 +127,7 @@ def _begin(reader: StoreReader, out: Path, form: str, kinds: Mapping[str, Sequen
     return rows
 
 
-def _is_whole(out: Path, row: Row, specs: Sequence[ArraySpec], verify: bool) -> bool:
+def _is_intact(out: Path, row: Row, specs: Sequence[ArraySpec], verify: bool) -> bool:
     try:
         exported_record(out, row, specs).stored(verify=verify)
     except RecordRejected:

@@ -1,4 +1,4 @@
-"""A store as one small HDF5 file whose data sets point at the store's own shard files: nothing is copied."""
+"""A store as one small HDF5 file whose data sets refer to the store's own shard files: nothing is copied."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def export_hdf5(
 
 
 def _shows(reader: StoreReader, out: Path, kinds: Mapping[str, Sequence[ArraySpec]], absolute: bool) -> bool | None:
-    """Whether an HDF5 file tells of this store what there is to tell now; None without a file."""
+    """Whether an HDF5 file describes the store as it is now; None without a file."""
     if not (out.is_file() and is_export(out)):
         require_free(out)
         return None
@@ -98,7 +98,7 @@ def _annotations(reader: StoreReader) -> dict[str, list[str]]:
 
 
 def _faults(out: Path, verify: bool, progress: Progress) -> list[str]:
-    """What HDF5 does not read as it was committed; without `verify`, only files that are gone."""
+    """What HDF5 does not read as it was committed; without `verify`, only missing files."""
     try:
         export = open_export(out)
     except (BadInput, LookupError, OSError) as error:

@@ -1,4 +1,4 @@
-"""What every import shares: what is told of it, the list of failures, annotations, reading back."""
+"""What every import shares: its report, the list of failures, annotations, reading back."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def list_failures(out: Path, failed: Sequence[tuple[Key, Path, str]]) -> None:
 
 
 def annotate(out: Path, source: Source, options: ImportOptions) -> ImportReport:
-    """Bring annotations up to date; what there is to tell of them."""
+    """Bring annotations up to date; a report of that."""
     names = [key.name for key in open_store(out).keys("video")]
     rows: Mapping[str, Annotation] = {}
     strangers: list[str] = []
@@ -112,7 +112,7 @@ def annotate(out: Path, source: Source, options: ImportOptions) -> ImportReport:
 
 
 def read_back(out: Path, keys: Sequence[Key], progress: Progress) -> int:
-    """Read records as they lie on disk and compare their checksums; how many.
+    """Read stored records and compare their checksums; how many.
 
     Raises:
         Damaged: bytes of a record are not what was committed.

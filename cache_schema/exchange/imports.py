@@ -1,4 +1,4 @@
-"""ImportReport: features that others made, into a store; what cannot be used is listed and costs only itself."""
+"""Import of features made by others into a store; what cannot be used is listed, the rest is imported."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def import_foreign(source: Source, place: Path, out: Path, options: ImportOption
 
 @dataclass(frozen=True)
 class _First:
-    """The item whose content stands for how all were made."""
+    """The item whose content identifies how all were made."""
 
     item: Item
     values: Array
@@ -102,7 +102,7 @@ def _first(source: Source, out: Path, options: ImportOptions, time: str, place: 
 
 
 def _begun_with(out: Path) -> str:
-    """The name that the recipe of an imported store was told by; empty without such a store."""
+    """The item that the recipe of an imported store names; empty without such a store."""
     if not (out / "zarr.json").exists():
         return ""
     imported = read_root(out).fields.get("imported")

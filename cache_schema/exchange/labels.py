@@ -1,4 +1,4 @@
-"""Labels of imported records: from a CSV or JSONL, else from the folders that the names stand in."""
+"""Labels of imported records: from a CSV or JSONL, else from the folders in their names."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def matched(rows: Iterable[Annotation], names: Sequence[str]) -> tuple[dict[str,
 
 
 def by_folder(names: Sequence[str]) -> dict[str, Annotation]:
-    """The folder as label, if every name stands in one."""
+    """The folder as label, if every name has one."""
     if not names or not all("/" in name for name in names):
         return {}
     return {name: Annotation(name, name.split("/", 1)[0]) for name in names}

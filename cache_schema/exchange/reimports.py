@@ -1,4 +1,4 @@
-"""Import of what `vfc store export` wrote: the store that it came from, again."""
+"""Import of what `vfc store export` wrote: the original store again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where features of others come from: named items that load one at a time, so that no archive is ever held whole."""
+"""Sources of features made by others: named items that load one at a time, so that no archive is in memory whole."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Array: TypeAlias = npt.NDArray[Any]
 class Item:
     """One video of a source.
 
-    `name` is that of its record. `path` is the file it lies in. `features` reads it, as it lies there: `[T, D]`, `[D]`
-    or `[T, N, D]`; `labels` reads its class ids, int64 `[T]`. Both raise RecordRejected, which costs this item only.
+    `name` is that of its record. `path` is its file. `features` reads it as stored there: `[T, D]`, `[D]`
+    or `[T, N, D]`; `labels` reads its class ids, int64 `[T]`. Both raise RecordRejected, which fails this item only.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Source:
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn whatever a library raises over a broken file into RecordRejected, so that it costs that file only."""
+    """Turn any error of a library over a broken file into RecordRejected, so that only that file fails."""
     try:
         yield
     except (VfcError, MemoryError):
@@ -98,7 +98,7 @@ def require_features(values: Array, where: str) -> None:
 
 
 def turned(values: Array, time: str, where: str) -> Array:
-    """Features with time in front, in a dtype that a store takes: float16 as it is, other floats as float32.
+    """Features with time as the first axis, in a dtype that a store accepts: float16 as it is, other floats as float32.
 
     Raises:
         RecordRejected: they cannot be features; see `require_features`.

@@ -99,7 +99,7 @@ def create_file(path: Path, data: bytes) -> bool:
 
 @contextlib.contextmanager
 def _finished(path: Path, data: bytes) -> Iterator[Path]:
-    """A synced temporary file beside `path` that holds `data`; gone afterwards, whatever happened."""
+    """A synced temporary file beside `path` that holds `data`; removed afterwards in any case."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
     try:

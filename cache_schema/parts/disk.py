@@ -42,7 +42,7 @@ def make_folder(path: Path) -> None:
     """Create a folder, its parents too, unless it is there.
 
     Raises:
-        BadInput: A file, or a link that leads nowhere, stands in its place or above it.
+        BadInput: A file, or a broken link, is in its place or above it.
         Refused, ReadOnlyTarget: See `atomic_files.writing`.
     """
     with writing(path):
@@ -65,7 +65,7 @@ class NewFile:
     """A file being written once, front to back; `rollback` drops what was written after a position.
 
     Bytes go to the system in units of 2 MB at multiples of 2 MB. The page cache then holds them in huge pages, which
-    makes reading them through a mapping a tenth faster, and small records cost no call each.
+    makes reading them through a mapping a tenth faster, and small records need no system call each.
     """
 
     _UNIT: Final = 2 << 20
@@ -205,7 +205,7 @@ class Claim:
     """A folder under `tmp/` that belongs to this process while it lives.
 
     Its name carries worker, host and process; an exclusive lock on the folder, which the system drops with the
-    process however it ends, tells a living owner from a dead one, also where two containers count processes alike.
+    process however it ends, shows whether the owner is alive, also where two containers use the same process numbers.
     """
 
     def __init__(self, tmp: Path, worker: str) -> None:

@@ -29,7 +29,7 @@ from vfc.cache_schema.values.record import Json, Key
 from .shard_mmap import ShardFile, map_file, missing
 from .zarr_format import METADATA, TABLE, Shard, checksum, chunk_name, group_json, unpack
 
-_REMEDY = "Run `vfc store verify` to see what is hit, then `vfc store repair`."
+_REMEDY = "Run `vfc store verify` to see what is damaged, then `vfc store repair`."
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class PartInfo:
 
     @property
     def order(self) -> tuple[int, str]:
-        """Parts count in this order: the first to hold a key wins, a tombstone hides what stands before it."""
+        """Parts count in this order: the first to hold a key counts, a tombstone hides what is before it."""
         return self.committed_ns, self.name
 
 
@@ -125,7 +125,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong with a part. `rows` are the records it costs; None means all of them."""
+    """One thing wrong with a part. `rows` are the records that are lost; None means all of them."""
 
     file: str
     problem: str
@@ -161,7 +161,7 @@ def file_checksum(path: Path) -> int:
 
 
 def _rows_hit(part: Part, path: Path) -> tuple[int, ...] | None:
-    """The records whose bytes a damaged chunk file no longer holds; None where that cannot be told record by record."""
+    """The records whose bytes a damaged chunk file no longer holds; None where the records cannot be told apart."""
     name = path.parent.name
     try:
         if name == TABLE or path.name == METADATA:

@@ -65,7 +65,7 @@ class _ArrayWriter:
         self.file.rollback(position)
 
     def finish(self) -> tuple[Shard, int]:
-        """Write padding and index; how the rows lie, and the crc32c of the file."""
+        """Write padding and index; the order of its rows, and the crc32c of the file."""
         array = self.array
         shard = Shard.of(array, sum(self.lengths) if array.ragged else len(self.crcs))
         if shard.rows:

@@ -32,7 +32,7 @@ from .zarr_format import Shard
 
 Array: TypeAlias = npt.NDArray[Any]
 
-_REMEDY: Final = "Run `vfc store verify` to see what is hit, then `vfc store repair`."
+_REMEDY: Final = "Run `vfc store verify` to see what is damaged, then `vfc store repair`."
 _RANGE: Final = 1 << 45
 """Most addresses to reserve for one array: 32 TB of the 128 TB that a process has."""
 _HUGE: Final = 2 << 20
@@ -42,7 +42,7 @@ _ADVICE: Final = 128 << 10
 
 @dataclass(frozen=True)
 class ShardFile:
-    """One chunk file and how rows must lie in it."""
+    """One chunk file and where its rows must be."""
 
     path: Path
     shard: Shard
@@ -72,7 +72,7 @@ def map_rows(files: Sequence[ShardFile], array: StoredArray) -> Rows:
 
     Raises:
         Damaged: A file that is missing, has not its size, or whose index is not the one that was written.
-        MissingPath: The whole part is gone.
+        MissingPath: The part no longer exists.
         Refused: The system maps no more files.
     """
     if stitchable(files, array):
@@ -212,7 +212,7 @@ def _reserve(size: int) -> tuple[npt.NDArray[np.uint8], int]:
 
 
 def _owned(address: int, size: int) -> npt.NDArray[np.uint8]:
-    """Mapped memory as a read-only array; it is unmapped when the last view of it is gone."""
+    """Mapped memory as a read-only array; it is unmapped when its last view is released."""
     memory = (ctypes.c_char * size).from_address(address)
     weakref.finalize(memory, _libc().munmap, address, size).atexit = False
     return np.frombuffer(memoryview(memory).toreadonly(), np.uint8)
@@ -234,7 +234,7 @@ def _mmap(address: int | None, size: int, protection: int, flags: int, fd: int) 
 
 
 def _advise(address: int, rows: int, step: int, row_bytes: int) -> None:
-    """Ask for every `step`th row from an address on; for all of them where less than a page lies between two."""
+    """Ask for every `step`th row from an address on; for all of them where two are less than a page apart."""
     page, madvise, end = mmap.PAGESIZE, _libc().madvise, address + rows * row_bytes
     dense = (step - 1) * row_bytes < page
     for first in range(address, end, (rows if dense else step) * row_bytes or 1):

@@ -104,7 +104,7 @@ def group_json(attributes: Mapping[str, Json]) -> bytes:
 
 @dataclass(frozen=True)
 class Shard:
-    """How the rows of one stored array lie in its one chunk file.
+    """Where the rows of one stored array are in its one chunk file.
 
     `rows` of data, then padding up to whole inner chunks of `inner` rows, then the index and its crc32c.
     """

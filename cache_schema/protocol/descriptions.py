@@ -1,4 +1,4 @@
-"""Descriptions of classes: sentences by class id, in the published form, with where they come from if it is known."""
+"""Descriptions of classes: sentences by class id, in the published form, with their origin where it is known."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def read_descriptions(path: Path, *, whole: bool = True) -> Descriptions:
 def write_descriptions(path: Path, sentences: Mapping[int, Sequence[str]], about: Mapping[str, Json]) -> None:
     """Write the published form, replaced by rename, with a header that only `read_descriptions` sees.
 
-    The header stands under the first class id, which is written twice: what reads JSON keeps the last of two equal
+    The header is under the first class id, which is written twice: what reads JSON keeps the last of two equal
     names, so that others' readers, also those that go through a file in order, find the published form and no more.
     """
     ids = sorted(sentences)

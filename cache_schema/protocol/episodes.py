@@ -93,7 +93,7 @@ def _pool(annotations: Annotations, spec: EpisodeSpec) -> _Pool:
 def draw_episode(annotations: Annotations, spec: EpisodeSpec, i: int) -> Episode:
     """Episode `i`: classes, then per class its videos, without replacement, uniformly.
 
-    Of a file with several segments one segment is taken, and no file stands twice in an episode.
+    Of a file with several segments one segment is taken, and no file is in an episode twice.
 
     Raises:
         BadInput: too few classes (with the largest way) or too few videos in a class (with the largest shot+queries).

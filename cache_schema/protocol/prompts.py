@@ -15,7 +15,7 @@ _BRACES: Final = "Write a field as {name}, and a brace that belongs to the text 
 
 
 def prompt_fields(template: str) -> list[str]:
-    """The names in braces of a prompt template, in order, each once; `{{` and `}}` stand for plain braces.
+    """The names in braces of a prompt template, in order, each once; `{{` and `}}` are plain braces.
 
     Raises:
         BadInput: unbalanced braces, or anything but a plain name between them.

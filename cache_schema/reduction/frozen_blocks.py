@@ -1,7 +1,7 @@
 """Tails: frozen upper blocks of a network beside the records, `tail/blocks-<k>.safetensors`; made once, checked by sum.
 
 The metadata of the file, all strings, says how to build the blocks; its `crc32c` is over the tensors' bytes, which
-are then comparable without being read, and cannot rot unseen.
+are then comparable without being read, and damage is noticed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LENGTH: Final = 8
 
 
 def tail_path(root: Path, k: int) -> Path:
-    """Where the tail from block k (counted from 1) lies in a store."""
+    """The path of the tail from block k (counted from 1) in a store."""
     return root / "tail" / f"blocks-{k}.safetensors"
 
 
@@ -57,7 +57,7 @@ def read_header(path: Path) -> dict[str, Any]:
     """The header of a tail: dtype and shape by name of weight, and `__metadata__`. Raises Damaged."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(_LENGTH), "little")
-        # A length that was hit may be beyond any memory.
+        # A damaged length may be larger than the memory.
         return _parsed(file.read(min(length, path.stat().st_size)), length, path)
 
 

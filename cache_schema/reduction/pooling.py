@@ -66,7 +66,7 @@ def pool_values(values: Array, spec: ArraySpec, pool: str, grid: str = "", token
     A grid `RxC` averages the tokens of every frame into R x C cells. Where the token grid is no multiple of it, cell r
     of R takes the rows floor(r*H/R) up to ceil((r+1)*H/R), so that neighbours overlap by a row (the rule of the usual
     adaptive average pooling). `mean` averages all tokens of a frame, or, where an array has one vector per frame or
-    step, all of these. A class token that stands first in each frame is not averaged with the others: it stays, first,
+    step, all of these. A class token that is first in each frame is not averaged with the others: it stays first,
     as it is (so `mean` leaves two tokens per frame, class token and mean). So does the one class token of a video that
     stands before patches in `cls first, patch-major` (so `mean` leaves 1 + T tokens).
 
@@ -141,7 +141,7 @@ def _record_grid(values: Array, spec: ArraySpec, token_grid: Sequence[int]) -> t
 
 
 def _patch_grid(spec: ArraySpec, pool: str, grid: str) -> tuple[int, int]:
-    """Rows and columns of the patches of a frame: frames and patches lie in one row, so their number does not tell."""
+    """Rows and columns of the patches of a frame: frames and patches share one axis, whose length is not enough."""
     stated = parse_grid(grid, "--grid") or Layout.parse(spec.layout).grid
     if stated is None:
         raise _cannot(spec, pool, f"its layout {spec.layout!r} states no grid, and --grid gives none")

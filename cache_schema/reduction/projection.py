@@ -210,7 +210,7 @@ def same_projection(store_root: Path, one: ArraySpec, other: ArraySpec) -> bool:
 
 
 def _projections(store_root: Path, array: str) -> list[str]:
-    """Digests of the projections that an array went through, from this store up to the one with the first records."""
+    """Digests of the projections of an array, from this store up to the one with the first records."""
     store, digests = store_root.resolve(), list[str]()
     while (store / "zarr.json").is_file():
         projection = load_projection(store, array)

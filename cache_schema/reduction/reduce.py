@@ -1,7 +1,7 @@
-"""Making arrays smaller: mean over tokens, a fixed projection, another dtype; at extraction or afterwards.
+"""Reduction of arrays: mean over tokens, a fixed projection, another dtype; at extraction or afterwards.
 
-Plain functions on numpy arrays, told by an array's spec how its rows lie. Extraction applies them before a record is
-written, `materialize` to records that are there; the numbers are the same.
+Plain functions on numpy arrays; an array's spec says how its rows are ordered. Extraction applies them before a record
+is written, `materialize` to stored records; the numbers are the same.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Upkeep of a store: look, check, mend, tidy, join, make smaller, compare. Each verb is a function of paths."""
+"""Upkeep of a store: inspect, verify, repair, compact, merge, derive, compare. Each is a function of paths."""
 
 from .compacting import Compaction, compact
 from .comparing import ArrayDifference, Comparison, compare

@@ -24,7 +24,7 @@ PART_BYTES = 128 << 20
 
 @dataclass(frozen=True)
 class Compaction(Report):
-    """What `compact` did; `dropped` counts duplicates and deleted records whose bytes are gone now."""
+    """What `compact` did; `dropped` counts duplicates and deleted records whose bytes were removed."""
 
     path: str
     parts_before: int
@@ -68,7 +68,7 @@ def compact(root: Path, progress: Progress, *, part_bytes: int = PART_BYTES) -> 
         for group in groups:
             _join(root, group, kinds[group[0].info.kind], progress)
             drop_parts(root, "compact", [source.info.name for source in group])
-        # What a tombstone hides was in parts that are gone now, so nothing shows again.
+        # The parts that held what a tombstone hides are removed now, so nothing shows again.
         drop_parts(root, "compact", [source.info.name for source in sources if source.info.tombstone])
         after = catalog.current(root)
     dropped = sum(source.info.records - len(source.rows) for source in sources if not source.info.tombstone)
@@ -84,7 +84,7 @@ def compact(root: Path, progress: Progress, *, part_bytes: int = PART_BYTES) -> 
 
 
 def _kinds(root: Path, snapshot: catalog.Catalog) -> dict[str, tuple[StoredArray, ...]]:
-    """The arrays on disk of every kind, those that are held among them."""
+    """The stored arrays of every kind; those with records must be declared."""
     return {k: stored_arrays(specs) for k, specs in declared(root, {info.kind for info in snapshot.parts}).items()}
 
 

@@ -101,7 +101,7 @@ def compare(here: Path, there: Path, progress: Progress) -> Comparison:
         only_there=tuple(sorted(set(right_keys) - set(left_keys))),
         arrays_only_here=tuple(f"{kind}: {array}" for kind, array in sorted(names_left.keys() - names_right.keys())),
         arrays_only_there=tuple(f"{kind}: {array}" for kind, array in sorted(names_right.keys() - names_left.keys())),
-        arrays=tuple(sums[name].told(*name) for name in sorted(sums)),
+        arrays=tuple(sums[name].summary(*name) for name in sorted(sums)),
         metadata_differs=metadata,
     )
 
@@ -157,7 +157,7 @@ class _Sums:
             self.squares += square if math.isfinite(square) else float(np.square(flat, dtype=np.float64).sum())
             self.cosines.append(1.0)
 
-    def told(self, kind: str, array: str) -> ArrayDifference:
+    def summary(self, kind: str, array: str) -> ArrayDifference:
         rel = math.sqrt(self.difference / self.squares) if self.squares else math.sqrt(self.difference)
         cosines = self.cosines or [1.0]
         mean = math.fsum(cosines) / len(cosines)

@@ -41,7 +41,7 @@ class Derivation(Report):
     """What `convert` or `materialize` did.
 
     `present` records were there already; `explained` is the share that each array's projection keeps; `rejected` are
-    the records that could not be made, with the reason; `orphans` counts those whose parent record is gone.
+    the records that could not be made, with the reason; `orphans` counts those whose parent record no longer exists.
     """
 
     path: str
@@ -141,7 +141,7 @@ def materialize(
 
 
 def _chosen(reader: StoreReader, arrays: Sequence[str]) -> set[str]:
-    """The feature arrays that are meant."""
+    """The chosen feature arrays."""
     features = {spec.name for specs in reader.kinds.values() for spec in specs if spec.dtype in FEATURE_DTYPES}
     for array in arrays:
         if array not in features:

@@ -1,4 +1,4 @@
-"""verify: whether every byte is what was committed. repair: keep what is whole, name what must be made again."""
+"""verify: whether every byte is what was committed. repair: keep intact records, name those to make again."""
 
 from __future__ import annotations
 
@@ -88,14 +88,14 @@ def _kinds(root: Path) -> Mapping[str, tuple[ArraySpec, ...]]:
 
 
 def _vanished(root: Path, saved: catalog.Catalog | None, present: set[str]) -> list[DamagedPart]:
-    """Parts that the catalog knows and that are gone, with records that no other part holds.
+    """Parts that the catalog names and that are missing, with records that no other part holds.
 
-    A part that was compacted away is gone too, but its records lie elsewhere.
+    A part that was compacted is missing too, but its records are in another part.
     """
     if saved is None or all(info.name in present for info in saved.parts):
         return []
     elsewhere = set(saved.key_bytes(saved.live_among(present).tolist()))
-    # Of parts that the catalog does not know: joined from those that are gone, or what was deleted since.
+    # Parts that the catalog does not name: joined from missing ones, or tombstones.
     for name in present - {info.name for info in saved.parts}:
         with contextlib.suppress(Damaged):
             part = Part(root / "parts" / name)
@@ -141,12 +141,12 @@ class Repair(Report):
 def repair(root: Path, progress: Progress, *, drop: bool = False) -> Repair:
     """Take damaged parts out of a store: into `quarantine/`, or for good with `drop`.
 
-    What is whole in them is written into a new part first, so that a kill in between costs nothing. The records to
+    Intact records are written into a new part first, so that a kill in between loses nothing. The records to
     make again are named; running the extraction again makes them, since they are not committed any more.
 
     Raises:
         MissingPath, NotAStore: nothing there, or no store.
-        Damaged: the recipe or the list of kinds is hit, which no repair can guess.
+        Damaged: the recipe or the list of kinds is damaged, which cannot be repaired.
         Refused: another repair or compact is at work, or the disk is full; nothing is lost.
         ReadOnlyTarget: the store takes no writes.
     """
@@ -164,7 +164,7 @@ def repair(root: Path, progress: Progress, *, drop: bool = False) -> Repair:
             if faults:
                 damaged = salvage(folder, faults, kinds, saved)
                 used.add(damaged.info.kind)
-                # What is whole cannot be told without knowing the arrays.
+                # Without the arrays it is not known which records are intact.
                 declared(root, used - {""})
                 saved_records += _rewritten(root, damaged)
                 _take_out(root, folder, drop)
@@ -213,8 +213,8 @@ def _take_out(root: Path, folder: Path, drop: bool) -> None:
 def _in_doubt(damaged: SalvagedPart) -> list[tuple[Key, tuple[int, str]]]:
     """The keys of a damaged part that may be missing now, and how old its records are.
 
-    Where that cannot be read, even what is whole may stand before a deletion that it stood behind: all of its keys
-    count as younger than any.
+    Where its age cannot be read, even its intact records may be older than a deletion: all of its keys count as
+    younger than any.
     """
     if damaged.dated:
         return [(key, damaged.info.order) for key in damaged.lost]

@@ -92,7 +92,7 @@ def inspect(root: Path, progress: Progress) -> Inspection:
 
     Raises:
         MissingPath, NotAStore: nothing there, or no store.
-        Damaged: a part whose table or metadata is hit; `verify` says which.
+        Damaged: a part whose table or metadata is damaged; `verify` says which.
     """
     reader = open_store(root)
     snapshot = catalog.current(root)
@@ -164,7 +164,7 @@ def open_failures(root: Path, committed: catalog.Catalog) -> list[dict[str, Json
     if failed:
         # Only now: naming a million keys takes seconds.
         for key in map(Key.decode, committed.key_bytes(committed.live().tolist())):
-            # Where a prompt could not be filled in, the template's id stands for it.
+            # Where a prompt could not be filled in, the list has the template's id.
             for prompt in {key.prompt, key.prompt.partition("@")[0]}:
                 failed.pop((key.kind, key.name, key.view, prompt), None)
     return [failed[name] for name in sorted(failed)]

@@ -54,7 +54,7 @@ def merge(sources: Sequence[Path], out: Path, progress: Progress, *, part_bytes:
     and the name is reported. Derived stores are not copied; `materialize` makes them anew.
 
     Raises:
-        RecipeMismatch: a store was made in another way, or its records went through another projection; the
+        RecipeMismatch: a store was made in another way, or its records were projected in another way; the
             difference is in the message. Or two stores hold one key with other values; the records are named.
             Nothing was written.
         AxisMismatch: a kind, prompt, view or text id means different things in two of them.
@@ -119,7 +119,7 @@ def _copy_records(source: Path, out: Path, progress: Progress, part_bytes: int) 
 
 
 def _require_same_projections(stores: Sequence[Path]) -> None:
-    """Refuse records that went through different projections: the recipe says how one is fitted, not on what."""
+    """Refuse records of different projections: the recipe says how one is fitted, not on what."""
     first: dict[str, tuple[Projection, Path]] = {}
     for store in stores:
         for array in names_in(store / "projection", ".safetensors"):
@@ -135,7 +135,7 @@ def _require_same_projections(stores: Sequence[Path]) -> None:
 
 
 def _require_same_records(stores: Sequence[Path]) -> None:
-    """Refuse stores of which two hold one key with other values; the checksums of the records tell."""
+    """Refuse stores of which two hold one key with other values; checksums are compared."""
     first: dict[bytes, tuple[bytes, Path]] = {}
     conflicts: list[tuple[str, Path, Path]] = []
     for store in stores:

@@ -1,4 +1,4 @@
-"""What is left of a damaged part: its keys as far as they can be told, and the records that are whole."""
+"""What can be saved of a damaged part: its keys where they are known, and its intact records."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DamagedPart:
     """A part that is not what was committed: what is wrong, and which of its records cannot be saved.
 
     `keys` are those that could be named, from the part or from the catalog; `unnamed` counts the others. Damage to an
-    index or to Zarr metadata costs no record.
+    index or to Zarr metadata loses no record.
     """
 
     part: str
@@ -57,7 +57,7 @@ class SalvagedPart:
 
     @property
     def lost(self) -> tuple[Key, ...]:
-        """The keys of the records that are not whole, as far as they can be told."""
+        """The keys of the records that are not intact, where they are known."""
         intact = set(self.intact)
         return tuple(key for row, key in enumerate(self.keys) if key is not None and row not in intact)
 
@@ -125,7 +125,7 @@ def salvage(
 
 
 def _attributes(folder: Path) -> dict[str, Any]:
-    """The attributes as committed; where they are hit, single numbers that still stand in the text of the file."""
+    """The attributes as committed; where they are damaged, single numbers that can still be read in the file."""
     try:
         return Part(folder).attributes
     except (Damaged, OSError):

@@ -1,4 +1,4 @@
-"""Stored records, as they are: read from one part with every checksum compared, written into another, undecoded."""
+"""Stored records without decoding: read from one part, every checksum compared, to be written into another."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ except ImportError:  # Windows
 
 @dataclass(frozen=True)
 class StoredRecord:
-    """One record as its bytes lie on disk: stored arrays by stored name, metadata as canonical JSON."""
+    """One record as it is stored: stored arrays by stored name, metadata as canonical JSON."""
 
     key: Key
     arrays: dict[str, npt.NDArray[Any]]
@@ -71,9 +71,9 @@ def live_rows(catalog: Catalog) -> Iterator[tuple[PartInfo, list[int]]]:
 
 @contextlib.contextmanager
 def maintenance_lock(root: Path) -> Iterator[None]:
-    """Be the only one who drops parts of this store; writers and readers may go on.
+    """Hold the lock for dropping parts of this store; writers and readers may go on.
 
-    Two who drop parts at once could each take the other's copy for the one that stays.
+    Two processes that drop parts at once could each drop the copy that the other one keeps.
 
     Raises:
         Refused: another `compact` or `repair` is at work.
@@ -96,7 +96,7 @@ def maintenance_lock(root: Path) -> Iterator[None]:
 
 
 def drop_parts(root: Path, worker: str, names: Iterable[str]) -> None:
-    """Take parts out of a store, in the order given, each in one step; those already gone are passed over."""
+    """Take parts out of a store, in the order given, each in one step; missing ones are skipped."""
     claim = disk.Claim(root / "tmp", worker)
     try:
         for name in names:

@@ -1,4 +1,4 @@
-"""Dtypes: how values of a logical dtype lie on disk, and how they are checked, encoded and decoded.
+"""Dtypes: how values of a logical dtype are stored, checked, encoded and decoded.
 
 A bf16 value lies on disk as the uint16 of its bits, because plain Zarr has no bf16; int8 keeps one symmetric float32
 scale per record and channel in a second array, `<array>.scale` (one scale per token would cost 8.6 % error where
@@ -23,7 +23,7 @@ from .record import FEATURE_DTYPES, ArraySpec, Dtype
 Array: TypeAlias = npt.NDArray[Any]
 
 LEAST_ROWS_FOR_INT8: Final = 32
-"""Below this many rows a scale per channel costs more bytes than it is worth, and follows single values."""
+"""With fewer rows a scale per channel takes more bytes than int8 saves, and depends on single values."""
 
 _BLOCK: Final = 1 << 18
 _STORED: Final[dict[str, np.dtype[Any]]] = {
@@ -62,7 +62,7 @@ def fill_value(dtype: Dtype) -> float | int:
 
 @dataclass(frozen=True)
 class StoredArray:
-    """One array as it lies on disk: that of an `ArraySpec`, or the scales beside an int8 one.
+    """One array as it is stored: that of an `ArraySpec`, or the scales of an int8 one.
 
     `shape` is that of one record; a leading None marks a ragged array. A *row* is what is addressed singly: a whole
     record of a fixed array, one `[D]` row of a ragged `[L, D]` one.
@@ -160,7 +160,7 @@ def encode(values: Array, spec: ArraySpec) -> tuple[Array, Array | None]:
 
 
 def decode(stored: Array, dtype: Dtype, scale: Array | None = None) -> Array:
-    """A copy of stored values as they are meant: float32 for features, their own dtype for side arrays.
+    """A decoded copy of stored values: float32 for features, their own dtype for side arrays.
 
     Args:
         stored: Values as on disk, `[..., D]`.
@@ -234,7 +234,7 @@ def _convert(values: Array, spec: ArraySpec) -> Array:
             stored = np.asarray(values, dtype, order="C")
     if spec.dtype == "bf16" or not _finite(stored, spec.dtype):
         if spec.dtype == "fp16" and values.dtype == np.float16 and not np.isnan(values).any():
-            # It came as fp16 from the device, where what is beyond its range has become Inf.
+            # It was made fp16 on the device, where values beyond its range become Inf.
             raise RecordRejected(
                 f"Array {spec.name!r} holds Inf: it reaches beyond the 65504 of fp16, or the model overflowed.",
                 "Store it with --dtype bf16; if that does not help, compute in bf16 or fp32 (--compute-dtype).",

@@ -53,7 +53,7 @@ def array_name(layer: str, stream: str) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the rows of one record's array are ordered; `str` is `ArraySpec.layout`, as it stands on disk.
+    """How the rows of one record's array are ordered; `str` is `ArraySpec.layout`, as stored.
 
     `order`: FRAME_MAJOR (`[T, N, D]`, or `[T, D]` for one vector per frame), PATCH_MAJOR (`[1 + N*T, D]`: a class token
     of the clip, then all frames of each patch), RAGGED_GRID, STEPS, TOKENS, empty for one vector, or other words.

@@ -1,4 +1,4 @@
-"""How long work reports upwards: a small protocol, so that only `cli` knows about terminals."""
+"""How a long-running function reports its progress: a small protocol, so that only `cli` knows about terminals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """What a long-running function is handed; `cli/progress.py` draws it, tests record it."""
+    """What a long-running function reports to; `cli/progress.py` draws it, tests record it."""
 
     def begin(self, label: str, total: int | None, unit: str = "records") -> None:
         """A new stage starts; `total` is None where it is not known."""

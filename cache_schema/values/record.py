@@ -53,7 +53,7 @@ class Key:
         return f"{self.kind} {self.name!r}" + (f" ({', '.join(extras)})" if extras else "")
 
     def encode(self) -> bytes:
-        """The one byte string that stands for this key, in digests and on disk."""
+        """The byte string of this key, in digests and on disk."""
         return _COMPACT.encode([self.kind, self.name, self.view, self.prompt]).encode()
 
     @classmethod
@@ -73,7 +73,7 @@ class ArraySpec:
 
     `shape` is the shape within one record; a leading None marks a ragged array (`[L, D]`, L varies). `layout` says
     how rows are ordered, in the words of DESIGN.md section 4 (`frame-major, cls first in frame`, `ragged grid`,
-    `steps` ...). `dtype` is logical: bf16 lies on disk as uint16, int8 has a float32 `<array>.scale` beside it.
+    `steps` ...). `dtype` is logical: bf16 is uint16 on disk, int8 has a float32 `<array>.scale` beside it.
     """
 
     name: str
@@ -109,8 +109,8 @@ class ArraySpec:
 class Record:
     """One key, its named arrays, a little metadata (JSON: frame indices, fps, size, what was repeated ...).
 
-    Feature arrays come as float32 or float16 values, or, for a bf16 spec, as the uint16 bit patterns already made
-    on the device; side arrays come in their own dtype.
+    Feature arrays are float32 or float16 values, or, for a bf16 spec, uint16 bit patterns already made
+    on the device; side arrays have their own dtype.
     """
 
     key: Key
