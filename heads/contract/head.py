@@ -26,7 +26,10 @@ class Head(nn.Module, ABC):
     """
 
     tokens: ClassVar[bool] = False
-    """True: the head reads tokens `[T, N, D]` as stored. False: they are averaged to `[T, D]` before it sees them."""
+    """True: the head reads tokens `[T', N, D]`. False: they are averaged to `[T', D]` before it sees them."""
+
+    masks: ClassVar[bool] = False
+    """True: the head takes clips with different numbers of time steps and tokens, padded, with `visual.valid`."""
 
     text: ClassVar[bool] = False
     """True: the head reads the text stream of a store that has one."""

@@ -9,7 +9,7 @@ from vfc.cache_schema.values.errors import BadInput, UnknownName, unknown_name
 from vfc.cache_schema.values.layout import ArrayName
 from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec
 
-from .features import servable
+from .serving import has_tokens, servable
 
 Specs = Mapping[str, ArraySpec]
 
@@ -17,9 +17,9 @@ Specs = Mapping[str, ArraySpec]
 def choose_array(
     reader: StoreReader, kind: str = "video", *, array: str = "", layer: str = "", tokens: bool = False
 ) -> ArraySpec:
-    """The feature array of fixed shape to read: as named, else of the layer, else `frames`, else the only one.
+    """The feature array to read: as named, else of the layer, else `frames`, else the only one.
 
-    With `tokens`, arrays `[T, N, D]` go before `frames`. Fixed shapes are `[D]`, `[T, D]` and `[T, N, D]`.
+    With `tokens`, arrays with tokens of a time step go before `frames`. See `serving.servable` for what can be read.
 
     Raises:
         UnknownName: none fits; those in the store are listed.
@@ -31,7 +31,7 @@ def choose_array(
     candidates = _of_layer(specs, layer) if layer else _by_default(specs, tokens=tokens)
     if not candidates:
         raise UnknownName(
-            f"The store {reader.root} holds no feature array of fixed shape under the kind {kind!r}.",
+            f"The store {reader.root} holds no feature array with time steps under the kind {kind!r}.",
             f"It holds: {array_names(reader, kind)}.",
         )
     if len(candidates) > 1:
@@ -70,7 +70,7 @@ def array_names(reader: StoreReader, kind: str = "video") -> str:
 
 def _named(specs: Specs, kind: str, array: str, layer: str) -> ArraySpec:
     if array not in specs:
-        raise unknown_name(f"{kind} array of fixed shape", array, specs)
+        raise unknown_name(f"{kind} array", array, specs)
     if layer and ArrayName.parse(array).layer != layer:
         raise BadInput(f"--array {array} is not of --layer {layer}.", "Give one of the two.")
     return specs[array]
@@ -84,7 +84,7 @@ def _of_layer(specs: Specs, layer: str) -> Specs:
 
 
 def _by_default(specs: Specs, *, tokens: bool) -> Specs:
-    per_token = tokens and any(len(spec.shape) == 3 for spec in specs.values())
+    per_token = tokens and any(has_tokens(spec) for spec in specs.values())
     if "frames" in specs and not per_token:
         return {"frames": specs["frames"]}
     return {name: spec for name, spec in specs.items() if name != "frames"} or specs

@@ -36,7 +36,7 @@ _NAMED: Final = 5
 
 
 def set_facts(store: StoreView) -> dict[str, Json]:
-    """The set of videos, how it was split, and how tokens are averaged.
+    """The set of videos, how it was split, and which tokens and time steps a head gets.
 
     `videos_digest` covers the names and labels of the annotated videos in use, whatever their split and fold;
     `clips_per_class` counts them. `groups_kept`: groups of videos that a random split kept together; None for a split
@@ -47,7 +47,7 @@ def set_facts(store: StoreView) -> dict[str, Json]:
         "clips_per_class": clips_per_class(store.annotations),
         "split_rule": store.split_rule,
         "groups_kept": store.groups_kept,
-        "tokens": {role: _tokens(store, role) for role in store.arrays},
+        "tokens": {role: serving.in_words for role, serving in store.serving.items()},
     }
 
 
@@ -91,11 +91,3 @@ def identical_videos(
         more = f" and {len(pairs) - _NAMED} more pairs" if len(pairs) > _NAMED else ""
         progress.say(f"Identical files are in train and in test: {listed}{more}.")
     return {"identical_in_train_and_test": [[*pair] for pair in pairs]}
-
-
-def _tokens(store: StoreView, role: str) -> str:
-    """Which tokens a head gets of an array."""
-    shape = store.arrays[role].shape
-    if len(shape) == 3 and not store.tokens:
-        return f"mean of all {shape[1]} tokens of a frame"
-    return "as stored"

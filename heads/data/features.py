@@ -8,56 +8,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.values.errors import BadInput
-from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Key
+from vfc.cache_schema.values.record import Key
 
 from .placement import Placement, Resident, placed
+from .serving import Serving, grids
 
 STORED: Final = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
 _LOAD_BYTES: Final = 64 << 20
 
 
 class Rows(NamedTuple):
-    """Float32 values `[M, ...]` of M records; `valid [M, L]` is True where a row is no padding (None: no padding)."""
+    """Float32 values `[M, ...]` of M records; `valid` is True where a value is no padding (None: no padding).
+
+    `valid` is `[M, L]` of rows or steps `[M, L, D]`, and `[M, T', N]` of tokens `[M, T', N, D]`.
+    """
 
     values: Tensor
     valid: Tensor | None = None
 
 
-def servable(spec: ArraySpec) -> bool:
-    """Whether an array is a feature array of fixed shape: `[D]`, `[T, D]` or `[T, N, D]`."""
-    return spec.dtype in FEATURE_DTYPES and not spec.ragged and 1 <= len(spec.shape) <= 3
-
-
-def sizes(spec: ArraySpec) -> tuple[int, ...]:
-    """The shape of an array whose shape is fixed."""
-    return cast("tuple[int, ...]", spec.shape)
-
-
-def as_served(spec: ArraySpec, *, pool_tokens: bool) -> ArraySpec:
-    """The array as a head gets it: float32, `[T, D]` for pooled tokens, `[1, D]` for one vector per clip."""
-    shape = spec.shape
-    if len(shape) == 1:
-        shape = (1, *shape)
-    elif pool_tokens and len(shape) == 3:
-        shape = (shape[0], shape[2])
-    return replace(spec, dtype="fp32", shape=shape)
-
-
 class Features:
     """One array of a list of records, gathered by position in that list as float32 tensors on a device.
 
-    With `pool_tokens`, `[T, N, D]` is averaged over N while it is read. A ragged array `[None, D]` is padded with zeros
-    to the longest of the records, so that every batch has one shape. `placement`: on the device or in RAM (in the
-    stored dtype, or in float32 once pooled), or on disk (`off`).
+    `serving` says what of each record is read. Where records differ in length they are padded with zeros: rows and
+    steps up to the longest of all records, so that every batch has one length; tokens of a step up to the largest of
+    the batch. `placement`: on the device or in RAM (in the stored dtype, or in float32 once reduced), or on disk
+    (`off`).
 
     Raises:
         MissingRecord: a key that the store does not hold.
@@ -68,29 +53,25 @@ class Features:
         self,
         reader: StoreReader,
         keys: Sequence[Key],
-        spec: ArraySpec,
+        serving: Serving,
         *,
         device: torch.device,
-        pool_tokens: bool = True,
         resident: Resident = "auto",
     ) -> None:
-        self._reader, self._keys, self._device = reader, keys, device
+        self._reader, self._keys, self._device, self._serving = reader, keys, device, serving
         self._records = reader.locate(keys)
-        self._array, self._dtype = spec.name, STORED[spec.dtype]
-        self._pool = pool_tokens and len(spec.shape) == 3
-        self.spec = as_served(spec, pool_tokens=pool_tokens)
-        self._lengths: Tensor | None = None
-        self._stored_shape = sizes(spec)
-        if spec.ragged:
-            self._lengths = torch.tensor([reader.length(int(record), spec.name) for record in self._records])
-            self._stored_shape = (max(self._lengths.tolist(), default=0), *self._stored_shape[1:])
-        self.shape = self._stored_shape if spec.ragged else sizes(self.spec)
-        self.tokens_per_frame = self._stored_shape[1] if len(spec.shape) == 3 else 1
+        self._array, self._dtype = serving.spec.name, STORED[serving.spec.dtype]
+        self.spec = serving.served
+        self._sizes = self._record_sizes()
+        self._reduced = serving.reduces_records
+        self._stored_shape = self._buffer_shape()
         self._scale: Tensor | None = None
-        if spec.dtype == "int8":
+        if serving.spec.dtype == "int8":
             self._scale = torch.empty(len(self), self._stored_shape[-1])
-            reader.take(self._records, f"{spec.name}.scale", self._scale.numpy())
-        itemsize = 4 if self._pool else self._dtype.itemsize
+            reader.take(self._records, f"{self._array}.scale", self._scale.numpy())
+        batch_reduced = not serving.spec.ragged and self.shape != self._stored_shape
+        self._kept_reduced = self._reduced or (batch_reduced and math.prod(self.shape) < math.prod(self._stored_shape))
+        itemsize = 4 if self._kept_reduced else self._dtype.itemsize
         self.placement: Placement = placed(len(self) * self.numbers * itemsize, device, resident)
         self._values: Tensor | None = None
         if self.placement != "off":
@@ -100,18 +81,28 @@ class Features:
         return len(self._records)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a record as it is served, padded to the largest of all records."""
+        largest = iter(self._sizes.amax(dim=0).tolist() if len(self._sizes) else [0, 0])
+        return tuple(next(largest) if size is None else size for size in self.spec.shape)
+
+    @property
     def numbers(self) -> int:
         """Numbers per record, padding included."""
         return math.prod(self.shape)
+
+    def token_counts(self, index: Tensor) -> Tensor:
+        """How many stored tokens the steps of each record at `index` are made of, `[M]`."""
+        if self._serving.grid:
+            return torch.from_numpy(grids(self._reader, self._records[index.numpy()], self._serving.grid)).prod(dim=1)
+        return torch.full((len(index),), self.shape[0] * self._serving.tokens_per_step)
 
     def gather(self, index: Tensor) -> Rows:
         """Records at `index [M]` (int64, CPU)."""
         if self._values is None:
             return self.finish(self._read(index, self._buffer(len(index))), index)
         values = self._values[index.to(self._values.device)].to(self._device, non_blocking=True)
-        if not self._pool:
-            values = self._decoded(values, index).view(len(index), *self.shape)
-        return Rows(values, self._valid(index))
+        return self._rows(values if self._kept_reduced else self._served(values, index), index)
 
     def stage(self, index: Tensor, buffer: Tensor | None) -> tuple[Tensor, Tensor]:
         """Read records at `index` into `buffer` (None: a new one); the stored values, and the buffer to reuse."""
@@ -122,56 +113,111 @@ class Features:
 
     def finish(self, stored: Tensor, index: Tensor) -> Rows:
         """What `gather` gives, from what `stage` read."""
-        values = self._decoded(stored.to(self._device, non_blocking=True), index)
-        values = values.mean(dim=-2) if self._pool else values.view(len(index), *self.shape)
+        values = self._served(stored.to(self._device, non_blocking=True), index)
         finite(values, index, self._name)
-        return Rows(values, self._valid(index))
+        return self._rows(values, index)
+
+    def _record_sizes(self) -> Tensor:
+        """`[M, 1]` rows or steps, or `[M, 2]` steps and tokens per step, of each record, as far as they differ."""
+        serving = self._serving
+        if not any(size is None for size in self.spec.shape):
+            return torch.empty(len(self), 0, dtype=torch.int64)
+        if serving.grid:
+            grid = torch.from_numpy(grids(self._reader, self._records, serving.grid))
+            sizes = torch.stack([grid[:, 0], grid[:, 1] * grid[:, 2]], dim=1)
+            return sizes[:, [place for place, size in enumerate(self.spec.shape[:-1]) if size is None]]
+        return torch.tensor([[self._reader.length(int(record), self._array)] for record in self._records])
+
+    def _buffer_shape(self) -> tuple[int, ...]:
+        """The shape of a record in a buffer: as stored where the array has a fixed shape, else as it is served."""
+        spec = self._serving.spec
+        return self.shape if spec.ragged else cast("tuple[int, ...]", spec.shape)
 
     def _load(self, device: torch.device) -> Tensor:
         per_record = max(1, math.prod(self._stored_shape) * self._dtype.itemsize)
         step = max(1, min(len(self), _LOAD_BYTES // per_record))
-        shape, dtype = (self.shape, torch.float32) if self._pool else (self._stored_shape, self._dtype)
+        shape, dtype = (self.shape, torch.float32) if self._kept_reduced else (self._stored_shape, self._dtype)
         values = torch.empty((len(self), *shape), dtype=dtype, device=device)
         buffer = self._buffer(step)
         for start in range(0, len(self), step):
             index = torch.arange(start, min(start + step, len(self)))
             stored = self._read(index, buffer)
-            if self._pool:
-                stored = self.finish(stored, index).values
-            else:
-                finite(stored, index, self._name)
+            if self._kept_reduced:
+                stored = self._served(stored.to(self._device), index)
+            finite(stored, index, self._name)
             values[start : start + len(index)].copy_(stored)
         return values
 
     def _buffer(self, count: int) -> Tensor:
-        return torch.empty((count, *self._stored_shape), dtype=self._dtype, pin_memory=self._device.type == "cuda")
+        dtype = torch.float32 if self._reduced else self._dtype
+        return torch.empty((count, *self._stored_shape), dtype=dtype, pin_memory=self._device.type == "cuda")
 
     def _read(self, index: Tensor, buffer: Tensor) -> Tensor:
-        """Stored values of the records at `index`, in the front of `buffer`."""
+        """The records at `index`, in the front of `buffer`: stored values, or served ones where records are reduced."""
         out = buffer[: len(index)]
-        bits = out.view(torch.int16).numpy().view(np.uint16) if out.dtype == torch.bfloat16 else out.numpy()
         records = self._records[index.numpy()]
-        if self._lengths is None:
-            self._reader.take(records, self._array, bits)
+        if not self._serving.spec.ragged:
+            self._reader.take(records, self._array, _bits(out))
+        elif self._reduced:
+            for row, place in zip(out, index.tolist(), strict=True):
+                served = self._reduce(place)
+                row.zero_()[tuple(slice(size) for size in served.shape)] = served
         else:
-            for padded, record in zip(bits, records.tolist(), strict=True):
-                stored = self._reader.view(record, self._array)
-                padded[: len(stored)] = stored
-                padded[len(stored) :] = 0
+            for padded, record, place in zip(_bits(out), records.tolist(), index.tolist(), strict=True):
+                self._pad(padded, self._reader.view(record, self._array), place)
         return out
 
-    def _decoded(self, values: Tensor, index: Tensor) -> Tensor:
-        return as_float(values, None if self._scale is None else self._scale[index])
+    def _reduce(self, place: int) -> Tensor:
+        """One record as it is served, read and decoded alone."""
+        record = int(self._records[place])
+        stored = self._reader.view(record, self._array)
+        copied = torch.empty(stored.shape, dtype=self._dtype)
+        _bits(copied)[...] = stored
+        values = as_float(copied[None], None if self._scale is None else self._scale[place][None])[0]
+        grid = self._reader.view(record, self._serving.grid).tolist() if self._serving.grid else None
+        return self._serving.of_record(values, grid)
 
-    def _valid(self, index: Tensor) -> Tensor | None:
-        if self._lengths is None:
-            return None
-        return (torch.arange(self.shape[0]) < self._lengths[index][:, None]).to(self._device)
+    def _pad(self, padded: npt.NDArray[Any], stored: npt.NDArray[Any], place: int) -> None:
+        """Write a ragged record into its row of a buffer, with zeros behind its rows, or its steps and tokens."""
+        if not self._serving.grid:
+            padded[: len(stored)] = stored
+            padded[len(stored) :] = 0
+            return
+        steps, height, width = self._reader.view(int(self._records[place]), self._serving.grid).tolist()
+        padded[:steps, : height * width] = stored.reshape(steps, height * width, -1)
+        padded[steps:] = 0
+        padded[:steps, height * width :] = 0
+
+    def _served(self, values: Tensor, index: Tensor) -> Tensor:
+        """Decoded and, where the array has a fixed shape, as the head gets them."""
+        if self._reduced:
+            return values
+        decoded = as_float(values, None if self._scale is None else self._scale[index])
+        return decoded if self._serving.spec.ragged else self._serving.of_batch(decoded)
+
+    def _rows(self, values: Tensor, index: Tensor) -> Rows:
+        if not self._sizes.shape[1]:
+            return Rows(values)
+        sizes, (steps, tokens) = self._sizes[index], (self.spec.shape[0], self.spec.shape[1])
+        valid = torch.arange(values.shape[1]) < (sizes[:, :1] if steps is None else steps)
+        if values.ndim == 4:
+            # No step has more tokens than the largest of the batch.
+            values = values if tokens is not None else values[:, :, : int(sizes[:, -1].max())]
+            valid = (
+                valid[..., None]
+                & (torch.arange(values.shape[2]) < (sizes[:, -1:] if tokens is None else tokens))[:, None]
+            )
+        return Rows(values, valid.to(self._device))
 
     def _name(self, place: int) -> str:
         key = self._keys[place]
         variant = f"prompt {key.prompt!r}" if key.prompt else f"view {key.view}"
         return f"{self._array} of {key.name!r} ({variant})"
+
+
+def _bits(values: Tensor) -> npt.NDArray[Any]:
+    """The memory of a tensor as the store has it: bf16 as uint16."""
+    return values.view(torch.int16).numpy().view(np.uint16) if values.dtype == torch.bfloat16 else values.numpy()
 
 
 def as_float(values: Tensor, scale: Tensor | None) -> Tensor:

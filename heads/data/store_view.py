@@ -6,7 +6,8 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Final
 
 from vfc.cache_schema.annotations import Annotations, near_equal_warning
@@ -17,7 +18,7 @@ from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Json
 
 from .arrays import array_names, choose_array
-from .features import as_served
+from .serving import DEFAULTS, Serving, ServingSettings, serve
 from .text_stream import NO_TEXT, TextStream, choose_prompt, templates_of, text_array
 
 CLASS_TEXTS: Final = "Extract the class names with the store's model: vfc extract ... --texts classes --template TEXT."
@@ -33,7 +34,8 @@ class Wants:
     needs exactly one template. Roles in `optional` may be absent. `remedy`: the line to type where something is not
     there. `prefer`: arrays taken before all others where None is wanted and the user asks for none.
 
-    `tokens`: `[T, N, D]` as stored, not averaged to `[T, D]`. `text`: the text stream too.
+    `tokens`: `[T', N, D]`, not averaged to `[T', D]`; `masks`: of any T' and N, with a mask. Arrays that are named are
+    read as stored. `text`: the text stream too.
     """
 
     clips: Mapping[str, str | None] = field(default_factory=lambda: {"visual": None})
@@ -42,7 +44,11 @@ class Wants:
     remedy: str = ""
     prefer: tuple[str, ...] = ()
     tokens: bool = False
+    masks: bool = False
     text: bool = False
+
+
+NOTHING_ELSE: Final = Wants()
 
 
 @dataclass(frozen=True)
@@ -60,10 +66,11 @@ class DividedRows:
 
 @dataclass(frozen=True)
 class StoreView:
-    """A store, the annotated videos in use (with the splits that hold), and the arrays that are read, as stored.
+    """A store, the annotated videos in use (with the splits that hold), and the arrays that are read.
 
-    `arrays`: role -> array of the `video` records; `text`: the text stream; `classes`: role -> array of the `text`
-    records of the class names. `split_rule`, `groups_kept`: see `DividedRows`.
+    `arrays`: role -> array of the `video` records, as stored; `text`: the text stream; `classes`: role -> array of the
+    `text` records of the class names. `wants`: what the head reads; `settings`: which steps and tokens the user wants.
+    `split_rule`, `groups_kept`: see `DividedRows`.
     """
 
     reader: StoreReader
@@ -71,7 +78,8 @@ class StoreView:
     arrays: Mapping[str, ArraySpec]
     text: TextStream | None = None
     classes: Mapping[str, ArraySpec] = field(default_factory=dict)
-    tokens: bool = False
+    wants: Wants = NOTHING_ELSE
+    settings: ServingSettings = DEFAULTS
     split_rule: str = ""
     groups_kept: int | None = None
 
@@ -83,8 +91,23 @@ class StoreView:
     @property
     def specs(self) -> dict[str, ArraySpec]:
         """Role -> array as the head gets it."""
-        served = {role: as_served(spec, pool_tokens=not self.tokens) for role, spec in self.arrays.items()}
+        served = {role: serving.served for role, serving in self.serving.items()}
         return {**served, **({"text": self.text.spec} if self.text else {})}
+
+    @cached_property
+    def serving(self) -> dict[str, Serving]:
+        """Role -> how its records are served; see `serving.serve` for what it raises."""
+        wants = self.wants
+        return {
+            role: Serving(spec, as_stored=True)
+            if wants.clips.get(role)
+            else serve(self.reader, spec, self.settings, tokens=wants.tokens, masks=wants.masks)
+            for role, spec in self.arrays.items()
+        }
+
+    def of_frames(self) -> StoreView:
+        """The same with one vector per time step, as training-free baselines read it."""
+        return replace(self, wants=replace(self.wants, tokens=False, masks=False))
 
     @property
     def identity(self) -> dict[str, Json]:
@@ -113,6 +136,7 @@ def resolve(
     array: str = "",
     layer: str = "",
     prompt: str = "",
+    settings: ServingSettings = DEFAULTS,
 ) -> StoreView:
     """What a run reads of a store. Everything that is refused is collected and told together.
 
@@ -142,7 +166,9 @@ def resolve(
         require_one_basis(reader, arrays.values(), embeddings)
     refusals.raise_together()
     stream = TextStream(text, chosen, templates_of(reader)) if text and chosen != NO_TEXT else None
-    return StoreView(reader, rows.annotations, arrays, stream, classes, wants.tokens, rows.rule, rows.groups_kept)
+    view = StoreView(reader, rows.annotations, arrays, stream, classes, wants, settings, rows.rule, rows.groups_kept)
+    view.serving  # noqa: B018 - what cannot be served is refused here
+    return view
 
 
 class Refusals:

@@ -21,6 +21,7 @@ from vfc.heads.contract.ranges import AT_LEAST_ONE, POSITIVE, check_range
 from vfc.heads.contract.settings import setting
 from vfc.heads.data.dataset import in_view
 from vfc.heads.data.facts import set_facts, view_facts
+from vfc.heads.data.serving import ServingSettings
 from vfc.heads.data.store_view import DividedRows, StoreView, Wants, resolve
 from vfc.heads.results.tables import Table, percent
 from vfc.heads.similarity.matching import METRICS, REPRESENTATIONS, comparable
@@ -39,7 +40,7 @@ _SPLITS: Final = ("test", "val", "train", "all")
 
 
 @dataclass(frozen=True)
-class MeasureSettings(RawSettings, EpisodeSettings):
+class MeasureSettings(ServingSettings, RawSettings, EpisodeSettings):
     """Which tasks are measured, and what is subtracted first."""
 
     centre: Literal["none", "train", "all"] = setting(
@@ -193,6 +194,7 @@ def evaluate(config: EvalConfig, progress: Progress) -> EvalResult:
             array=config.array,
             layer=config.layer,
             prompt=config.prompt,
+            settings=config,
         )
         listed = episode_list(config, spec, store.annotations)
         result, details = measure(config, store, listed, progress)

@@ -19,7 +19,8 @@ from vfc.cache_schema.values.errors import BadInput, MissingPath, RecipeMismatch
 from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import Json
 from vfc.heads.data.dataset import in_view
-from vfc.heads.data.store_view import StoreView
+from vfc.heads.data.serving import ServingSettings
+from vfc.heads.data.store_view import StoreView, Wants
 from vfc.heads.data.text_stream import KNOWN, TextStream
 from vfc.heads.lookup import find
 from vfc.heads.results.tables import Table, percent
@@ -189,7 +190,10 @@ def _store_view(run: Run, reader: StoreReader) -> StoreView:
     """The arrays that the head was trained on, in another store of the recipe."""
     text = TextStream(reader.spec("prompted", run.data["text"]), run.prompt, {}) if run.prompt else None
     arrays = {"visual": reader.spec("video", run.data["array"])}
-    return StoreView(reader, Annotations(()), arrays, text, tokens=find(run.head).Head.tokens)
+    head, task = find(run.head).Head, run.settings["task"]
+    names = {field.name for field in dataclasses.fields(ServingSettings)}
+    settings = ServingSettings(**{name: value for name, value in task.items() if name in names})
+    return StoreView(reader, Annotations(()), arrays, text, {}, Wants(tokens=head.tokens, masks=head.masks), settings)
 
 
 def _head(run: Run, store: StoreView) -> EpisodicHead:

@@ -14,7 +14,7 @@ from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import Json
 from vfc.heads.contract.settings import setting
 from vfc.heads.data.arrays import array_names
-from vfc.heads.data.features import servable
+from vfc.heads.data.serving import servable
 from vfc.heads.data.store_view import Wants, resolve
 from vfc.heads.results.tables import Table, layers_picture, percent, write_page
 from vfc.heads.similarity.matching import METRICS
@@ -100,7 +100,9 @@ def probe_layers(config: ProbeConfig, progress: Progress) -> ProbeResult:
         for layer, metric in itertools.product(layers, config.metrics):
             for name, distance in _variants(config, metric):
                 one = EvalConfig(**{**shared, "layer": layer, "metric": metric, "distance": distance})
-                store = resolve(reader, Wants(text=one.raw), lambda: rows, layer=layer, prompt=config.prompt)
+                store = resolve(
+                    reader, Wants(text=one.raw), lambda: rows, layer=layer, prompt=config.prompt, settings=config
+                )
                 measures.append((name, one, store))
         probes = []
         for name, one, store in measures:

@@ -33,10 +33,12 @@ def settings_of(
     name: str, task: Any, head: Any, config: TrainConfig, identity: Mapping[str, Json], recipe: Mapping[str, Json]
 ) -> dict[str, Any]:
     """All settings and data of a run, as written to config.json (`config` can be passed back with --config)."""
-    parts = {part: plain(value) for part, value in (("task", task), ("head", head), ("train", config))}
-    for field in dataclasses.fields(head):
-        if field.metadata.get("added") and getattr(head, field.name) == field.default:
-            del parts["head"][field.name]  # so that runs from before the setting existed are the same run
+    settings = {"task": task, "head": head, "train": config}
+    parts = {part: plain(value) for part, value in settings.items()}
+    for part, value in settings.items():
+        for field in dataclasses.fields(value):
+            if field.metadata.get("added") and getattr(value, field.name) == field.default:
+                del parts[part][field.name]  # so that runs from before the setting existed are the same run
     return {"head": name, "config": parts, "data": dict(identity), "recipe": dict(recipe)}
 
 

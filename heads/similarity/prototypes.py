@@ -46,12 +46,15 @@ def correct_prototypes(
     globally: bool = True,
     tau: float = 1.0,
     query_valid: Tensor | None = None,
+    policy: PadPolicy = "mask",
 ) -> Tensor:
     """`(P + alpha P_loc + (1 - alpha) P_glb) / 2`: prototypes moved towards the queries, per group of queries.
 
     `P_loc` averages the queries position by position, `P_glb` as whole videos; the weights are a softmax over the
-    queries of the cosine to the prototype, divided by `tau`. Rows of zeros (padding) have cosine 0. If one of the two
-    is off, the other gets its weight; without both the prototypes are unchanged.
+    queries of the cosine to the prototype, divided by `tau`. If one of the two is off, the other gets its weight;
+    without both the prototypes are unchanged. Queries of different length: with the policy `mask` a query that has
+    ended takes no part at a position, and a position that no query has stays as it is; with `literal` its zeros are
+    averaged too, with cosine 0.
 
     Args:
         prototype: `[B, W, L, D]`, zeros at padding.
@@ -60,7 +63,8 @@ def correct_prototypes(
         locally: Use `P_loc` (LPC).
         globally: Use `P_glb` (GPC).
         tau: Temperature of the softmax; the paper has none, which is 1.
-        query_valid: `[B, G, S, L]`; the tokens that a mean over tokens counts (zeros would not change its direction).
+        query_valid: `[B, G, S, L]`, False at padding.
+        policy: What padding of the queries counts for.
 
     Returns:
         `[B, G, W, L, D]`.
@@ -71,17 +75,34 @@ def correct_prototypes(
     if isinstance(share, Tensor):
         share = share[..., None, None, None]
     mixed = torch.zeros_like(prototype[:, None])
+    in_use = None if query_valid is None or policy == "literal" else query_valid[:, :, None]
     if locally:
         similarity = torch.einsum("bwld,bgsld->bgwsl", _unit(prototype), _unit(queries))
-        mixed = mixed + share * torch.einsum("bgwsl,bgsld->bgwld", (similarity / tau).softmax(dim=3), queries)
+        mixed = mixed + share * _average(similarity / tau, queries, in_use)
     if globally:
         if query_valid is None:
             means = queries.mean(dim=3)
         else:
             means = queries.sum(dim=3) / query_valid.sum(dim=3).clamp(min=1)[..., None]
-        similarity = torch.einsum("bwd,bgsd->bgws", _unit(prototype.mean(dim=2)), _unit(means))
-        mixed = mixed + (1 - share) * torch.einsum("bgws,bgsld->bgwld", (similarity / tau).softmax(dim=3), queries)
-    return (prototype[:, None] + mixed) / 2
+        similarity = torch.einsum("bwd,bgsd->bgws", _unit(prototype.mean(dim=2)), _unit(means))[..., None]
+        mixed = mixed + (1 - share) * _average(similarity / tau, queries, in_use)
+    corrected = (prototype[:, None] + mixed) / 2
+    if in_use is None:
+        return corrected
+    return torch.where(in_use.any(dim=3)[..., None], corrected, prototype[:, None])
+
+
+def _average(similarity: Tensor, queries: Tensor, in_use: Tensor | None) -> Tensor:
+    """Queries `[B, G, S, L, D]` averaged by a softmax over S of `similarity [B, G, W, S, L or 1]`: `[B, G, W, L, D]`.
+
+    `in_use [B, G, 1, S, L]` leaves out queries, position by position.
+    """
+    if in_use is None:
+        weights = similarity.softmax(dim=3).expand(*similarity.shape[:4], queries.shape[3])
+    else:
+        # A position without any query gets equal weights; what comes out is not used.
+        weights = similarity.masked_fill(~in_use & in_use.any(dim=3, keepdim=True), -torch.inf).softmax(dim=3)
+    return torch.einsum("bgwsl,bgsld->bgwld", weights, queries)
 
 
 def _unit(rows: Tensor) -> Tensor:

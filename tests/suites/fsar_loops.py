@@ -64,26 +64,35 @@ def prototype(shots: Sequence[Tensor], policy: str = "mask") -> Tensor:
 
 
 def correct_prototypes(
-    proto: Tensor, queries: Sequence[Tensor], alpha: float, *, local: bool = True, whole: bool = True, tau: float = 1.0
+    proto: Tensor,
+    queries: Sequence[Tensor],
+    alpha: float,
+    *,
+    local: bool = True,
+    whole: bool = True,
+    tau: float = 1.0,
+    policy: str = "mask",
 ) -> Tensor:
-    """Eq. 5-7, at the common length of the prototype and all queries."""
+    """Eq. 5-7, at the common length of the prototype and all queries.
+
+    `mask`: at a position only the queries that reach it count, and the prototype stays where none does.
+    """
     length = max(len(proto), *(len(query) for query in queries))
     p, f = pad(proto, length), [pad(query, length) for query in queries]
     if not local and not whole:
         return p
     share = 1.0 if not whole else 0.0 if not local else alpha
     near = [cosine(p.mean(dim=0), query.mean(dim=0)) / tau for query in f]
-    total = sum(math.exp(x) for x in near)
     rows = []
     for position in range(length):
-        here = [cosine(p[position], query[position]) / tau for query in f]
-        sum_here = sum(math.exp(x) for x in here)
-        p_loc = sum(
-            (math.exp(x) / sum_here * query[position] for x, query in zip(here, f, strict=True)), torch.zeros_like(p[0])
-        )
-        p_glb = sum(
-            (math.exp(x) / total * query[position] for x, query in zip(near, f, strict=True)), torch.zeros_like(p[0])
-        )
+        reach = [i for i, query in enumerate(queries) if policy == "literal" or position < len(query)]
+        if not reach:
+            rows.append(p[position])
+            continue
+        here = {i: math.exp(cosine(p[position], f[i][position]) / tau) for i in reach}
+        p_loc = sum((here[i] / sum(here.values()) * f[i][position] for i in reach), torch.zeros_like(p[0]))
+        total = sum(math.exp(near[i]) for i in reach)
+        p_glb = sum((math.exp(near[i]) / total * f[i][position] for i in reach), torch.zeros_like(p[0]))
         rows.append((p[position] + share * p_loc + (1 - share) * p_glb) / 2)
     return torch.stack(rows)
 

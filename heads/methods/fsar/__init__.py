@@ -89,9 +89,13 @@ class Config:
 
 
 class Head(EpisodicHead):
-    """`visual [M, T, N, D]` (or `[M, T, D]`) and optionally `text [M, L, D]` to logits `[B, Q, W]`."""
+    """`visual [M, T, N, D]` (or `[M, T, D]`) and optionally `text [M, L, D]` to logits `[B, Q, W]`.
+
+    `visual.valid [M, T, N]` (or `[M, T]`) and `text.valid [M, L]` are False at padding, which changes no number.
+    """
 
     tokens: ClassVar[bool] = True
+    masks: ClassVar[bool] = True
     text: ClassVar[bool] = True
 
     def __init__(self, config: Config, specs: Mapping[str, ArraySpec]) -> None:
@@ -143,20 +147,24 @@ class Head(EpisodicHead):
 
     def encode(self, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Down-project and fuse; `text.valid [M, L]` marks text rows, `visual.of [M]` is the video of each text."""
-        frames = videos["frames"] if "frames" in videos else self.alone(videos)["frames"]
-        video = videos.get("visual.of")
+        alone = videos if "frames" in videos else self.alone(videos)
+        frames, steps, video = alone["frames"], alone.get("frames.valid"), videos.get("visual.of")
+        masks = {} if steps is None else {"visual.valid": steps if video is None else steps[video]}
         if not self.fused_text:
-            return {"visual": self.fusion.mix(frames, video=video)[0]}
+            return {"visual": self.fusion.mix(frames, video=video, steps=steps)[0], **masks}
         valid = videos.get("text.valid")
-        visual, text = self.fusion.mix(frames, self.down(videos["text"]), valid, video)
+        visual, text = self.fusion.mix(frames, self.down(videos["text"]), valid, video, steps)
         assert text is not None
-        fused = {"visual": visual, "text": text}
+        fused = {"visual": visual, "text": text, **masks}
         return fused if valid is None else {**fused, "text.valid": valid}
 
     def alone(self, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Attention within and over the frames, which does not depend on the text."""
-        frames = videos["visual"]
-        return {"frames": self.fusion.self_attention(self.down(frames if frames.ndim == 4 else frames[:, :, None]))}
+        frames, valid = videos["visual"], videos.get("visual.valid")
+        if frames.ndim == 3:
+            frames, valid = frames[:, :, None], None if valid is None else valid[:, :, None]
+        attended = {"frames": self.fusion.self_attention(self.down(frames), valid)}
+        return attended if valid is None else {**attended, "frames.valid": valid.any(dim=2)}
 
     def match(self, batch: EpisodeBatch) -> Tensor:
         """Minus the distance of every query to every (corrected) prototype."""
@@ -218,6 +226,7 @@ class _Side:
             globally=config.gpc,
             tau=config.ctpcm_tau,
             query_valid=valid,
+            policy=config.pad_policy,
         )
 
     def distances(self, config: Config, peers: Tensor | None) -> TokenDistances:

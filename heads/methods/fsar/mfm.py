@@ -34,17 +34,33 @@ class Fusion(nn.Module):
         """Fused visual `[M, T, D']` and textual `[M, L, D']` tokens of `frames [V, T, N, D']`; see `mix`."""
         return self.mix(self.self_attention(frames), text, valid, video)
 
-    def self_attention(self, frames: Tensor) -> Tensor:
-        """`[V, T, N, D']` to `[V, T, D']`: the part that does not depend on the text."""
+    def self_attention(self, frames: Tensor, valid: Tensor | None = None) -> Tensor:
+        """`[V, T, N, D']` to `[V, T, D']`: the part that does not depend on the text.
+
+        `valid [V, T, N]` is False at padding, which no attention and no mean reads; a step of padding becomes zeros.
+        """
         count, times = frames.shape[:2]
         tokens = frames.flatten(0, 1)
+        if valid is None:
+            tokens = tokens if self.spatial is None else self.spatial(tokens)
+            pooled: Tensor = tokens.mean(dim=1).view(count, times, -1)
+            return pooled if self.temporal is None else self.temporal(pooled)
+        steps, within = valid.any(dim=2), valid.flatten(0, 1)
         if self.spatial is not None:
-            tokens = self.spatial(tokens)
-        pooled: Tensor = tokens.mean(dim=1).view(count, times, -1)
-        return pooled if self.temporal is None else self.temporal(pooled)
+            # A step of padding reads its own padding: softmax over no key at all is not a number.
+            tokens = self.spatial(tokens, valid=within | ~within.any(dim=1, keepdim=True))
+        total = torch.where(within[..., None], tokens, 0).sum(dim=1)
+        pooled = (total / within.sum(dim=1).clamp(min=1)[:, None]).view(count, times, -1)
+        mixed = pooled if self.temporal is None else self.temporal(pooled, valid=steps)
+        return torch.where(steps[..., None], mixed, 0)
 
     def mix(
-        self, frames: Tensor, text: Tensor | None = None, valid: Tensor | None = None, video: Tensor | None = None
+        self,
+        frames: Tensor,
+        text: Tensor | None = None,
+        valid: Tensor | None = None,
+        video: Tensor | None = None,
+        steps: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Fused visual `[M, T, D']` and textual `[M, L, D']` tokens.
 
@@ -53,14 +69,18 @@ class Fusion(nn.Module):
             text: `[M, L, D']`, one row per (video, prompt).
             valid: `[M, L]`, False for padding.
             video: `[M]`, the position in V of each text's video; None if M = V in the same order.
+            steps: `[V, T]`, False for time steps that are padding.
         """
         if video is not None:
             frames = frames[video]
+            steps = None if steps is None else steps[video]
         if text is None:
             return frames, None
         # Both directions read the tokens before fusion, not each other's output.
         fused_frames = frames if self.visual is None else self.visual(frames, text, valid)
-        fused_text = text if self.text is None else self.text(text, frames)
+        fused_text = text if self.text is None else self.text(text, frames, steps)
+        if steps is not None:
+            fused_frames = torch.where(steps[..., None], fused_frames, 0)
         if valid is not None:
             fused_text = torch.where(valid[..., None], fused_text, 0)
         return fused_frames, fused_text

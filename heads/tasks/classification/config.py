@@ -10,6 +10,7 @@ from vfc.heads.contract.ranges import BELOW_ONE, NOT_NEGATIVE, check_range
 from vfc.heads.contract.settings import setting
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.data.placement import Resident
+from vfc.heads.data.serving import ServingSettings
 
 TRAIN: Final = TrainConfig(epochs=30, least_steps=200, batch=32, select="last")
 
@@ -17,7 +18,7 @@ PROTOCOLS: Final = ("all", "base-to-novel", "zero-shot")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ServingSettings):
     """What is trained on, what is tested, and how."""
 
     cache: Path = setting(Path("./store"), "The store to read.", "Input")

@@ -33,10 +33,8 @@ class ClipDataset(VideoDataset):
         self, store: StoreView, names: Sequence[str], in_use: InUse, *, device: torch.device, resident: Resident
     ) -> None:
         super().__init__(store.reader, names, in_use)
-        for role, spec in store.arrays.items():
-            self.sources[role] = Features(
-                store.reader, self.keys, spec, device=device, pool_tokens=not store.tokens, resident=resident
-            )
+        for role, serving in store.serving.items():
+            self.sources[role] = Features(store.reader, self.keys, serving, device=device, resident=resident)
 
     def index(self, rows: npt.NDArray[np.int64]) -> dict[str, Tensor]:
         """The same records of every role, for `prefetch.stream`."""

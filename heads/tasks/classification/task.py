@@ -177,8 +177,15 @@ def prepare(
     assert issubclass(head, ClassifierHead)
     reader = open_store(config.cache)
     other = None if config.test_cache is None else of_one_recipe(reader, config)
-    wants = replace(head.wants(settings), tokens=head.tokens)
-    view = resolve(reader, wants, lambda: divided(config, reader, progress), array=config.array, layer=config.layer)
+    wants = replace(head.wants(settings), tokens=head.tokens, masks=head.masks)
+    view = resolve(
+        reader,
+        wants,
+        lambda: divided(config, reader, progress),
+        array=config.array,
+        layer=config.layer,
+        settings=config,
+    )
     if config.template and not view.classes:
         raise BadInput(
             "--template is given, but this head reads no class texts.", "Leave --template out, or train another head."

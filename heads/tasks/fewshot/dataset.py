@@ -15,6 +15,7 @@ from vfc.heads.data.dataset import InUse, VideoDataset
 from vfc.heads.data.features import Features
 from vfc.heads.data.placement import Resident
 from vfc.heads.data.prefetch import by_role
+from vfc.heads.data.serving import Serving
 from vfc.heads.data.store_view import StoreView
 from vfc.heads.data.text_stream import TextStream, require_texts
 
@@ -64,16 +65,14 @@ class EpisodeDataset(VideoDataset):
         super().__init__(store.reader, names, in_use)
         self._place = {name: i for i, name in enumerate(names)}
         self._stream, self.texts = store.text, None
-        self.visual = Features(
-            store.reader, self.keys, store.visual, device=device, pool_tokens=not store.tokens, resident=resident
-        )
+        self.visual = Features(store.reader, self.keys, store.serving["visual"], device=device, resident=resident)
         self.sources["visual"] = self.visual
         if store.text is not None:
             keys = text_keys(store.text, self.keys, episodes)
             require_texts(store.reader, keys)
             self._text_row = {(key.name, key.view, key.prompt): i for i, key in enumerate(keys)}
             self.texts = self.sources["text"] = Features(
-                store.reader, keys, store.text.spec, device=device, resident=resident
+                store.reader, keys, Serving(store.text.spec, as_stored=True), device=device, resident=resident
             )
 
     @property

@@ -51,7 +51,7 @@ class RawTokens:
     ) -> None:
         frames = clips.visual.gather(index.rows["visual"]).values
         self.frames = frames if mean is None else frames - mean.to(frames.device)
-        self._per_frame = clips.visual.tokens_per_frame
+        self._token_counts = clips.visual.token_counts(index.rows["visual"]).to(frames.device)
         self._text_mean, self._index = text_mean, index
         self._chunk = in_chunks(clips, index, self._entries)
         self.numbers_per_entry = self.frames[0].numel() + (0 if clips.texts is None else clips.texts.numbers)
@@ -71,7 +71,8 @@ class RawTokens:
 
     def _entries(self, stored: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         entries = stored["entry"] if self._index.clip_of is None else self._index.clip_of[stored["entry"]]
-        videos = {**stored, "visual": self.frames[entries.to(self.frames.device)]}
+        entries = entries.to(self.frames.device)
+        videos = {**stored, "visual": self.frames[entries], "visual.tokens": self._token_counts[entries]}
         if "text" in stored and self._text_mean is not None:
             valid = stored["text.valid"][..., None]
             videos["text"] = torch.where(valid, stored["text"] - self._text_mean.to(valid.device), 0)
@@ -79,8 +80,7 @@ class RawTokens:
 
     def _avg(self, videos: Mapping[str, Tensor]) -> list[Tensor]:
         """One vector per video: the mean over all its tokens, whichever stream they are of."""
-        frames = videos["visual"]
-        count = frames.shape[1] * self._per_frame
+        frames, count = videos["visual"], videos["visual.tokens"][:, None]
         if "text" not in videos:
             return [frames.mean(dim=1)]
         text_count = videos["text.valid"].sum(dim=1)[:, None]

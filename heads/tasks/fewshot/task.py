@@ -29,9 +29,9 @@ from vfc.heads.contract.settings import setting
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.data.dataset import InUse, VideoDataset, in_view
 from vfc.heads.data.facts import identical_videos, set_facts, view_facts
-from vfc.heads.data.features import sizes
 from vfc.heads.data.placement import Resident
 from vfc.heads.data.prefetch import stream
+from vfc.heads.data.serving import ServingSettings
 from vfc.heads.data.store_view import StoreView, Wants, resolve
 from vfc.heads.data.text_stream import require_texts
 from vfc.heads.data.views import training_views
@@ -47,7 +47,7 @@ from .episodic_head import batch_of, draw_peers, score_head
 
 
 @dataclass(frozen=True)
-class Config(ArraySettings, EpisodeSettings):
+class Config(ServingSettings, ArraySettings, EpisodeSettings):
     """The few-shot protocol for a trained head."""
 
     prompt: str = setting("", "Prompt of the text stream: an id, known, or none to leave text out.", "Input")
@@ -137,8 +137,8 @@ class FewShot:
 
     def test(self, head: Head, progress: Progress) -> dict[str, Json]:
         """The head and the training-free baselines on the same frozen tasks of the test classes."""
-        listed, pooled = self.lists["test"], replace(self.store, tokens=False)
-        others = count(sizes(pooled.specs["visual"])[0], text=self.store.text is not None)
+        listed, pooled = self.lists["test"], self.store.of_frames()
+        others = count(int(pooled.specs["visual"].shape[0] or 0), text=self.store.text is not None)
         progress.begin("Test", len(listed.episodes) * (1 + others), "tasks")
         result = self.score(head, "test", progress)
         train = self._dataset(replace(pooled, text=None), "train", ())
@@ -206,11 +206,12 @@ def prepare(
     splits = ("train", "test") if train.select == "last" else ("train", "val", "test")
     store = resolve(
         reader,
-        Wants(tokens=head.tokens, text=head.text),
+        Wants(tokens=head.tokens, masks=head.masks, text=head.text),
         lambda: in_use(reader, config, splits, seed=config.episode_seed, view=config.view, progress=progress),
         array=config.array,
         layer=config.layer,
         prompt=config.prompt,
+        settings=config,
     )
     counts = {"test": config.tasks}
     if train.select == "val" and "val" in store.annotations.splits():

@@ -31,7 +31,7 @@ def test_eval_and_probe_name_what_they_rest_on(make_store: MakeStore, tmp_path: 
     extra = (ArraySpec("layer9.visual", "fp32", (4, 3, 12)),)
     store = make_store(tokens=5, extra=extra)
     row: Any = evaluate(EvalConfig(store, layer="3", way=4, tasks=5), Silent()).to_json()
-    assert row["tokens"] == {"visual": "mean of all 5 tokens of a frame"}
+    assert row["tokens"] == {"visual": "mean of patch tokens"}
     assert (row["views"], row["split_rule"], row["groups_kept"]) == ({"test": [0]}, "Splits as given", None)
     assert row["clips_per_class"] == {f"class{i:02}": 8 for i in range(15)}
     probed: Any = probe_layers(ProbeConfig(store, way=4, tasks=5, page=tmp_path / "p.html"), Silent()).to_json()

@@ -21,8 +21,9 @@ from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Key, Record
 from vfc.cache_schema.writer import StoreWriter
 from vfc.heads.data.arrays import choose_array
-from vfc.heads.data.features import Features, as_served
+from vfc.heads.data.features import Features
 from vfc.heads.data.prefetch import stream
+from vfc.heads.data.serving import Serving
 
 CPU = torch.device("cpu")
 
@@ -69,7 +70,7 @@ def test_equals_the_reader(
     root, spec = store(tmp_path / "s", dtype, shape)
     with open_store(root) as reader:
         keys = reader.keys("video")[::-1]
-        features = Features(reader, keys, spec, device=CPU, resident=resident)
+        features = Features(reader, keys, Serving(spec), device=CPU, resident=resident)
         index = torch.tensor([4, 0, 4, 8])
         expected = np.stack([reader.read(keys[i], spec.name) for i in index.tolist()])
         expected = expected.mean(axis=2) if len(shape) == 3 else expected[:, None] if len(shape) == 1 else expected
@@ -84,11 +85,11 @@ def test_tokens_stay_where_they_are_wanted(tmp_path: Path) -> None:
     root, spec = store(tmp_path / "s", "fp16", (3, 4, 5))
     with open_store(root) as reader:
         keys = reader.keys("video")
-        features = Features(reader, keys, spec, device=CPU, pool_tokens=False)
+        features = Features(reader, keys, Serving(spec, tokens=True), device=CPU)
         torch.testing.assert_close(
             features.gather(torch.tensor([1])).values[0].numpy(), reader.read(keys[1], spec.name)
         )
-    assert as_served(spec, pool_tokens=False).shape == (3, 4, 5)
+    assert Serving(spec, tokens=True).served.shape == (3, 4, 5)
 
 
 def test_a_store_that_fits_is_resident(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,9 +97,9 @@ def test_a_store_that_fits_is_resident(tmp_path: Path, monkeypatch: pytest.Monke
     with open_store(root) as reader:
         keys = reader.keys("video")
         monkeypatch.setattr("vfc.heads.data.placement.available_memory", lambda: 540)
-        assert Features(reader, keys, spec, device=CPU).placement == "ram"
+        assert Features(reader, keys, Serving(spec), device=CPU).placement == "ram"
         monkeypatch.setattr("vfc.heads.data.placement.available_memory", lambda: 538)
-        assert Features(reader, keys, spec, device=CPU).placement == "off"
+        assert Features(reader, keys, Serving(spec), device=CPU).placement == "off"
 
 
 def test_the_stream_reads_ahead_in_order_and_reuses_its_buffers(tmp_path: Path) -> None:
@@ -106,8 +107,8 @@ def test_the_stream_reads_ahead_in_order_and_reuses_its_buffers(tmp_path: Path) 
     generator = torch.Generator().manual_seed(0)
     requests = [(i, torch.randint(0, 9, (4 if i else 6,), generator=generator)) for i in range(30)]
     with open_store(root) as reader:
-        disk = Features(reader, reader.keys("video"), spec, device=CPU, resident="off")
-        ram = Features(reader, reader.keys("video"), spec, device=CPU, resident="ram")
+        disk = Features(reader, reader.keys("video"), Serving(spec), device=CPU, resident="off")
+        ram = Features(reader, reader.keys("video"), Serving(spec), device=CPU, resident="ram")
         places = set()
         for (number, batch), (i, index) in zip(streamed(disk, requests), requests, strict=True):
             assert number == i
@@ -119,7 +120,7 @@ def test_the_stream_reads_ahead_in_order_and_reuses_its_buffers(tmp_path: Path) 
 def test_an_abandoned_endless_stream_leaves_no_thread(tmp_path: Path) -> None:
     root, spec = store(tmp_path / "s", "fp32", (3, 5))
     with open_store(root) as reader:
-        features = Features(reader, reader.keys("video"), spec, device=CPU, resident="off")
+        features = Features(reader, reader.keys("video"), Serving(spec), device=CPU, resident="off")
         batches = streamed(features, ((i, torch.tensor([i % 9])) for i in itertools.count()))
         assert next(iter(batches))[0] == 0
         batches.close()
@@ -134,7 +135,9 @@ def test_an_error_of_the_thread_is_raised_where_the_batch_is_asked_for(tmp_path:
         raise RuntimeError("no more requests")
 
     with open_store(root) as reader:
-        batches = streamed(Features(reader, reader.keys("video"), spec, device=CPU, resident="off"), requests())
+        batches = streamed(
+            Features(reader, reader.keys("video"), Serving(spec), device=CPU, resident="off"), requests()
+        )
         next(batches)
         with pytest.raises(RuntimeError, match="no more requests"):
             next(batches)
@@ -147,7 +150,7 @@ def several(tmp_path: Path) -> Path:
         ArraySpec("layer3.visual", "fp16", (3, 2, 5)),
         ArraySpec("layer31.visual", "fp16", (3, 2, 5)),
         ArraySpec("norm.visual", "fp16", (3, 2, 5)),
-        ArraySpec("ragged", "fp16", (None, 5)),
+        ArraySpec("ragged", "fp16", (None, 5), "tokens"),
         ArraySpec("seconds", "float64", (3,)),
     ]
     with StoreWriter(tmp_path / "several", Recipe({})) as writer:
@@ -167,14 +170,14 @@ def test_arrays_by_name_by_layer_and_by_default(several: Path) -> None:
         assert choose_array(reader, array="layer3.visual", layer="3").name == "layer3.visual"
         with pytest.raises(BadInput, match=r"^--array layer31\.visual is not of --layer 3\.\nGive one of the two\.$"):
             choose_array(reader, array="layer31.visual", layer="3")
-        with pytest.raises(UnknownName, match=re.escape("array of fixed shape 'layer13.visual'. Did you mean 'layer3")):
+        with pytest.raises(UnknownName, match=re.escape("video array 'layer13.visual'. Did you mean 'layer3")):
             choose_array(reader, array="layer13.visual")
-        with pytest.raises(UnknownName, match="no video array of fixed shape 'ragged'"):
+        with pytest.raises(UnknownName, match="no video array 'ragged'"):
             choose_array(reader, array="ragged")
         with pytest.raises(UnknownName, match=r"no stored layer '30'(.|\n)*Known: 3, 31, norm"):
             choose_array(reader, layer="30")
         with pytest.raises(
-            UnknownName, match=r"no feature array of fixed shape under the kind 'text'.\nIt holds: ragged"
+            UnknownName, match=r"no feature array with time steps under the kind 'text'.\nIt holds: ragged"
         ):
             choose_array(reader, "text")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from suites import fsar_loops as loops
@@ -62,7 +64,10 @@ def test_prototypes_equal_their_loop(shots: int, policy: PadPolicy) -> None:
 @pytest.mark.parametrize("shots", [1, 5])
 @pytest.mark.parametrize("parts", [(True, True), (True, False), (False, True), (False, False)])
 @pytest.mark.parametrize("tau", [1.0, 0.2])
-def test_ctpcm_equals_its_loop(shots: int, parts: tuple[bool, bool], tau: float) -> None:
+@pytest.mark.parametrize("policy", ["mask", "literal"])
+def test_ctpcm_equals_its_loop(
+    shots: int, parts: tuple[bool, bool], tau: float, policy: Literal["mask", "literal"]
+) -> None:
     case = Episode(shots, seed=shots)
     proto, _ = prototypes(case.support, case.support_valid)
     result = correct_prototypes(
@@ -73,6 +78,7 @@ def test_ctpcm_equals_its_loop(shots: int, parts: tuple[bool, bool], tau: float)
         globally=parts[1],
         tau=tau,
         query_valid=case.query_valid[:, None],
+        policy=policy,
     )
     for b in range(2):
         for w in range(3):
@@ -83,6 +89,7 @@ def test_ctpcm_equals_its_loop(shots: int, parts: tuple[bool, bool], tau: float)
                 local=parts[0],
                 whole=parts[1],
                 tau=tau,
+                policy=policy,
             )
             torch.testing.assert_close(result[b, 0, w], loops.pad(slow, LONGEST), rtol=1e-5, atol=1e-5)
 
