@@ -72,10 +72,19 @@ def view_facts(reader: StoreReader, **views: Iterable[int]) -> dict[str, Json]:
 
 
 def identical_videos(
-    reader: StoreReader, train: Sequence[str], test: Sequence[str], progress: Progress
+    reader: StoreReader,
+    train: Sequence[str],
+    test: Sequence[str],
+    progress: Progress,
+    *,
+    tested: StoreReader | None = None,
 ) -> dict[str, Json]:
-    """Pairs of a training and a test video whose files are byte for byte the same; they are said aloud."""
+    """Pairs of a training and a test video whose files are byte for byte the same; they are said aloud.
+
+    `tested`: the store of the test videos, where it is another one.
+    """
     digests = content_digests(reader)
+    test_digests = digests if tested is None else content_digests(tested)
     by_content: dict[str, list[str]] = {}
     for name in sorted(train):
         if name in digests:
@@ -83,8 +92,8 @@ def identical_videos(
     pairs = [
         (other, name)
         for name in sorted(test)
-        for other in by_content.get(digests.get(name, ""), ())
-        if source(other) != source(name)
+        for other in by_content.get(test_digests.get(name, ""), ())
+        if tested is not None or source(other) != source(name)
     ]
     if pairs:
         listed = "; ".join(f"{a!r} (train) and {b!r} (test)" for a, b in pairs[:_NAMED])

@@ -74,7 +74,13 @@ def facts_of(
         **view_facts(tested.view.reader, train=drawn, test=tested_views),
         **trained.texts.identity,
         "centring": "none",
-        **({} if other else identical_videos(reader, listed.train.videos, [row.name for row in tests], progress)),
+        **identical_videos(
+            reader,
+            listed.train.videos,
+            [row.name for row in tests],
+            progress,
+            tested=tested.view.reader if other else None,
+        ),
     }
 
 

@@ -631,23 +631,40 @@ def test_groups_are_kept_together_and_counted(make_store: MakeStore) -> None:
     assert not {group[name] for name in held_out.val.videos} & {group[name] for name in held_out.train.videos}
 
 
-def test_identical_files_in_train_and_test_are_named(make_store: MakeStore) -> None:
-    store = by_video(make_store(classes=3))
+def with_contents(store: Path, copy: Path, same: tuple[str, ...]) -> Path:
+    """A copy of a store whose records know the SHA-256 of their files; those of `same` are equal."""
     with open_store(store) as reader:
-        recipe, keys = reader.recipe, reader.keys("video")
-        values = {key.name: reader.read(key, "frames") for key in keys}
-    copy = store.parent / "copy"
+        recipe = reader.recipe
+        values = {key.name: reader.read(key, "frames") for key in reader.keys("video")}
     with StoreWriter(copy, recipe) as writer:
         writer.declare("video", [ArraySpec("frames", "fp32", (4, 12))])
         for name, frames in values.items():
-            sha256 = "same" if name in ("class00/0.mp4", "class01/7.mp4") else name
-            writer.add(Record(Key("video", name), {"frames": frames}, {"file": {"size": 1, "sha256": sha256}}))
+            file: dict[str, Any] = {"size": 1, "sha256": "same" if name in same else name}
+            writer.add(Record(Key("video", name), {"frames": frames}, {"file": file}))
     write_annotations(copy, "default", load(store))
+    return copy
+
+
+def test_identical_files_in_train_and_test_are_named(make_store: MakeStore, tmp_path: Path) -> None:
+    store = with_contents(by_video(make_store(classes=3)), tmp_path / "copy", ("class00/0.mp4", "class01/7.mp4"))
     told = Told()
-    task = prepare(Config(copy), QUICK, linear_probe.Head, None, CPU, told)
+    task = prepare(Config(store), QUICK, linear_probe.Head, None, CPU, told)
     assert task.facts["identical_in_train_and_test"] == [["class00/0.mp4", "class01/7.mp4"]]
     line = "Identical files are in train and in test: 'class00/0.mp4' (train) and 'class01/7.mp4' (test)."
     assert line in told.lines
+    # The test videos of another store may be the training videos of this one.
+    other = opened(Config(store, test_cache=store))
+    assert other.facts["identical_in_train_and_test"] == [["class00/0.mp4", "class01/7.mp4"]]
+
+
+def test_identical_files_are_never_divided_by_a_random_split(make_store: MakeStore, tmp_path: Path) -> None:
+    same = ("class00/0.mp4", "class00/5.mp4", "class01/7.mp4")
+    store = with_contents(make_store(classes=3, split=False), tmp_path / "copy", same)
+    for seed in range(6):
+        task = opened(Config(store, split_seed=seed))
+        parts = (task.lists.train, task.lists.val, task.lists.tests["test"])
+        assert sorted(len({*same} & {*part.videos}) for part in parts) == [0, 0, 3]
+        assert task.facts["groups_kept"] == 1
 
 
 def test_what_a_head_wants_and_a_store_has_not_is_refused_with_the_remedy(store: Path) -> None:
