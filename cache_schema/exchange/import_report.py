@@ -33,7 +33,8 @@ class ImportReport(Report):
     """What an import did.
 
     `present` records were there already; `failed`: name and reason; `trimmed`: name, steps of features and of labels;
-    `unlabelled`: names without a row of labels; `strangers`: rows of labels without a record; `splits`: for every
+    `unlabelled`: names without a row of labels; `strangers`: rows of labels without a record; `unsplit`: names
+    without a row of labels that lost their split; `splits`: for every
     split how many of the videos that it names have a record; `checked` records were read back.
     """
 
@@ -49,6 +50,7 @@ class ImportReport(Report):
     strangers: tuple[str, ...] = ()
     splits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     arrays: tuple[ArraySpec, ...] = ()
+    unsplit: tuple[str, ...] = ()
 
 
 @dataclass
@@ -101,14 +103,15 @@ def annotate(out: Path, source: Source, options: ImportOptions) -> ImportReport:
         unlabelled = [name for name in names if name not in rows or not rows[name].label]
     elif not source.classes:
         otherwise |= labels.by_folder(names)
-    labels.update_annotations(out, "default", rows, otherwise)
+    unsplit = labels.update_annotations(out, "default", rows, otherwise)
     present, splits = set(names), {}
     for name, named in source.splits.items():
         rows_of_split = {row.name: row for row in named if row.name in present}
         # What an archive in pieces has brought before stays.
         labels.update_annotations(out, name, rows_of_split, {})
         splits[name] = (len(rows_of_split), len(named))
-    return ImportReport(str(out), "", source.format, 0, 0, 0, (), (), tuple(unlabelled), tuple(strangers), splits)
+    names_and_splits = (tuple(unlabelled), tuple(strangers), splits)
+    return ImportReport(str(out), "", source.format, 0, 0, 0, (), (), *names_and_splits, unsplit=unsplit)
 
 
 def read_back(out: Path, keys: Sequence[Key], progress: Progress) -> int:

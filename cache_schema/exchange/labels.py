@@ -8,7 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from vfc.cache_schema.annotations import Annotation, Annotations, read_annotations, require_split, write_annotations
+from vfc.cache_schema.annotations import (
+    Annotation,
+    Annotations,
+    read_annotations,
+    require_split,
+    update_rows,
+    write_annotations,
+)
 from vfc.cache_schema.values.errors import BadInput, MissingPath
 
 _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -98,11 +105,17 @@ def by_folder(names: Sequence[str]) -> dict[str, Annotation]:
 
 def update_annotations(
     store: Path, name: str, rows: Mapping[str, Annotation], otherwise: Mapping[str, Annotation]
-) -> None:
-    """Write a set of annotations: the given rows, else those that were there, else `otherwise`."""
+) -> tuple[str, ...]:
+    """Write a set of annotations: the given rows, else those that were there, else `otherwise`.
+
+    The names of rows that are not given and lost their split, because another one was given to others; see
+    `update_rows`.
+    """
     path = store / "annotations" / f"{name}.jsonl"
     before = read_annotations(path) if path.is_file() else None
     rows_before = {row.name: row for row in before.rows} if before else {}
-    merged = Annotations(tuple({**otherwise, **rows_before, **rows}.values()))
-    if merged != before:
-        write_annotations(store, name, merged)
+    others = Annotations(tuple({**otherwise, **rows_before}.values()))
+    update = update_rows(others, Annotations(tuple(rows.values())), lambda _: True)
+    if update.annotations != before:
+        write_annotations(store, name, update.annotations)
+    return update.unsplit

@@ -70,6 +70,7 @@ def _import(config: ImportConfig, progress: Progress) -> Outcome:
     lines += _few("trimmed to the shorter", trimmed)
     lines += _few("no label", done.unlabelled)
     lines += _few("a label, but no record", done.strangers)
+    lines += _few("not in these labels, and in no split now", done.unsplit)
     lines += _few("not imported", [f"{name}: {reason}" for name, reason in done.failed])
     if done.failed:
         lines.append(f"Listed in {Path(done.path) / 'failures'}; the same command tries them again.")

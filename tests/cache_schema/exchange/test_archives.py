@@ -316,3 +316,16 @@ def test_a_missing_file_of_labels_is_refused_before_anything_is_read(tmp_path: P
     with pytest.raises(MissingPath, match=r"There is no file of labels .*labels\.csv"):
         bring(tmp_path / "in", tmp_path / "s", labels=tmp_path / "labels.csv")
     assert not (tmp_path / "s").exists()
+
+
+def test_labels_of_another_split_replace_all_splits(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in "abc":
+        np.save(tmp_path / "in" / f"{name}.npy", np.ones((3, 4), np.float32))
+    lists = {"one": {"a": "train", "b": "Test", "c": "train"}, "two": {"a": "test", "b": "training"}}
+    for name, splits in lists.items():
+        lines = [f"{video},x,{split}" for video, split in splits.items()]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["name,label,split", *lines]))
+        done = bring(tmp_path / "in", tmp_path / "s", labels=tmp_path / f"{name}.csv")
+        assert done.unsplit == (("c",) if name == "two" else ())
+    assert {row.name: row.split for row in load(tmp_path / "s").rows} == {"a": "test", "b": "train", "c": ""}
