@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
@@ -22,6 +22,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.settings import setting
 
 from .options import build, flags, parameter, to_json
 from .progress import Style, show
@@ -34,24 +35,11 @@ HELP: Final = {"help_option_names": ["-h", "--help"]}
 class CommonOptions:
     """The options of every command."""
 
-    json: bool = field(
-        default=False,
-        metadata={
-            "help": "Print one JSON document on stdout, also on failure",
-            "panel": "Common options",
-            "one_way": True,
-        },
-    )
-    progress: Style = field(
-        default="auto", metadata={"help": "How to show progress on stderr", "panel": "Common options"}
-    )
-    config: Path | None = field(
-        default=None,
-        metadata={"help": "Settings from an earlier run's config.json; flags win", "panel": "Common options"},
-    )
-    print_config: bool = field(
-        default=False,
-        metadata={"help": "Print the settings as JSON and do nothing else", "panel": "Common options", "one_way": True},
+    json: bool = setting(False, "Print one JSON document on stdout, also on failure", "Common options", one_way=True)
+    progress: Style = setting("auto", "How to show progress on stderr", "Common options")
+    config: Path | None = setting(None, "Settings from an earlier run's config.json; flags win", "Common options")
+    print_config: bool = setting(
+        False, "Print the settings as JSON and do nothing else", "Common options", one_way=True
     )
 
 

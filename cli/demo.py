@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 
 from vfc.cache_schema.values.errors import BadInput, Damaged, combined
 from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.settings import setting
 
 from .command import Command, Outcome, human_bytes, table
 
@@ -23,11 +24,11 @@ _NEXT = "vfc extract --model image --checkpoint google/vit-base-patch16-224 --vi
 class DemoConfig:
     """Folder and size of the demo."""
 
-    out: Path = field(default=Path("vfc-demo"), metadata={"help": "Folder of clips, model, store and run"})
-    clips_per_class: int = field(default=12, metadata={"help": "Clips rendered per class"})
-    steps: int = field(default=100, metadata={"help": "Training updates of the head"})
-    tasks: int = field(default=2000, metadata={"help": "Few-shot tasks in the test"})
-    seed: int = field(default=0, metadata={"help": "Seed of the clips, the model and the head"})
+    out: Path = setting(Path("vfc-demo"), "Folder of clips, model, store and run")
+    clips_per_class: int = setting(12, "Clips rendered per class")
+    steps: int = setting(100, "Training updates of the head")
+    tasks: int = setting(2000, "Few-shot tasks in the test")
+    seed: int = setting(0, "Seed of the clips, the model and the head")
 
     def __post_init__(self) -> None:
         least = {"clips_per_class": 1, "steps": 0, "tasks": 1, "seed": 0}

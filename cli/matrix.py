@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
 from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.settings import setting
 
 from .command import Command, Outcome, table
 
@@ -18,7 +19,7 @@ VISUAL_ONLY = "yes, without the text stream: this family answers no prompts"
 class MatrixConfig:
     """How the table is printed."""
 
-    format: Literal["text", "markdown"] = field(default="text", metadata={"help": "Form of the table"})
+    format: Literal["text", "markdown"] = setting("text", "Form of the table")
 
 
 @dataclass(frozen=True)

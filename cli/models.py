@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.settings import setting
 
 from . import matrix
 from .app import Lazy, group
@@ -27,31 +28,19 @@ class ListConfig:
 class ShowConfig:
     """Which family, which checkpoint, and what would be kept."""
 
-    model: str = field(metadata={"help": "Family: see vfc models list", "argument": True})
-    checkpoint: str | None = field(
-        default=None, metadata={"help": "Hub id or folder; default: the family's own", "panel": "Model"}
-    )
-    layer: tuple[str, ...] = field(default=(), metadata={"help": "Layers to keep", "panel": "Model"})
-    text_layer: tuple[str, ...] = field(default=(), metadata={"help": "Layers of the text tower", "panel": "Model"})
-    texts: bool = field(default=False, metadata={"help": "Count texts as well", "panel": "Model", "one_way": True})
-    num_frames: int = field(default=8, metadata={"help": "Frames per video", "panel": "Model"})
-    keep: tuple[str, ...] = field(default=(), metadata={"help": "Streams to keep", "panel": "Model"})
-    max_pixels: int | None = field(
-        default=None, metadata={"help": "qwen: most pixels of a video after resizing", "panel": "Model"}
-    )
-    size: str = field(
-        default="360x640",
-        metadata={"help": "Height x width of the frames, if the number of tokens depends on it", "panel": "Model"},
-    )
-    prompt: str = field(
-        default="unknown", metadata={"help": "Id of the prompt whose tokens are counted", "panel": "Model"}
-    )
-    pool: str = field(
-        default="",
-        metadata={"help": "Average the visual tokens of each frame onto a grid such as 4x4", "panel": "Model"},
-    )
-    dtype: Literal["fp32", "fp16", "bf16", "int8"] | None = field(
-        default=None, metadata={"help": "Storage dtype; default: the family's", "panel": "Model"}
+    model: str = setting(MISSING, "Family: see vfc models list", argument=True)
+    checkpoint: str | None = setting(None, "Hub id or folder; default: the family's own", "Model")
+    layer: tuple[str, ...] = setting((), "Layers to keep", "Model")
+    text_layer: tuple[str, ...] = setting((), "Layers of the text tower", "Model")
+    texts: bool = setting(False, "Count texts as well", "Model", one_way=True)
+    num_frames: int = setting(8, "Frames per video", "Model")
+    keep: tuple[str, ...] = setting((), "Streams to keep", "Model")
+    max_pixels: int | None = setting(None, "qwen: most pixels of a video after resizing", "Model")
+    size: str = setting("360x640", "Height x width of the frames, if the number of tokens depends on it", "Model")
+    prompt: str = setting("unknown", "Id of the prompt whose tokens are counted", "Model")
+    pool: str = setting("", "Average the visual tokens of each frame onto a grid such as 4x4", "Model")
+    dtype: Literal["fp32", "fp16", "bf16", "int8"] | None = setting(
+        None, "Storage dtype; default: the family's", "Model"
     )
 
     def __post_init__(self) -> None:

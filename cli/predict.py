@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import digest
+from vfc.cache_schema.values.settings import setting
 
 from .command import Command, Outcome
 from .heads import tables_text
@@ -29,32 +30,20 @@ if TYPE_CHECKING:
 class PredictConfig:
     """Which head, which labelled clips, which clips to classify."""
 
-    head: Path = field(metadata={"help": "Run folder of a trained few-shot head", "panel": "Input", "metavar": "RUN"})
-    support: Path = field(metadata={"help": "Folder with one subfolder of labelled clips per class", "panel": "Input"})
-    query: tuple[Path, ...] = field(metadata={"help": "The clips to classify", "panel": "Input", "metavar": "CLIP,..."})
-    cache: Path | None = field(
-        default=None,
-        metadata={
-            "help": "The store the head was trained on, where it is not at the path of the training: its projection "
-            "and its prompt texts are used",
-            "panel": "Input",
-            "metavar": "STORE",
-        },
+    head: Path = setting(MISSING, "Run folder of a trained few-shot head", "Input", metavar="RUN")
+    support: Path = setting(MISSING, "Folder with one subfolder of labelled clips per class", "Input")
+    query: tuple[Path, ...] = setting(MISSING, "The clips to classify", "Input", metavar="CLIP,...")
+    cache: Path | None = setting(
+        None,
+        "The store the head was trained on, where it is not at the path of the training: its projection "
+        "and its prompt texts are used",
+        "Input",
+        metavar="STORE",
     )
-    flow: Path | None = field(
-        default=None,
-        metadata={"help": "Folder of flow files of these clips, for a head trained on flow files", "panel": "Input"},
-    )
-    checkpoint: str | None = field(
-        default=None,
-        metadata={"help": "Weights of the model, if they are not where the recipe says", "panel": "Model"},
-    )
-    out: Path = field(
-        default=Path("predict"), metadata={"help": "Folder for the extracted features", "panel": "Output"}
-    )
-    device: str | None = field(
-        default=None, metadata={"help": "cpu, cuda or cuda:1; default: a GPU if there is one", "panel": "Performance"}
-    )
+    flow: Path | None = setting(None, "Folder of flow files of these clips, for a head trained on flow files", "Input")
+    checkpoint: str | None = setting(None, "Weights of the model, if they are not where the recipe says", "Model")
+    out: Path = setting(Path("predict"), "Folder for the extracted features", "Output")
+    device: str | None = setting(None, "cpu, cuda or cuda:1; default: a GPU if there is one", "Performance")
 
 
 def run(config: PredictConfig, progress: Progress) -> Outcome:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, Self
 
 from vfc.cache_schema.values.errors import BadInput
-from vfc.extract.settings import setting
+from vfc.cache_schema.values.settings import setting
 
 from .recipe_settings import Axes, recipe_settings
 
@@ -31,163 +31,163 @@ class ExtractConfig:
     """
 
     videos: Path = setting(
-        Path("videos"), "Input", "Folder (class per subfolder), CSV, JSONL or published list of videos"
+        Path("videos"), "Folder (class per subfolder), CSV, JSONL or published list of videos", "Input"
     )
     root: Path | None = setting(
         None,
-        "Input",
         "Folder that names, and paths in a list, are relative to; default: that of the videos or the list",
+        "Input",
     )
-    include: tuple[str, ...] = setting((), "Input", "Only these classes", metavar="CLASS,...")
-    exclude: tuple[str, ...] = setting((), "Input", "All classes but these", metavar="CLASS,...")
-    classes: str | None = setting(None, "Input", "Built-in class list that splits the classes, for example hmdb51-arn")
+    include: tuple[str, ...] = setting((), "Only these classes", "Input", metavar="CLASS,...")
+    exclude: tuple[str, ...] = setting((), "All classes but these", "Input", metavar="CLASS,...")
+    classes: str | None = setting(None, "Built-in class list that splits the classes, for example hmdb51-arn", "Input")
     frames: str = setting(
-        "tsn-centre", "Input", "Frame sampling: tsn-centre, tsn-random, linspace, stride:n, fps:x, all ..."
+        "tsn-centre", "Frame sampling: tsn-centre, tsn-random, linspace, stride:n, fps:x, all ...", "Input"
     )
-    num_frames: int = setting(8, "Input", "Frames per video")
-    window: int | None = setting(None, "Input", "i3d: frames per window, of those that --frames selects; default: 64")
+    num_frames: int = setting(8, "Frames per video", "Input")
+    window: int | None = setting(None, "i3d: frames per window, of those that --frames selects; default: 64", "Input")
     stride: int | None = setting(
-        None, "Input", "i3d: frames from one window to the next; default: --window (no overlap)"
+        None, "i3d: frames from one window to the next; default: --window (no overlap)", "Input"
     )
     border: Literal["drop", "repeat", "zero"] | None = setting(
         None,
-        "Input",
         "i3d: drop (default): complete windows only, from the first frame on; repeat or zero: a window around "
         "every --stride-th frame, padded at both ends with repeated frames or with zeros",
+        "Input",
     )
     flow: str | None = setting(
-        None, "Input", "Optical flow in addition to RGB: dis, tv-l1 (both by OpenCV), or a FOLDER of computed flow"
+        None, "Optical flow in addition to RGB: dis, tv-l1 (both by OpenCV), or a FOLDER of computed flow", "Input"
     )
     views: tuple[str, ...] = setting(
         (),
-        "Input",
         "Views in addition to the clean one: three-crops, clips:n (in time), augment:n, test:4x3 (clips x crops)",
+        "Input",
         metavar="VIEWS,...",
     )
     pipeline: Literal["plain", "vidprism", "msta"] = setting(
-        "plain", "Input", "Published rules that --views augment and test follow"
+        "plain", "Published rules that --views augment and test follow", "Input"
     )
     flip: bool = setting(
-        True, "Input", "Whether --views augment may mirror frames; switch off if classes differ by left and right"
+        True, "Whether --views augment may mirror frames; switch off if classes differ by left and right", "Input"
     )
-    seed: int = setting(0, "Input", "Seed of --frames tsn-random, --views augment and --project random")
-    stream: int | None = setting(None, "Input", "Index of the video stream in the file; default: the container's best")
+    seed: int = setting(0, "Seed of --frames tsn-random, --views augment and --project random", "Input")
+    stream: int | None = setting(None, "Index of the video stream in the file; default: the container's best", "Input")
     texts: str | None = setting(
         None,
-        "Input",
         "Texts for the text tower: a FILE with one per line, a .json file of descriptions, or the word classes",
+        "Input",
     )
     template: tuple[str, ...] = setting(
-        (), "Input", "Template with {label}, into which each text is put; may be repeated", metavar="TEXT", commas=False
+        (), "Template with {label}, into which each text is put; may be repeated", "Input", metavar="TEXT", commas=False
     )
     prompt: tuple[str, ...] = setting(
         (),
-        "Input",
         "Questions to a language model about each video: unknown (default), unknown-temporal, "
         "unknown-interaction, known-support, known-query",
+        "Input",
         metavar="ID,...",
     )
     prompt_text: tuple[str, ...] = setting(
         (),
-        "Input",
         "Your own prompt; may contain {label} or {options}; may be repeated",
+        "Input",
         metavar="[NAME=]TEXT",
         commas=False,
     )
     episodes: Path | None = setting(
-        None, "Input", "Episode list (vfc episodes); its class options fill {options} for its query videos"
+        None, "Episode list (vfc episodes); its class options fill {options} for its query videos", "Input"
     )
 
-    model: str = setting("video-llava", "Model", "Family of models: see vfc models list", choices=_models)
-    checkpoint: str | None = setting(None, "Model", "Hub id or folder of the weights; default: the family's own")
+    model: str = setting("video-llava", "Family of models: see vfc models list", "Model", choices=_models)
+    checkpoint: str | None = setting(None, "Hub id or folder of the weights; default: the family's own", "Model")
     layer: tuple[str, ...] = setting(
         (),
-        "Model",
         "Layers to keep: 0 (input of block 1), 1, 2 ..., or norm (after the final norm)",
+        "Model",
         metavar="LAYER,...",
     )
-    text_layer: tuple[str, ...] = setting((), "Model", "Layers of the text tower to keep", metavar="LAYER,...")
+    text_layer: tuple[str, ...] = setting((), "Layers of the text tower to keep", "Model", metavar="LAYER,...")
     keep: tuple[str, ...] = setting(
-        (), "Size", "Streams to keep: frames, visual, embedding, text", metavar="STREAM,..."
+        (), "Streams to keep: frames, visual, embedding, text", "Size", metavar="STREAM,..."
     )
     cut_texts: bool = setting(
-        False, "Model", "Truncate texts that are too long for the text tower, instead of refusing them"
+        False, "Truncate texts that are too long for the text tower, instead of refusing them", "Model"
     )
     dtype: Literal["fp32", "fp16", "bf16", "int8"] | None = setting(
-        None, "Size", "Storage dtype; default: the family's"
+        None, "Storage dtype; default: the family's", "Size"
     )
     compute_dtype: Literal["fp32", "fp16", "bf16"] | None = setting(
-        None, "Model", "Dtype of the forward pass; default: that of the weights"
+        None, "Dtype of the forward pass; default: that of the weights", "Model"
     )
     attention: Literal["eager", "sdpa", "flash_attention_2"] | None = setting(
-        None, "Model", "Attention implementation; default: the library's choice"
+        None, "Attention implementation; default: the library's choice", "Model"
     )
     max_pixels: int | None = setting(
-        None, "Model", "qwen: most pixels of a video after resizing; default: the checkpoint's"
+        None, "qwen: most pixels of a video after resizing; default: the checkpoint's", "Model"
     )
     pixels: str | None = setting(
-        None, "Model", "viclip: how frames are brought to size: resize (default) or centre-crop"
+        None, "viclip: how frames are brought to size: resize (default) or centre-crop", "Model"
     )
     tail: int | None = setting(
         None,
-        "Model",
         "viclip: also keep the weights of blocks K and above in the store, for heads that adapt them",
+        "Model",
         metavar="K",
     )
     prompt_batching: Literal["serial", "packed", "batched", "single"] | None = setting(
         None,
-        "Model",
         "How the prompts of a video run: serial (deterministic mode) or packed (fast mode) with a shared prefix; "
         "batched; or single: one forward pass per prompt",
+        "Model",
         renamed_from=("plan",),
     )
     mode: Literal["deterministic", "fast"] | None = setting(
-        None, "Model", "deterministic (default on a CPU): bitwise equal for any ranks and restarts; fast: batched"
+        None, "deterministic (default on a CPU): bitwise equal for any ranks and restarts; fast: batched", "Model"
     )
 
     pool: str = setting(
-        "", "Size", "Average the visual tokens of each frame: onto a grid such as 4x4, or mean (one vector)"
+        "", "Average the visual tokens of each frame: onto a grid such as 4x4, or mean (one vector)", "Size"
     )
     project: str = setting(
-        "", "Size", "Project features onto fewer dimensions: pca:1024 or random:256; fitted once and kept in the store"
+        "", "Project features onto fewer dimensions: pca:1024 or random:256; fitted once and kept in the store", "Size"
     )
     fit_records: int = setting(
-        256, "Size", "Number of videos that --project is fitted on (the first by the hash of their names)"
+        256, "Number of videos that --project is fitted on (the first by the hash of their names)", "Size"
     )
     project_fit: Literal["train", "all", "0.1"] | None = setting(
         None,
-        "Size",
         "Videos that a pca is fitted on; default: train where a split is known, else all; 0.1: as version 0.1 did, on "
         "all, less the mean, no common basis of frames and texts",
+        "Size",
     )
-    project_mean: bool = setting(False, "Size", "Subtract the mean before a pca")
+    project_mean: bool = setting(False, "Subtract the mean before a pca", "Size")
 
-    out: Path = setting(Path("store"), "Output", "Store to create or to continue")
-    retry_failed: bool = setting(False, "Output", "Try videos again that earlier runs listed under failures/")
-    refresh: bool = setting(False, "Output", "Make the records again whose file has changed since")
+    out: Path = setting(Path("store"), "Store to create or to continue", "Output")
+    retry_failed: bool = setting(False, "Try videos again that earlier runs listed under failures/", "Output")
+    refresh: bool = setting(False, "Make the records again whose file has changed since", "Output")
     check_content: bool = setting(
-        False, "Output", "Compare the SHA-256 of every file, not only where its size or time has changed"
+        False, "Compare the SHA-256 of every file, not only where its size or time has changed", "Output"
     )
-    prune: bool = setting(False, "Output", "Remove the annotations of videos whose file is gone from the folder")
-    part_mb: float = setting(128.0, "Output", "Commit a part after this many megabytes")
-    part_seconds: float = setting(60.0, "Output", "Commit a part after this many seconds")
-    worker: str | None = setting(None, "Output", "Name of this process in parts/ and failures/; default: r<rank>")
+    prune: bool = setting(False, "Remove the annotations of videos whose file is gone from the folder", "Output")
+    part_mb: float = setting(128.0, "Commit a part after this many megabytes", "Output")
+    part_seconds: float = setting(60.0, "Commit a part after this many seconds", "Output")
+    worker: str | None = setting(None, "Name of this process in parts/ and failures/; default: r<rank>", "Output")
 
-    device: str | None = setting(None, "Performance", "cpu, cuda or cuda:1; default: a GPU where there is one")
-    batch: int | None = setting(None, "Performance", "Videos per forward in fast mode; default: 8")
+    device: str | None = setting(None, "cpu, cuda or cuda:1; default: a GPU where there is one", "Performance")
+    batch: int | None = setting(None, "Videos per forward in fast mode; default: 8", "Performance")
     threads: int | None = setting(
         None,
-        "Performance",
         "CPU threads of the forward pass; part of the recipe in deterministic mode (default there: 4)",
+        "Performance",
     )
     decode_workers: int | None = setting(
-        None, "Performance", "Processes that decode videos; default: one per core, 8 at most"
+        None, "Processes that decode videos; default: one per core, 8 at most", "Performance"
     )
     seconds_per_video: float = setting(
-        60.0, "Performance", "Time limit of the decoder per video, or per chunk of a long one"
+        60.0, "Time limit of the decoder per video, or per chunk of a long one", "Performance"
     )
-    rank: int | None = setting(None, "Performance", "Rank of this process, from 0; default: from torchrun or SLURM")
-    world_size: int | None = setting(None, "Performance", "Number of processes that share the work")
+    rank: int | None = setting(None, "Rank of this process, from 0; default: from torchrun or SLURM", "Performance")
+    world_size: int | None = setting(None, "Number of processes that share the work", "Performance")
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "batch", "threads", "decode_workers", "fit_records", "max_pixels", "tail"):
@@ -238,7 +238,7 @@ class PlanConfig(ExtractConfig):
     """The settings of the run to plan, and how closely to look."""
 
     calibrate: bool = setting(
-        True, "Plan", "Decode a few of the videos and run the model on them, to estimate time and memory"
+        True, "Decode a few of the videos and run the model on them, to estimate time and memory", "Plan"
     )
 
 

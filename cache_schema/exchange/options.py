@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.settings import setting
 
 
 @dataclass(frozen=True)
@@ -18,38 +19,26 @@ class ImportOptions:
         BadInput: a rate that is not above 0.
     """
 
-    form: Literal["auto", "ms-tcn", "hdf5", "files", "export"] = field(
-        default="auto", metadata={"help": "Format of SOURCE", "flag": "format", "panel": "Input"}
+    form: Literal["auto", "ms-tcn", "hdf5", "files", "export"] = setting(
+        "auto", "Format of SOURCE", "Input", flag="format"
     )
-    dataset: str = field(default="", metadata={"help": "Array to import, if a file holds several", "panel": "Input"})
-    time: Literal["auto", "first", "last"] = field(
-        default="auto", metadata={"help": "Time axis; auto: last in MS-TCN folders, else first", "panel": "Input"}
+    dataset: str = setting("", "Array to import, if a file holds several", "Input")
+    time: Literal["auto", "first", "last"] = setting(
+        "auto", "Time axis; auto: last in MS-TCN folders, else first", "Input"
     )
-    labels: Path | None = field(
-        default=None, metadata={"help": "CSV or JSONL with name,label,split,fold", "panel": "Input"}
+    labels: Path | None = setting(None, "CSV or JSONL with name,label,split,fold", "Input")
+    fps: float | None = setting(None, "Steps per second; adds the array seconds", "Input")
+    made_by: str = setting(
+        "", "How the features were made, for the recipe; default: the first file identifies them", "Input"
     )
-    fps: float | None = field(
-        default=None, metadata={"help": "Steps per second; adds the array seconds", "panel": "Input"}
+    array: str = setting("frames", "Name of the array in the store", "Output")
+    layout: Literal["auto", "steps", "frame-major", "vector"] = setting(
+        "auto", "steps: [T, D], T varies; frame-major: one shape; vector: [D]", "Output"
     )
-    made_by: str = field(
-        default="",
-        metadata={
-            "help": "How the features were made, for the recipe; default: the first file identifies them",
-            "panel": "Input",
-        },
+    dtype: Literal["fp32", "fp16", "bf16", "int8"] | None = setting(
+        None, "Storage dtype; default fp16, of an export its own", "Output"
     )
-    array: str = field(default="frames", metadata={"help": "Name of the array in the store", "panel": "Output"})
-    layout: Literal["auto", "steps", "frame-major", "vector"] = field(
-        default="auto",
-        metadata={"help": "steps: [T, D], T varies; frame-major: one shape; vector: [D]", "panel": "Output"},
-    )
-    dtype: Literal["fp32", "fp16", "bf16", "int8"] | None = field(
-        default=None,
-        metadata={"help": "Storage dtype; default fp16, of an export its own", "panel": "Output"},
-    )
-    verify: bool = field(
-        default=True, metadata={"help": "Read back what was written and compare checksums", "panel": "Output"}
-    )
+    verify: bool = setting(True, "Read back what was written and compare checksums", "Output")
 
     def __post_init__(self) -> None:
         if self.fps is not None and not 0 < self.fps < math.inf:

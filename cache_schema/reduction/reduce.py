@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -19,6 +19,7 @@ from vfc.cache_schema.values.dtypes import LEAST_ROWS_FOR_INT8
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.layout import RAGGED_GRID, ArrayName
 from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Dtype, Json
+from vfc.cache_schema.values.settings import setting
 
 from .pooling import parse_grid, pool_cells, pool_values, pooled_spec
 from .projection import Projection, parse_projection
@@ -30,30 +31,19 @@ Array: TypeAlias = npt.NDArray[Any]
 class Reduction:
     """What to do, in this order: pool over tokens, project, change the dtype. Nothing is done unless it is named."""
 
-    pool: str = field(
-        default="",
-        metadata={
-            "help": "Mean over tokens: `4x4` onto a grid per frame, `mean` over all tokens of a frame (or all frames)"
-        },
+    pool: str = setting(
+        "", "Mean over tokens: `4x4` onto a grid per frame, `mean` over all tokens of a frame (or all frames)"
     )
-    grid: str = field(
-        default="", metadata={"help": "Rows x columns of the tokens of a frame, where it is no square: `8x14`"}
-    )
-    project: str = field(
-        default="", metadata={"help": "`pca:256` or `random:256`: onto so many dimensions, fitted once and kept"}
-    )
-    fit_records: int = field(
-        default=256, metadata={"help": "Records the projection is fitted on, the first by hash of the key"}
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of a random projection"})
-    dtype: Dtype | None = field(default=None, metadata={"help": "Storage dtype of features", "choices": FEATURE_DTYPES})
-    project_mean: bool = field(default=False, metadata={"help": "Subtract the mean before a pca"})
-    project_fit: Literal["train", "all", "0.1"] | None = field(
-        default=None,
-        metadata={
-            "help": "Videos a pca is fitted on: train (default where a split is known) or all (default elsewhere); "
-            "0.1: as version 0.1, on all, less the mean, without one basis for frames and texts"
-        },
+    grid: str = setting("", "Rows x columns of the tokens of a frame, where it is no square: `8x14`")
+    project: str = setting("", "`pca:256` or `random:256`: onto so many dimensions, fitted once and kept")
+    fit_records: int = setting(256, "Records the projection is fitted on, the first by hash of the key")
+    seed: int = setting(0, "Seed of a random projection")
+    dtype: Dtype | None = setting(None, "Storage dtype of features", choices=FEATURE_DTYPES)
+    project_mean: bool = setting(False, "Subtract the mean before a pca")
+    project_fit: Literal["train", "all", "0.1"] | None = setting(
+        None,
+        "Videos a pca is fitted on: train (default where a split is known) or all (default elsewhere); "
+        "0.1: as version 0.1, on all, less the mean, without one basis for frames and texts",
     )
 
     def __post_init__(self) -> None:

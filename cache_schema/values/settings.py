@@ -1,4 +1,4 @@
-"""Fields of settings: the default, the help text and the panel that the command line shows."""
+"""One line per setting: the default, the help text and the panel of the flag that is made of a dataclass field."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from dataclasses import field
 from typing import Any
 
 
-def setting(default: Any, help_text: str, **metadata: Any) -> Any:
-    """A dataclass field that the command line makes a flag of; `dataclasses.MISSING`: the flag must be given.
+def setting(default: Any, text: str, panel: str = "", **more: Any) -> Any:
+    """A dataclass field with its help text; `dataclasses.MISSING` as the default: the flag must be given.
 
-    `metadata` may hold what `vfc.cli.options` reads: `panel`, `flag`, `choices`, `metavar`, `renamed_from` and others.
+    `more` is metadata as `vfc.cli.options` reads it (`choices`, `metavar`, `flag`, `renamed_from` ...). `added=True`
+    marks a setting that a later version added to a head or task: at its default it is left out of config.json, so that
+    runs of earlier versions are still the same run.
     """
-    return field(default=default, metadata={"help": help_text, **metadata})
+    return field(default=default, metadata={"help": text, **({"panel": panel} if panel else {}), **more})

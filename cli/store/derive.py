@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vfc.cache_schema.reduction.reduce import Reduction
 from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.settings import setting
 from vfc.cli.command import Command, Outcome, table
 
 from .inspect import count, shape
@@ -23,9 +24,7 @@ _OUT = {"help": "Store to create or to add to", "panel": "Output"}
 class MergeConfig:
     """The stores to merge, and the result."""
 
-    stores: tuple[Path, ...] = field(
-        metadata={"help": "Stores with the same recipe", "argument": True, "metavar": "STORE..."}
-    )
+    stores: tuple[Path, ...] = setting(MISSING, "Stores with the same recipe", argument=True, metavar="STORE...")
     out: Path = field(metadata=_OUT)
 
 
@@ -33,11 +32,9 @@ class MergeConfig:
 class ConvertConfig:
     """The store to convert, and the dtype."""
 
-    store: Path = field(metadata={"help": "The store", "argument": True})
+    store: Path = setting(MISSING, "The store", argument=True)
     out: Path = field(metadata=_OUT)
-    dtype: Literal["fp32", "fp16", "bf16", "int8"] = field(
-        metadata={"help": "Storage dtype of features", "panel": "Output"}
-    )
+    dtype: Literal["fp32", "fp16", "bf16", "int8"] = setting(MISSING, "Storage dtype of features", "Output")
     arrays: tuple[str, ...] = field(default=(), metadata=_ARRAYS)
 
 
@@ -45,13 +42,11 @@ class ConvertConfig:
 class MaterializeConfig:
     """The store, and how it is made smaller."""
 
-    store: Path = field(metadata={"help": "The store", "argument": True})
+    store: Path = setting(MISSING, "The store", argument=True)
     shrink: Reduction = field(default_factory=Reduction)
     arrays: tuple[str, ...] = field(default=(), metadata=_ARRAYS)
-    name: str = field(
-        default="", metadata={"help": "Write the new store to derived/<name>/ of this one", "panel": "Output"}
-    )
-    out: Path | None = field(default=None, metadata={"help": "Write the new store here instead", "panel": "Output"})
+    name: str = setting("", "Write the new store to derived/<name>/ of this one", "Output")
+    out: Path | None = setting(None, "Write the new store here instead", "Output")
 
 
 def _merge(config: MergeConfig, progress: Progress) -> Outcome:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from vfc.cache_schema.exchange.options import ImportOptions
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.settings import setting
 from vfc.cli.command import Command, Outcome, human_bytes, table
 
 from .inspect import count
@@ -21,8 +22,8 @@ _SHOWN = 20
 class ImportConfig:
     """The features, the store, and how they are read."""
 
-    source: Path = field(metadata={"help": "Folder or file of features", "argument": True})
-    out: Path = field(metadata={"help": "Store to create or to add to", "panel": "Output"})
+    source: Path = setting(MISSING, "Folder or file of features", argument=True)
+    out: Path = setting(MISSING, "Store to create or to add to", "Output")
     options: ImportOptions = field(default_factory=ImportOptions)
 
 
@@ -30,21 +31,13 @@ class ImportConfig:
 class ExportConfig:
     """The store, and the format."""
 
-    store: Path = field(metadata={"help": "The store", "argument": True})
-    format: Literal["hdf5", "npy", "safetensors"] = field(metadata={"help": "Format of the export", "panel": "Output"})
-    out: Path = field(metadata={"help": "File (hdf5) or folder to create or to complete", "panel": "Output"})
-    arrays: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            "help": "Arrays to export; default: all of them",
-            "flag": "array",
-            "panel": "Input",
-            "metavar": "ARRAY,...",
-        },
+    store: Path = setting(MISSING, "The store", argument=True)
+    format: Literal["hdf5", "npy", "safetensors"] = setting(MISSING, "Format of the export", "Output")
+    out: Path = setting(MISSING, "File (hdf5) or folder to create or to complete", "Output")
+    arrays: tuple[str, ...] = setting(
+        (), "Arrays to export; default: all of them", "Input", flag="array", metavar="ARRAY,..."
     )
-    verify: bool = field(
-        default=True, metadata={"help": "Read back what was written and compare checksums", "panel": "Output"}
-    )
+    verify: bool = setting(True, "Read back what was written and compare checksums", "Output")
 
     def __post_init__(self) -> None:
         if self.format == "hdf5" and self.out.is_dir():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.settings import setting
 from vfc.cli.command import Command, Outcome, human_bytes, table
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _SHOWN = 20
 class StoreConfig:
     """The store."""
 
-    store: Path = field(metadata={"help": "The store", "argument": True})
+    store: Path = setting(MISSING, "The store", argument=True)
 
 
 def count(number: int, noun: str) -> str:
@@ -128,8 +129,8 @@ def _verify(config: StoreConfig, progress: Progress) -> Outcome:
 class CompareConfig:
     """The two stores."""
 
-    here: Path = field(metadata={"help": "First store", "argument": True})
-    there: Path = field(metadata={"help": "Second store", "argument": True})
+    here: Path = setting(MISSING, "First store", argument=True)
+    there: Path = setting(MISSING, "Second store", argument=True)
 
 
 def _compare(config: CompareConfig, progress: Progress) -> Outcome:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
+from vfc.cache_schema.values.settings import setting
 from vfc.cli.command import Command, Outcome, human_bytes
 
 from .inspect import count, damage, names
@@ -20,8 +21,8 @@ _YES = {"help": "Confirm; without it nothing is changed", "one_way": True}
 class CompactConfig:
     """The store, and the size of its new parts."""
 
-    store: Path = field(metadata={"help": "The store", "argument": True})
-    part_mb: float = field(default=128.0, metadata={"help": "Size of a part in megabytes"})
+    store: Path = setting(MISSING, "The store", argument=True)
+    part_mb: float = setting(128.0, "Size of a part in megabytes")
     yes: bool = field(default=False, metadata=_YES)
 
     def __post_init__(self) -> None:
@@ -33,10 +34,8 @@ class CompactConfig:
 class RepairConfig:
     """The store, and what is done with damaged parts."""
 
-    store: Path = field(metadata={"help": "The store", "argument": True})
-    drop: bool = field(
-        default=False, metadata={"help": "Delete damaged parts instead of moving them to quarantine/", "one_way": True}
-    )
+    store: Path = setting(MISSING, "The store", argument=True)
+    drop: bool = setting(False, "Delete damaged parts instead of moving them to quarantine/", one_way=True)
     yes: bool = field(default=False, metadata=_YES)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, Final
 from zlib import crc32
@@ -17,6 +17,7 @@ from vfc.cache_schema.values.errors import BadInput, RecipeMismatch, VfcError, c
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import Json
+from vfc.cache_schema.values.settings import setting
 
 SPATIAL: Final = (
     'Think of videos of the action "{label}": who and what is seen in them, in which place, in which posture. '
@@ -36,10 +37,6 @@ Writer = Callable[[str, int], str]
 """Returns the answer of the model to a prompt; the number is that of the attempt."""
 
 
-def _flag(panel: str, text: str, **more: Any) -> dict[str, Any]:
-    return {"panel": panel, "help": text, **more}
-
-
 @dataclass(frozen=True)
 class DescribeConfig:
     """Which classes, which language model, how many sentences.
@@ -48,26 +45,17 @@ class DescribeConfig:
         BadInput: a number that is too small, or a prompt with another field than label and count.
     """
 
-    checkpoint: str = field(metadata=_flag("Model", "Hub id or folder of a causal language model"))
-    class_list: Path | None = field(
-        default=None, metadata=_flag("Input", "File with the class names in the order of their ids")
-    )
-    cache: Path | None = field(
-        default=None, metadata=_flag("Input", "Store whose class names (sorted) are used if there is no list")
-    )
-    count: int = field(default=2, metadata=_flag("Output", "Sentences per class in each file (N)"))
-    name: str = field(default="classes", metadata=_flag("Output", "Name of the data set, used in the file names"))
-    out: Path = field(default=Path("descriptions"), metadata=_flag("Output", "Folder of the two files"))
-    spatial_prompt: str = field(default=SPATIAL, metadata=_flag("Model", "Prompt with {label} and {count}"))
-    temporal_prompt: str = field(default=TEMPORAL, metadata=_flag("Model", "Prompt with {label} and {count}"))
-    new_tokens: int = field(default=256, metadata=_flag("Model", "Most tokens of one answer"))
-    tries: int = field(
-        default=3,
-        metadata=_flag("Model", "Attempts per class if an answer is too short; all but the first are sampled"),
-    )
-    device: str | None = field(
-        default=None, metadata=_flag("Performance", "cpu, cuda or cuda:1; default: a GPU where there is one")
-    )
+    checkpoint: str = setting(MISSING, "Hub id or folder of a causal language model", "Model")
+    class_list: Path | None = setting(None, "File with the class names in the order of their ids", "Input")
+    cache: Path | None = setting(None, "Store whose class names (sorted) are used if there is no list", "Input")
+    count: int = setting(2, "Sentences per class in each file (N)", "Output")
+    name: str = setting("classes", "Name of the data set, used in the file names", "Output")
+    out: Path = setting(Path("descriptions"), "Folder of the two files", "Output")
+    spatial_prompt: str = setting(SPATIAL, "Prompt with {label} and {count}", "Model")
+    temporal_prompt: str = setting(TEMPORAL, "Prompt with {label} and {count}", "Model")
+    new_tokens: int = setting(256, "Most tokens of one answer", "Model")
+    tries: int = setting(3, "Attempts per class if an answer is too short; all but the first are sampled", "Model")
+    device: str | None = setting(None, "cpu, cuda or cuda:1; default: a GPU where there is one", "Performance")
 
     def __post_init__(self) -> None:
         errors: list[VfcError] = [

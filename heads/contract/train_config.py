@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.settings import setting
 
 from .ranges import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, POSITIVE, check_range
-from .settings import setting
 
 
 def _setting(default: Any, text: str, **more: Any) -> Any:
@@ -51,9 +51,7 @@ class TrainConfig:
     )
     seed: int = _setting(0, "Seed of the initial weights and of all training draws.")
     device: Literal["auto", "cpu"] = _setting("auto", "auto: a GPU if there is one.", choices=("auto", "cpu"))
-    out: Path | None = field(
-        default=None, metadata={"help": "Run folder; default runs/<head>-<digest of the settings>.", "panel": "Output"}
-    )
+    out: Path | None = setting(None, "Run folder; default runs/<head>-<digest of the settings>.", "Output")
 
     def __post_init__(self) -> None:
         check_range(self, AT_LEAST_ONE, "batch", "accumulate")

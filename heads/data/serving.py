@@ -30,18 +30,18 @@ class ServingSettings:
     """Flags: which time steps and tokens of a clip are used."""
 
     clip_steps: int = setting(
-        8, "Time steps per clip that records of different length are reduced to.", panel="Input", added=True
+        8, "Time steps per clip that records of different length are reduced to.", "Input", added=True
     )
     clip_rule: ClipRule = setting(
         "segment-mean",
         "Reduce a long record to --clip-steps by the mean or the centre of equal segments; all: keep every step.",
-        panel="Input",
+        "Input",
         added=True,
     )
     frame_tokens: Literal["auto", "patch", "cls", "all"] = setting(
         "auto",
         "Tokens of a frame that are averaged; auto: patch tokens, all tokens of a language model.",
-        panel="Input",
+        "Input",
         added=True,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,8 +16,8 @@ from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import Json
+from vfc.cache_schema.values.settings import setting
 from vfc.heads import tasks
-from vfc.heads.contract.settings import setting
 from vfc.heads.data.facts import FACTS
 from vfc.heads.results.tables import Table, percent, read_rows
 from vfc.heads.runs.paired_statistics import Difference, Group, Run, difference
@@ -41,9 +41,7 @@ _SET: Final = ("videos_digest", "classes_digest")
 class ReportConfig:
     """Which runs, and beside which of them the others are put."""
 
-    runs: tuple[Path, ...] = field(
-        default=(), metadata={"help": "Run folders, or folders of run folders.", "argument": True, "metavar": "RUN..."}
-    )
+    runs: tuple[Path, ...] = setting((), "Run folders, or folders of run folders.", argument=True, metavar="RUN...")
     against: tuple[Path, ...] = setting(
         (), "Runs to compare the others with, item by item; the other seeds of their groups are included.", "Protocol"
     )

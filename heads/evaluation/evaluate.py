@@ -17,8 +17,8 @@ from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import Json
+from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.ranges import AT_LEAST_ONE, POSITIVE, check_range
-from vfc.heads.contract.settings import setting
 from vfc.heads.data.dataset import in_view
 from vfc.heads.data.facts import set_facts, view_facts
 from vfc.heads.data.serving import ServingSettings

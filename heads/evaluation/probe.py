@@ -12,7 +12,7 @@ from vfc.cache_schema.values.errors import UnknownName, unknown_name
 from vfc.cache_schema.values.layout import ArrayName
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import Json
-from vfc.heads.contract.settings import setting
+from vfc.cache_schema.values.settings import setting
 from vfc.heads.data.arrays import array_names
 from vfc.heads.data.serving import servable
 from vfc.heads.data.store_view import Wants, resolve

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vfc.cache_schema.values.record import ArraySpec
+from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import BELOW_ONE, NOT_NEGATIVE, check_range
-from vfc.heads.contract.settings import setting
 from vfc.heads.tasks.frame_labels import GROUPS, FrameBatch, FrameHead
 
 TASK = "frame-labels"
@@ -26,8 +26,8 @@ TASK = "frame-labels"
 class Config:
     """The classifier."""
 
-    hidden: int = setting(0, "Width of the hidden layer; 0: linear classifier.")
-    dropout: float = setting(0.0, "Dropout of the features.")
+    hidden: int = setting(0, "Width of the hidden layer; 0: linear classifier.", "Model")
+    dropout: float = setting(0.0, "Dropout of the features.", "Model")
 
     def __post_init__(self) -> None:
         check_range(self, NOT_NEGATIVE, "hidden")

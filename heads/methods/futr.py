@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
+from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, check_range
-from vfc.heads.contract.settings import setting
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.tasks.anticipation import AnticipationHead, Prediction, Sampling, WindowBatch, future_losses, past_loss
 
@@ -49,14 +49,16 @@ _STRIDES: Final = {"50salads": 6, "breakfast": 3}
 class Config:
     """The model. Settings that are None take the preset's value."""
 
-    preset: Literal["50salads", "breakfast"] = setting("50salads", "Published sizes and stride for this data set.")
-    width: int | None = setting(None, "Width of all layers; default 512 or 128.")
-    encoder_layers: int | None = setting(None, "Encoder layers; default 2.")
-    decoder_layers: int | None = setting(None, "Decoder layers; default 2 or 1.")
-    queries: int | None = setting(None, "Number of predicted segments N; default 20 or 8.")
-    positions: int | None = setting(None, "Largest number of observed steps; default 3100 or 2000.")
-    attention_heads: int = setting(8, "Attention heads of every layer.")
-    dropout: float = setting(0.1, "Dropout in every layer.")
+    preset: Literal["50salads", "breakfast"] = setting(
+        "50salads", "Published sizes and stride for this data set.", "Model"
+    )
+    width: int | None = setting(None, "Width of all layers; default 512 or 128.", "Model")
+    encoder_layers: int | None = setting(None, "Encoder layers; default 2.", "Model")
+    decoder_layers: int | None = setting(None, "Decoder layers; default 2 or 1.", "Model")
+    queries: int | None = setting(None, "Number of predicted segments N; default 20 or 8.", "Model")
+    positions: int | None = setting(None, "Largest number of observed steps; default 3100 or 2000.", "Model")
+    attention_heads: int = setting(8, "Attention heads of every layer.", "Model")
+    dropout: float = setting(0.1, "Dropout in every layer.", "Model")
 
     def __post_init__(self) -> None:
         check_range(self, AT_LEAST_ONE, "width", "decoder_layers", "queries", "positions", "attention_heads")

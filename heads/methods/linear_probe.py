@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vfc.cache_schema.values.record import ArraySpec
+from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.head import require
-from vfc.heads.contract.settings import setting
 from vfc.heads.tasks.classification import ClassifierHead, ClipBatch
 
 TASK = "classification"
@@ -24,7 +24,7 @@ TASK = "classification"
 class Config:
     """The input of the linear layer."""
 
-    norm: bool = setting(True, "Layer-normalise the mean frame; --no-norm: a plain linear probe.", added=True)
+    norm: bool = setting(True, "Layer-normalise the mean frame; --no-norm: a plain linear probe.", "Model", added=True)
 
 
 class Head(ClassifierHead):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vfc.cache_schema.values.record import ArraySpec
+from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import BELOW_ONE, NOT_NEGATIVE, check_range
-from vfc.heads.contract.settings import setting
 from vfc.heads.tasks.classification import ClassifierHead, ClipBatch
 
 TASK = "classification"
@@ -21,8 +21,8 @@ TASK = "classification"
 class Config:
     """The perceptron."""
 
-    hidden: int = setting(0, "Width of the hidden layer; 0: the width of the features.")
-    dropout: float = setting(0.1, "Dropout before the last layer.")
+    hidden: int = setting(0, "Width of the hidden layer; 0: the width of the features.", "Model")
+    dropout: float = setting(0.1, "Dropout before the last layer.", "Model")
 
     def __post_init__(self) -> None:
         check_range(self, NOT_NEGATIVE, "hidden")

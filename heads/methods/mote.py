@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
+from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.ranges import AT_LEAST_ONE, NOT_NEGATIVE, check_range
-from vfc.heads.contract.settings import setting
 from vfc.heads.similarity.text_similarity import cosine_logits, shared_width
 from vfc.heads.tasks.classification import TRAIN as TASK_TRAIN
 from vfc.heads.tasks.classification import ClassifierHead, ClipBatch, Wants
@@ -38,11 +38,13 @@ SHARPNESS: Final = 0.05
 class Config:
     """The layers over time; their width is that of the stored features."""
 
-    experts: int = setting(4, "Experts: copies of each feed-forward network.")
-    layers: int = setting(0, "Transformer layers over time; 0: 4, or 6 for features wider than 512.")
-    merged_weight: float = setting(0.5, "Weight of the loss of the merged experts.")
-    stay_weight: float = setting(0.1, "Weight of the squared distance between merged outputs and inputs.")
-    modulate: bool = setting(True, "At test, reduce the layers' contribution for classes unlike the training classes.")
+    experts: int = setting(4, "Experts: copies of each feed-forward network.", "Model")
+    layers: int = setting(0, "Transformer layers over time; 0: 4, or 6 for features wider than 512.", "Model")
+    merged_weight: float = setting(0.5, "Weight of the loss of the merged experts.", "Model")
+    stay_weight: float = setting(0.1, "Weight of the squared distance between merged outputs and inputs.", "Model")
+    modulate: bool = setting(
+        True, "At test, reduce the layers' contribution for classes unlike the training classes.", "Model"
+    )
 
     def __post_init__(self) -> None:
         check_range(self, AT_LEAST_ONE, "experts")

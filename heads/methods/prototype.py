@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vfc.cache_schema.values.record import ArraySpec
+from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, check_range
-from vfc.heads.contract.settings import setting
 from vfc.heads.layers.attention import Layer
 from vfc.heads.similarity.matching import METRICS, REPRESENTATIONS, comparable
 from vfc.heads.tasks.fewshot import EpisodeBatch, EpisodicHead
@@ -36,17 +36,18 @@ class Config:
     """The embedding and the metric."""
 
     metric: Literal["mean-cosine", "hausdorff", "bi-mhm", "otam", "mpmm"] = setting(
-        "mean-cosine", "Metric between embedded clips."
+        "mean-cosine", "Metric between embedded clips.", "Model"
     )
     representation: Literal["mean", "ordered", "difference"] | None = setting(
         None,
         "Clip representation; default: difference for mean-cosine, ordered for the other metrics.",
+        "Model",
         choices=tuple(REPRESENTATIONS),
     )
-    width: int = setting(128, "Width of a frame's embedding.")
-    attention_heads: int = setting(8, "Attention heads of the layer over time (sequence metrics).")
-    ffn_dim: int = setting(2048, "Hidden width of its feed-forward network.")
-    dropout: float = setting(0.2, "Dropout after its attention.")
+    width: int = setting(128, "Width of a frame's embedding.", "Model")
+    attention_heads: int = setting(8, "Attention heads of the layer over time (sequence metrics).", "Model")
+    ffn_dim: int = setting(2048, "Hidden width of its feed-forward network.", "Model")
+    dropout: float = setting(0.2, "Dropout after its attention.", "Model")
 
     def __post_init__(self) -> None:
         check_range(self, AT_LEAST_ONE, "width", "attention_heads", "ffn_dim")

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
+from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, check_range
-from vfc.heads.contract.settings import setting
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.tasks.fewshot import EpisodeBatch, EpisodicHead
 
@@ -34,10 +34,12 @@ TRAIN = TrainConfig(
 class Config:
     """Tuples and widths."""
 
-    cardinalities: tuple[int, ...] = setting((2, 3), "Frames per tuple; several sizes are averaged.", metavar="INT,...")
-    width: int = setting(1152, "Width of keys and values.")
-    dropout: float = setting(0.1, "Dropout after the positions are added.")
-    position_scale: float = setting(0.1, "Scale of the sinusoidal positions.")
+    cardinalities: tuple[int, ...] = setting(
+        (2, 3), "Frames per tuple; several sizes are averaged.", "Model", metavar="INT,..."
+    )
+    width: int = setting(1152, "Width of keys and values.", "Model")
+    dropout: float = setting(0.1, "Dropout after the positions are added.", "Model")
+    position_scale: float = setting(0.1, "Scale of the sinusoidal positions.", "Model")
 
     def __post_init__(self) -> None:
         check_range(self, AT_LEAST_ONE, "width")

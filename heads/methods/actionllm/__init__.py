@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from vfc.cache_schema.protocol.prompts import spoken
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
+from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, check_range
-from vfc.heads.contract.settings import setting
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.tasks.anticipation import AnticipationHead, Prediction, Sampling, WindowBatch, future_losses, past_loss
 
@@ -57,47 +57,51 @@ _SAMPLING: Final = {
 class Config:
     """The model. Settings that are None take the preset's value, which `--parity` changes."""
 
-    llm: str = setting("", "The LLaMA: a transformers checkpoint folder, or a hub id (owner/name).")
+    llm: str = setting("", "The LLaMA: a transformers checkpoint folder, or a hub id (owner/name).", "Model")
     llm_dtype: Literal["fp32", "fp16", "bf16"] | None = setting(
-        None, "Dtype of the frozen weights; default the checkpoint's (fp16 becomes fp32 without a GPU)."
+        None, "Dtype of the frozen weights; default the checkpoint's (fp16 becomes fp32 without a GPU).", "Model"
     )
     quantize: Literal["8bit", "4bit"] | None = setting(
-        None, "Quantise the frozen weights with bitsandbytes; needs a CUDA device and vfc[quant]."
+        None, "Quantise the frozen weights with bitsandbytes; needs a CUDA device and vfc[quant].", "Model"
     )
-    checkpointing: bool = setting(False, "Gradient checkpointing: less memory, each layer is computed twice.")
+    checkpointing: bool = setting(False, "Gradient checkpointing: less memory, each layer is computed twice.", "Model")
     beyond: bool | None = setting(
-        None, "Allow sequences longer than the LLM's max_position_embeddings; default only with --parity."
+        None, "Allow sequences longer than the LLM's max_position_embeddings; default only with --parity.", "Model"
     )
     preset: Literal["50salads", "breakfast"] = setting(
-        "50salads", "Published number of queries, stride and training windows for this data set."
+        "50salads", "Published number of queries, stride and training windows for this data set.", "Model"
     )
-    queries: int | None = setting(None, "Number of predicted segments N; default 20 or 8.")
-    adapter_width: int = setting(128, "Hidden width of the feature adapter.")
-    cmib_width: int = setting(128, "Bottleneck width D of CMIB.")
-    tuning_width: int = setting(4, "Hidden channels H of action tuning (an even number).")
-    dropout: float = setting(0.1, "Dropout of CMIB's attention and of action tuning.")
-    class_names: Literal["raw", "spoken"] = setting("raw", "Class names as in the data set, or as words (cut tomato).")
+    queries: int | None = setting(None, "Number of predicted segments N; default 20 or 8.", "Model")
+    adapter_width: int = setting(128, "Hidden width of the feature adapter.", "Model")
+    cmib_width: int = setting(128, "Bottleneck width D of CMIB.", "Model")
+    tuning_width: int = setting(4, "Hidden channels H of action tuning (an even number).", "Model")
+    dropout: float = setting(0.1, "Dropout of CMIB's attention and of action tuning.", "Model")
+    class_names: Literal["raw", "spoken"] = setting(
+        "raw", "Class names as in the data set, or as words (cut tomato).", "Model"
+    )
     parity: bool = setting(
-        False, "The released configuration: frozen class heads, unused expert and router, no CMIB positions."
+        False, "The released configuration: frozen class heads, unused expert and router, no CMIB positions.", "Model"
     )
     class_heads: Literal["trained", "frozen"] | None = setting(
-        None, "Train the class heads, or freeze them at their initial weights."
+        None, "Train the class heads, or freeze them at their initial weights.", "Model"
     )
-    spare_expert: bool | None = setting(None, "Add the released adapters' second expert and router (unused).")
-    cmib_time: bool | None = setting(None, "Position encoding over time in CMIB; off: every step gets that of step 0.")
+    spare_expert: bool | None = setting(None, "Add the released adapters' second expert and router (unused).", "Model")
+    cmib_time: bool | None = setting(
+        None, "Position encoding over time in CMIB; off: every step gets that of step 0.", "Model"
+    )
     cmib: Literal["both", "self", "cross", "none"] = setting(
-        "both", "CMIB attention of a stream: to itself, to the other streams, both, or no CMIB.", panel="Ablations"
+        "both", "CMIB attention of a stream: to itself, to the other streams, both, or no CMIB.", "Ablations"
     )
-    modalities: Literal["both", "text", "visual"] = setting("both", "Inputs of the LLM.", panel="Ablations")
-    loss_text: bool = setting(True, "Loss L_T: classify the past at the text rows.", panel="Ablations")
-    loss_visual: bool = setting(True, "Loss L_V: classify the past at the visual rows.", panel="Ablations")
+    modalities: Literal["both", "text", "visual"] = setting("both", "Inputs of the LLM.", "Ablations")
+    loss_text: bool = setting(True, "Loss L_T: classify the past at the text rows.", "Ablations")
+    loss_visual: bool = setting(True, "Loss L_V: classify the past at the visual rows.", "Ablations")
     duration_loss: Literal["sum", "mean"] = setting(
-        "sum", "Loss L_D over the segments of a window: sum (ActionLLM) or mean (FUTR).", panel="Ablations"
+        "sum", "Loss L_D over the segments of a window: sum (ActionLLM) or mean (FUTR).", "Ablations"
     )
     query_init: Literal["ones", "zeros", "randn", "learned"] = setting(
-        "ones", "Queries: constants, or learned (initialised with ones).", panel="Ablations"
+        "ones", "Queries: constants, or learned (initialised with ones).", "Ablations"
     )
-    causal: bool = setting(False, "Use the LLM's causal mask; default no mask.", panel="Ablations")
+    causal: bool = setting(False, "Use the LLM's causal mask; default no mask.", "Ablations")
 
     def __post_init__(self) -> None:
         check_range(self, AT_LEAST_ONE, "queries", "adapter_width", "cmib_width")

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
+from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, POSITIVE, ZERO_TO_ONE, check_range
-from vfc.heads.contract.settings import setting
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.layers.attention import Layer
 from vfc.heads.similarity import token_distances
@@ -47,39 +47,44 @@ TRAIN = TrainConfig(
 class Config:
     """The architecture; every ablation of the paper is a field."""
 
-    dim: int = setting(256, "Width D' of the down-projected tokens.")
-    down_hidden: int = setting(1024, "Hidden width of the down-projection.")
-    ffn_dim: int = setting(2048, "Hidden width of the feed-forward networks.")
-    attention_heads: int = setting(8, "Attention heads of every layer.")
-    dropout: float = setting(0.2, "Dropout after attention.")
-    ffn_dropout: float = setting(0.05, "Dropout in the feed-forward networks.")
-    spatial: bool = setting(True, "MFM: self-attention within each frame.")
-    temporal: bool = setting(True, "MFM: self-attention over the frames.")
-    v_ca: bool = setting(True, "MFM: cross-attention from frames to text.")
-    t_ca: bool = setting(True, "MFM: cross-attention from text to frames.")
-    visual_branch: bool = setting(True, "Compare visual tokens.")
-    text_branch: bool = setting(True, "Compare text tokens, if the store has them.")
+    dim: int = setting(256, "Width D' of the down-projected tokens.", "Model")
+    down_hidden: int = setting(1024, "Hidden width of the down-projection.", "Model")
+    ffn_dim: int = setting(2048, "Hidden width of the feed-forward networks.", "Model")
+    attention_heads: int = setting(8, "Attention heads of every layer.", "Model")
+    dropout: float = setting(0.2, "Dropout after attention.", "Model")
+    ffn_dropout: float = setting(0.05, "Dropout in the feed-forward networks.", "Model")
+    spatial: bool = setting(True, "MFM: self-attention within each frame.", "Model")
+    temporal: bool = setting(True, "MFM: self-attention over the frames.", "Model")
+    v_ca: bool = setting(True, "MFM: cross-attention from frames to text.", "Model")
+    t_ca: bool = setting(True, "MFM: cross-attention from text to frames.", "Model")
+    visual_branch: bool = setting(True, "Compare visual tokens.", "Model")
+    text_branch: bool = setting(True, "Compare text tokens, if the store has them.", "Model")
     mode: Literal["transductive", "inductive", "one-query"] = setting(
-        "transductive",
-        "CTPCM: use all queries of a task, no queries (CTPCM is off), or each query alone.",
+        "transductive", "CTPCM: use all queries of a task, no queries (CTPCM is off), or each query alone.", "Model"
     )
-    lpc: bool = setting(True, "CTPCM: local correction (LPC), position by position.")
-    gpc: bool = setting(True, "CTPCM: global correction (GPC), by whole videos.")
-    alpha: float = setting(0.9, "CTPCM: weight of LPC, initial weight if learned; 1 - alpha is the weight of GPC.")
+    lpc: bool = setting(True, "CTPCM: local correction (LPC), position by position.", "Model")
+    gpc: bool = setting(True, "CTPCM: global correction (GPC), by whole videos.", "Model")
+    alpha: float = setting(
+        0.9, "CTPCM: weight of LPC, initial weight if learned; 1 - alpha is the weight of GPC.", "Model"
+    )
     alpha_mode: Literal["fixed", "learn", "adaptive"] = setting(
-        "fixed", "adaptive: alpha is 0.1 or 0.9 per task, by Eq. 12."
+        "fixed", "adaptive: alpha is 0.1 or 0.9 per task, by Eq. 12.", "Model"
     )
-    ctpcm_tau: float = setting(1.0, "CTPCM: temperature of the softmax over the queries.")
+    ctpcm_tau: float = setting(1.0, "CTPCM: temperature of the softmax over the queries.", "Model")
     ctpcm_queries: Literal["match", "all"] = setting(
-        "match", "CTPCM in training: as many queries per class as at test, or all."
+        "match", "CTPCM in training: as many queries per class as at test, or all.", "Model"
     )
     pad_policy: Literal["mask", "literal"] = setting(
-        "mask", "Padding of texts of different length: ignore it, or count it as zeros (as the paper says)."
+        "mask", "Padding of texts of different length: ignore it, or count it as zeros (as the paper says).", "Model"
     )
-    metric: Literal["mpmm", "bi-mhm", "hausdorff", "otam"] = setting("mpmm", "Distance between two token sequences.")
-    u: int = setting(10, "MPMM: how many of the largest distances are averaged; the paper: 50 for 5-shot HMDB51.")
-    distance: Literal["euclidean", "cosine"] = setting("euclidean", "Distance between two tokens.")
-    smoothing: float = setting(0.1, "otam: lambda of the soft minimum.")
+    metric: Literal["mpmm", "bi-mhm", "hausdorff", "otam"] = setting(
+        "mpmm", "Distance between two token sequences.", "Model"
+    )
+    u: int = setting(
+        10, "MPMM: how many of the largest distances are averaged; the paper: 50 for 5-shot HMDB51.", "Model"
+    )
+    distance: Literal["euclidean", "cosine"] = setting("euclidean", "Distance between two tokens.", "Model")
+    smoothing: float = setting(0.1, "otam: lambda of the soft minimum.", "Model")
 
     def __post_init__(self) -> None:
         check_range(self, AT_LEAST_ONE, "dim", "down_hidden", "ffn_dim", "attention_heads", "u")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.ranges import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, check_range
-from vfc.heads.contract.settings import setting
 
 from .adapter import ClassToken, Reads
 
@@ -55,36 +55,43 @@ class Config:
         "fewshot",
         "Blocks, widths and lambda of a setting of the paper. Train b2n with --epochs 11, zero-shot and supervised "
         "with --batch 256 --lr 8e-3 --epochs 100.",
+        "Model",
         choices=tuple(PRESETS),
     )
-    adapter: Kind = setting("msta", "Adapter type: the paper's, LoRA or AdaptFormer.")
+    adapter: Kind = setting("msta", "Adapter type: the paper's, LoRA or AdaptFormer.", "Model")
     from_block: int | None = setting(
-        None, "Lowest adapted block k, counted from 1; default 8 or 1. Needs layer k-1 (and uses layer k)."
+        None, "Lowest adapted block k, counted from 1; default 8 or 1. Needs layer k-1 (and uses layer k).", "Model"
     )
-    to_block: int | None = setting(None, "Highest adapted block; default the last.")
-    dim: int | None = setting(None, "Middle width, or the rank of lora; default 128 or 256 (lora 16, adaptformer 64).")
+    to_block: int | None = setting(None, "Highest adapted block; default the last.", "Model")
+    dim: int | None = setting(
+        None, "Middle width, or the rank of lora; default 128 or 256 (lora 16, adaptformer 64).", "Model"
+    )
     strength: float | None = setting(
-        None, "Factor of the adapter output; default 0.005 or 0.001; 0: the frozen model.", flag="lambda"
+        None, "Factor of the adapter output; default 0.005 or 0.001; 0: the frozen model.", "Model", flag="lambda"
     )
-    alpha: float = setting(1.0, "Weight of the consistency loss with the class descriptions; 0: off.")
+    alpha: float = setting(1.0, "Weight of the consistency loss with the class descriptions; 0: off.", "Model")
     towers: Literal["both", "video", "text"] = setting(
-        "both", "Towers to adapt; with text alone the stored video `embedding` is used."
+        "both", "Towers to adapt; with text alone the stored video `embedding` is used.", "Model"
     )
-    shared: bool = setting(True, "Share one adapter layer between the towers in every block.")
-    adapter_input: Reads = setting("ln_1", "Adapter input: the block's input after its LayerNorm, or before.")
-    class_token: ClassToken = setting("spatial", "Adapter output for the class token: the spatial part, or none.")
-    gradient_scaling: bool = setting(True, "Scale adapter gradients as if lambda were 1; has little effect with adamw.")
-    adapter_dropout: float = setting(0.1, "Dropout after the down-projection.")
+    shared: bool = setting(True, "Share one adapter layer between the towers in every block.", "Model")
+    adapter_input: Reads = setting("ln_1", "Adapter input: the block's input after its LayerNorm, or before.", "Model")
+    class_token: ClassToken = setting(
+        "spatial", "Adapter output for the class token: the spatial part, or none.", "Model"
+    )
+    gradient_scaling: bool = setting(
+        True, "Scale adapter gradients as if lambda were 1; has little effect with adamw.", "Model"
+    )
+    adapter_dropout: float = setting(0.1, "Dropout after the down-projection.", "Model")
     descriptions: tuple[Path, ...] = setting(
         (),
         "Files with class descriptions for the consistency loss: what one sees, and the steps in time.",
-        panel="Input",
+        "Input",
         metavar="SPATIAL.json TEMPORAL.json",
         values=2,
     )
-    described_by: Part = setting("both", "Which of the description files to use.", panel="Input")
+    described_by: Part = setting("both", "Which of the description files to use.", "Input")
     tail: Path | None = setting(
-        None, "Frozen blocks: a ViCLIP checkpoint or a tail file; default the store's tail/.", panel="Input"
+        None, "Frozen blocks: a ViCLIP checkpoint or a tail file; default the store's tail/.", "Input"
     )
 
     def __post_init__(self) -> None:

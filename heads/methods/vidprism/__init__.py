@@ -17,9 +17,9 @@ from torch.nn import functional
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import ArraySpec
+from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.head import require
 from vfc.heads.contract.ranges import AT_LEAST_ONE, NOT_NEGATIVE, POSITIVE, ZERO_TO_ONE, check_range
-from vfc.heads.contract.settings import setting
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.tasks.classification import ClassifierHead, ClipBatch, Wants
 
@@ -46,46 +46,54 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
 class Config:
     """The head and its ablations (Tables 3 to 5 of the paper). Fields that are None take the preset's value."""
 
-    preset: Literal["paper", "code"] = setting("paper", "Follow the paper or the released code where the two differ.")
+    preset: Literal["paper", "code"] = setting(
+        "paper", "Follow the paper or the released code where the two differ.", "Model"
+    )
     rates: tuple[int, ...] = setting(
-        (), "Frame rates: frames per token, one expert each; default 2,4,8, and 16 for 16 or more frames."
+        (), "Frame rates: frames per token, one expert each; default 2,4,8, and 16 for 16 or more frames.", "Model"
     )
     aggregation: Literal["rgsta", "hard", "avg", "max"] = setting(
-        "rgsta", "How the frames of a window become one token: the paper's RgSTA, the first frame, mean, maximum."
+        "rgsta",
+        "How the frames of a window become one token: the paper's RgSTA, the first frame, mean, maximum.",
+        "Model",
     )
     merge_norm: Literal["kept", "rest"] = setting(
-        "kept", "rgsta: weights of the other frames. kept: about 1 each; rest: they sum to 1, by similarity."
+        "kept", "rgsta: weights of the other frames. kept: about 1 each; rest: they sum to 1, by similarity.", "Model"
     )
     interaction: Literal["dbi", "slow-to-fast", "fast-to-slow", "none"] = setting(
-        "dbi", "Which streams add to which: both ways (dbi), one way, or none."
+        "dbi", "Which streams add to which: both ways (dbi), one way, or none.", "Model"
     )
     pairs: Literal["slow-fast", "all"] = setting(
-        "slow-fast", "Pairs of streams that interact; a stream is slow from rate 8 on."
+        "slow-fast", "Pairs of streams that interact; a stream is slow from rate 8 on.", "Model"
     )
-    gates: Literal["directed", "symmetric"] = setting("directed", "One gate per direction, or one for both.")
-    threshold: float = setting(0.3, "Gate values below this are treated as 0.")
+    gates: Literal["directed", "symmetric"] = setting("directed", "One gate per direction, or one for both.", "Model")
+    threshold: float = setting(0.3, "Gate values below this are treated as 0.", "Model")
     threshold_on: Literal["sample", "batch"] | None = setting(
-        None, "Compare the threshold with each clip's gate, or with the mean over the batch."
+        None, "Compare the threshold with each clip's gate, or with the mean over the batch.", "Model"
     )
     sources: Literal["accumulate", "overwrite"] | None = setting(
-        None, "If several streams add to one: sum all of them, or keep only the last."
+        None, "If several streams add to one: sum all of them, or keep only the last.", "Model"
     )
-    activation: Activation = setting("quick-gelu", "Activation of the experts; the paper says GELU.")
-    combination: Way = setting("global", "How the experts are combined into one vector.")
+    activation: Activation = setting("quick-gelu", "Activation of the experts; the paper says GELU.", "Model")
+    combination: Way = setting("global", "How the experts are combined into one vector.", "Model")
     positions: Literal["none", "learned"] = setting(
-        "none", "learned: a position embedding per token of a stream (not in the paper)."
+        "none", "learned: a position embedding per token of a stream (not in the paper).", "Model"
     )
-    attention_heads: int = setting(4, "Attention heads of the experts and of the combination.")
-    alpha: float = setting(0.7, "rgsta: weight of the learned score; 1 - alpha is the weight of the frame's norm.")
-    tau: float = setting(0.1, "rgsta: temperature of the similarities.")
-    delta: float = setting(0.5, "rgsta: factor of the frames that are merged into the selected one.")
-    rank_temperature: float = setting(0.2, "Temperature of the ranking loss.")
-    rank_weight: float = setting(0.1, "Weight of the ranking loss; 0: off.")
-    div_weight: float = setting(0.005, "Weight of the diversity loss; 0: off.")
-    gate_weight: float = setting(0.01, "Weight of the expert balance loss; 0: off.")
-    text_weight: float | None = setting(None, "Weight of the contrastive loss with class texts; 0: off (preset paper).")
+    attention_heads: int = setting(4, "Attention heads of the experts and of the combination.", "Model")
+    alpha: float = setting(
+        0.7, "rgsta: weight of the learned score; 1 - alpha is the weight of the frame's norm.", "Model"
+    )
+    tau: float = setting(0.1, "rgsta: temperature of the similarities.", "Model")
+    delta: float = setting(0.5, "rgsta: factor of the frames that are merged into the selected one.", "Model")
+    rank_temperature: float = setting(0.2, "Temperature of the ranking loss.", "Model")
+    rank_weight: float = setting(0.1, "Weight of the ranking loss; 0: off.", "Model")
+    div_weight: float = setting(0.005, "Weight of the diversity loss; 0: off.", "Model")
+    gate_weight: float = setting(0.01, "Weight of the expert balance loss; 0: off.", "Model")
+    text_weight: float | None = setting(
+        None, "Weight of the contrastive loss with class texts; 0: off (preset paper).", "Model"
+    )
     diversity: Literal["experts", "clips"] | None = setting(
-        None, "Diversity loss: between the experts of a clip, or between the clips of an expert (preset code)."
+        None, "Diversity loss: between the experts of a clip, or between the clips of an expert (preset code).", "Model"
     )
 
     def __post_init__(self) -> None:

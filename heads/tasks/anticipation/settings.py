@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from vfc.cache_schema.values.errors import MissingPath
+from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.ranges import BETWEEN, NOT_NEGATIVE, ZERO_TO_ONE, check_range
-from vfc.heads.contract.settings import setting
 from vfc.heads.data.placement import Resident
 
 from .contract import Sampling

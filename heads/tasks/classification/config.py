@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.ranges import BELOW_ONE, NOT_NEGATIVE, check_range
-from vfc.heads.contract.settings import setting
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.data.placement import Resident
 from vfc.heads.data.serving import ServingSettings

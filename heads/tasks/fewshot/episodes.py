@@ -19,8 +19,8 @@ from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import Json
+from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.ranges import AT_LEAST_ONE, AT_LEAST_TWO, check_range
-from vfc.heads.contract.settings import setting
 from vfc.heads.data.store_view import DividedRows, rows_in_use, split_rule
 
 _GATHER_BYTES: Final = 64 << 20

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.ranges import AT_LEAST_ONE, check_range
-from vfc.heads.contract.settings import setting
 from vfc.heads.similarity import token_distances
 from vfc.heads.similarity.prototypes import correct_prototypes, prototype_distances, prototypes
 from vfc.heads.similarity.token_distances import TokenDistances

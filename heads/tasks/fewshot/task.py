@@ -23,9 +23,9 @@ from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress, Silent
 from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import ArraySpec, Json
+from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.head import Head
 from vfc.heads.contract.ranges import AT_LEAST_ONE, NOT_NEGATIVE, check_range
-from vfc.heads.contract.settings import setting
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.data.dataset import InUse, VideoDataset, in_view
 from vfc.heads.data.facts import identical_videos, set_facts, view_facts
