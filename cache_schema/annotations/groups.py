@@ -13,6 +13,7 @@ from typing import Final
 
 from .rows import Annotation, source
 
+_CONTENT: Final = "identical content"
 _UCF: Final = re.compile(r"(?:.*/)?(?P<group>[^/]+_g\d+)_c\d+(?:\.[^./]+)?")
 """UCF101 cuts the clips `v_<class>_g<group>_c<number>` of one group from one source video."""
 
@@ -51,35 +52,51 @@ def groups(rows: Iterable[Annotation], content: Mapping[str, str] | None = None)
         rows: of the videos.
         content: name -> SHA-256 of its file, as far as that is known.
     """
-    rows, content = tuple(rows), content or {}
-    parents: dict[str, str] = {}
+    rows, sets = tuple(rows), _DisjointSets()
+    reasons: Counter[str] = Counter()
+    for (reason, _), names in _members(rows, content or {}).items():
+        reasons[reason] += len(names)
+        for name in names[1:]:
+            sets.join(names[0], name)
+    group_names: dict[str, str] = {}
+    for row in sorted(rows, key=lambda row: row.name):
+        group_names.setdefault(sets.root(row.name), group_of(row.name, row.group))
+    return Groups({row.name: group_names[sets.root(row.name)] for row in rows}, dict(sorted(reasons.items())))
 
-    def root(node: str) -> str:
-        while parents.setdefault(node, node) != node:
-            parents[node] = parents[parents[node]]
-            node = parents[node]
-        return node
 
+def _members(rows: Iterable[Annotation], content: Mapping[str, str]) -> dict[tuple[str, str], list[str]]:
+    """(reason, what the videos share) -> the videos, two or more."""
     members: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         file, group = source(row.name), group_of(row.name, row.group)
-        nodes = [("segments of one file", file), ("content", content.get(row.name, ""))]
+        shared = [("segments of one file", file), (_CONTENT, content.get(row.name, ""))]
         if row.group or group != file:
-            nodes.append(("the group column" if row.group else "UCF101 groups", group))
-        for reason, value in nodes:
+            shared.append(("the group column" if row.group else "UCF101 groups", group))
+        for reason, value in shared:
             if value:
                 members.setdefault((reason, value), []).append(row.name)
-    reasons: Counter[str] = Counter()
-    files = {row.name: source(row.name) for row in rows}
-    for (reason, _), names in members.items():
-        if reason == "content" and len({files[name] for name in names}) == 1:
-            continue
-        for name in names[1:]:
-            first, other = sorted((root(names[0]), root(name)))
-            parents[other] = first
-        if len(names) > 1:
-            reasons["identical content" if reason == "content" else reason] += len(names)
-    group_names: dict[str, str] = {}
-    for row in sorted(rows, key=lambda row: row.name):
-        group_names.setdefault(root(row.name), group_of(row.name, row.group))
-    return Groups({row.name: group_names[root(row.name)] for row in rows}, dict(sorted(reasons.items())))
+    # Segments of one file have one content, which is no other reason.
+    return {
+        key: names
+        for key, names in members.items()
+        if len(names) > 1 and (key[0] != _CONTENT or len({source(name) for name in names}) > 1)
+    }
+
+
+class _DisjointSets:
+    """Names in disjoint sets; the root of a set is its first name in order."""
+
+    def __init__(self) -> None:
+        self._parents: dict[str, str] = {}
+
+    def root(self, name: str) -> str:
+        """The root of the set of a name."""
+        while self._parents.setdefault(name, name) != name:
+            self._parents[name] = self._parents[self._parents[name]]
+            name = self._parents[name]
+        return name
+
+    def join(self, one: str, other: str) -> None:
+        """Make one set of the sets of two names."""
+        first, second = sorted((self.root(one), self.root(other)))
+        self._parents[second] = first

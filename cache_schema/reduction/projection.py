@@ -91,7 +91,7 @@ class Fitting:
         self._rows = 0
         if self._rule == "random":
             self._basis = _random_basis(width, self._wanted, seed)
-            self._kept = self._whole = 0.0
+            self._kept_energy = self._energy = 0.0
         else:
             self._shift, self._total = np.zeros(width), np.zeros(width)
             self._squares = np.zeros((width, width))
@@ -100,8 +100,8 @@ class Fitting:
         """Take in the rows of one record, float32 `[..., D]`."""
         rows = values.reshape(-1, self._width)
         if self._rule == "random":
-            self._whole += float(np.square(rows, dtype=np.float64).sum())
-            self._kept += float(np.square(rows @ self._basis, dtype=np.float64).sum())
+            self._energy += float(np.square(rows, dtype=np.float64).sum())
+            self._kept_energy += float(np.square(rows @ self._basis, dtype=np.float64).sum())
         else:
             rows = rows.astype(np.float64)
             if not self._rows and len(rows):
@@ -116,7 +116,7 @@ class Fitting:
         """The projection. Raises BadInput: fewer rows than dimensions asked of a pca."""
         about: dict[str, Json] = {"rule": self._text, "rows": self._rows}
         if self._rule == "random":
-            about |= {"seed": self._seed, "explained": self._kept / self._whole if self._whole > 0 else 1.0}
+            about |= {"seed": self._seed, "explained": self._kept_energy / self._energy if self._energy > 0 else 1.0}
             return Projection(np.zeros(self._width, np.float32), self._basis, about)
         dimensions = self._wanted
         if self._rows < dimensions:
