@@ -16,8 +16,8 @@ from .inspect import count, shape
 if TYPE_CHECKING:
     from vfc.cache_schema.upkeep import Derivation
 
-_ARRAYS = {"help": "Arrays to change; default: all features", "flag": "array", "panel": "Input", "metavar": "ARRAY,..."}
-_OUT = {"help": "Store to create or to add to", "panel": "Output"}
+_ARRAYS = ("Arrays to change; default: all features", "Input")
+_OUT = ("Store to create or to add to", "Output")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class MergeConfig:
     """The stores to merge, and the result."""
 
     stores: tuple[Path, ...] = setting(MISSING, "Stores with the same recipe", argument=True, metavar="STORE...")
-    out: Path = field(metadata=_OUT)
+    out: Path = setting(MISSING, *_OUT)
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class ConvertConfig:
     """The store to convert, and the dtype."""
 
     store: Path = setting(MISSING, "The store", argument=True)
-    out: Path = field(metadata=_OUT)
+    out: Path = setting(MISSING, *_OUT)
     dtype: Literal["fp32", "fp16", "bf16", "int8"] = setting(MISSING, "Storage dtype of features", "Output")
-    arrays: tuple[str, ...] = field(default=(), metadata=_ARRAYS)
+    arrays: tuple[str, ...] = setting((), *_ARRAYS, flag="array", metavar="ARRAY,...")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class MaterializeConfig:
 
     store: Path = setting(MISSING, "The store", argument=True)
     shrink: Reduction = field(default_factory=Reduction)
-    arrays: tuple[str, ...] = field(default=(), metadata=_ARRAYS)
+    arrays: tuple[str, ...] = setting((), *_ARRAYS, flag="array", metavar="ARRAY,...")
     name: str = setting("", "Write the new store to derived/<name>/ of this one", "Output")
     out: Path | None = setting(None, "Write the new store here instead", "Output")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from vfc.cli.command import Command, Outcome, human_bytes
 
 from .inspect import count, damage, names
 
-_YES = {"help": "Confirm; without it nothing is changed", "one_way": True}
+_YES = "Confirm; without it nothing is changed"
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class CompactConfig:
 
     store: Path = setting(MISSING, "The store", argument=True)
     part_mb: float = setting(128.0, "Size of a part in megabytes")
-    yes: bool = field(default=False, metadata=_YES)
+    yes: bool = setting(False, _YES, one_way=True)
 
     def __post_init__(self) -> None:
         if not 0 < self.part_mb < math.inf:
@@ -36,7 +36,7 @@ class RepairConfig:
 
     store: Path = setting(MISSING, "The store", argument=True)
     drop: bool = setting(False, "Delete damaged parts instead of moving them to quarantine/", one_way=True)
-    yes: bool = field(default=False, metadata=_YES)
+    yes: bool = setting(False, _YES, one_way=True)
 
 
 def _require(yes: bool, what: str, store: Path, first: str) -> None:
