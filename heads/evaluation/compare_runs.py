@@ -19,6 +19,7 @@ from vfc.cache_schema.values.record import Json
 from vfc.cache_schema.values.settings import setting
 from vfc.heads import tasks
 from vfc.heads.data.facts import FACTS
+from vfc.heads.results.facts import facts_table
 from vfc.heads.results.tables import Table, percent, read_rows
 from vfc.heads.runs.paired_statistics import Difference, Group, Run, difference
 
@@ -79,7 +80,8 @@ class Report:
             )
             columns = ("paired item by item", "points [95 % bootstrap]", "seed by seed", "beyond")
             drawn.append(Table("Differences", columns, rows))
-        return [*drawn, *self.more]
+        data = facts_table({name: group.runs[0].row for name, group in self.groups.items()}, "Data of the first run")
+        return [*drawn, *self.more, *data]
 
     def _rows(self) -> tuple[tuple[str, ...], ...]:
         rows = []

@@ -20,9 +20,10 @@ from vfc.cache_schema.values.record import Json
 from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.ranges import AT_LEAST_ONE, POSITIVE, check_range
 from vfc.heads.data.dataset import in_view
-from vfc.heads.data.facts import set_facts, view_facts
+from vfc.heads.data.facts import FACTS, set_facts, view_facts
 from vfc.heads.data.serving import ServingSettings
 from vfc.heads.data.store_view import DividedRows, StoreView, Wants, resolve
+from vfc.heads.results.facts import facts_table
 from vfc.heads.results.tables import Table, percent
 from vfc.heads.similarity.matching import METRICS, REPRESENTATIONS, comparable
 from vfc.heads.tasks.fewshot.dataset import EpisodeDataset
@@ -150,10 +151,15 @@ class EvalResult:
         compared = facts.get("representation", "raw tokens")
         title = f"{facts['way']}-way {facts['shot']}-shot, {facts['metric']}, {compared}"
         rows = [("accuracy", percent(self.score.accuracy, self.score.interval))]
-        rows += [(name.replace("_", " "), str(value)) for name, value in facts.items()]
+        rows += [
+            (name.replace("_", " "), str(value))
+            for name, value in facts.items()
+            if name not in FACTS and not isinstance(value, dict) and (name == "list_digest" or "digest" not in name)
+        ]
         per_class = cast("dict[str, float | None]", self.score.to_json()["per_class"])
         return [
             Table(title, ("", ""), tuple(rows)),
+            *facts_table({"": facts}),
             Table(
                 "Per class",
                 ("class", "accuracy"),

@@ -23,7 +23,8 @@ from vfc.heads.data.serving import ServingSettings
 from vfc.heads.data.store_view import StoreView, Wants
 from vfc.heads.data.text_stream import KNOWN, TextStream
 from vfc.heads.lookup import find
-from vfc.heads.results.tables import Table, percent
+from vfc.heads.results.facts import fact_rows, facts_table
+from vfc.heads.results.tables import Table, percent, read_rows
 from vfc.heads.runs.run_folder import load_weights
 from vfc.heads.tasks.fewshot.dataset import EpisodeDataset
 from vfc.heads.tasks.fewshot.episodic_head import EpisodeBatch, EpisodicHead, encode_all
@@ -103,26 +104,29 @@ class Run:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Scores of every query: `shares [Q, W]` add up to 1 per query."""
+    """Scores of every query: `shares [Q, W]` add up to 1 per query. `training`: the result row of the head."""
 
     classes: tuple[str, ...]
     queries: tuple[str, ...]
     shares: tuple[tuple[float, ...], ...]
     notes: tuple[str, ...]
+    training: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Json]:
         """One row per query, its likeliest class first."""
         rows: list[Json] = [
             {"query": name, "class": ranked[0][0], "shares": dict(ranked)} for name, ranked in self._ranked()
         ]
-        return {"predictions": rows, "notes": [*self.notes]}
+        facts: dict[str, Json] = {**fact_rows(self.training)}
+        return {"predictions": rows, "notes": [*self.notes], "training": facts}
 
     def tables(self) -> list[Table]:
-        """One table per query."""
-        return [
+        """One table per query, and the data that the head was trained on."""
+        queries = [
             Table(name, ("class", "share"), tuple((label, percent(share)) for label, share in ranked))
             for name, ranked in self._ranked()
         ]
+        return [*queries, *facts_table({"": self.training}, "Data of the training")]
 
     def _ranked(self) -> list[tuple[str, list[tuple[str, float]]]]:
         return [
@@ -161,7 +165,8 @@ def predict(run: Run, support: Path, query: Path, labels: Annotations, queries: 
         supports = torch.arange(count).view(1, len(labelled), -1)
         logits = head.match(EpisodeBatch(_joined(parts), supports, positions, torch.zeros_like(positions)))[0]
     shares = tuple(tuple(row) for row in logits.softmax(dim=-1).tolist())
-    return Prediction(tuple(labelled), tuple(names[1]), shares, head.notes)
+    (training, *_) = read_rows(run.folder / "results.jsonl")
+    return Prediction(tuple(labelled), tuple(names[1]), shares, head.notes, training)
 
 
 def _labelled(labels: Annotations) -> dict[str, list[str]]:

@@ -16,6 +16,7 @@ from vfc.cache_schema.values.settings import setting
 from vfc.heads.data.arrays import array_names
 from vfc.heads.data.serving import servable
 from vfc.heads.data.store_view import Wants, resolve
+from vfc.heads.results.facts import facts_table
 from vfc.heads.results.tables import Table, layers_picture, percent, write_page
 from vfc.heads.similarity.matching import METRICS
 from vfc.heads.tasks.fewshot.episodes import Score
@@ -80,7 +81,12 @@ class ProbeResult:
         best = tuple(
             (m, max((p for p in self.probes if p.metric == m), key=lambda p: p.score.accuracy).layer) for m in metrics
         )
-        return [Table(title, ("layer", *metrics), rows), Table("Best layer", ("metric", "layer"), best)]
+        title += f", centre {facts['centre']}"
+        return [
+            Table(title, ("layer", *metrics), rows),
+            Table("Best layer", ("metric", "layer"), best),
+            *facts_table({"": facts}),
+        ]
 
 
 def probe_layers(config: ProbeConfig, progress: Progress) -> ProbeResult:

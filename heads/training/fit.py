@@ -19,6 +19,7 @@ from vfc.cache_schema.values.record import Json
 from vfc.heads.contract.head import TaskFile
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.lookup import configs, find, task_of
+from vfc.heads.results.facts import facts_table
 from vfc.heads.results.tables import Table, lines_of, percent, read_rows, write_html
 from vfc.heads.runs.lock import locked
 from vfc.heads.runs.run_folder import ITEMS, claim, identity_of, plain, refuse_other, settings_of, write_items
@@ -41,8 +42,8 @@ class TrainResult:
         return {**self.row, "folder": str(self.folder)}
 
     def tables(self) -> list[Table]:
-        """The task's tables, then how the training went."""
-        return [*self.task.tables(self.row), _training_table(self.row)]
+        """The task's tables, the data behind them, then how the training went."""
+        return [*self.task.tables(self.row), *facts_table({"": self.row}), _training_table(self.row)]
 
 
 def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progress) -> TrainResult:

@@ -107,7 +107,8 @@ def test_the_result_names_everything_and_two_runs_are_equal(make_store: MakeStor
     )
     assert np.sum(first["confusion"]) == 50 * 4  # type: ignore[arg-type]
     assert list(first["per_class"]) == ["class11", "class12", "class13", "class14"]  # type: ignore[arg-type]
-    title, classes = evaluate(config, Silent()).tables()
+    title, data, classes = evaluate(config, Silent()).tables()
+    assert dict(data.rows)["split rule"]
     assert title.title == "4-way 1-shot, otam, ordered"
     assert len(classes.rows) == 4
 

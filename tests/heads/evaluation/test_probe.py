@@ -33,7 +33,8 @@ def test_each_layer_equals_eval(make_store: MakeStore, tmp_path: Path) -> None:
     page = (tmp_path / "layers.html").read_text()
     assert page.count("<svg") == 1
     assert "norm" in page
-    table, best = result.tables()
+    table, best, data = result.tables()
+    assert dict(data.rows)["views"] == "test 0"
     assert table.columns == ("layer", "avg", "dec-avg", "mpmm, euclidean", "mpmm, cosine")
     assert len(table.rows) == 3
     assert {row[1] for row in best.rows} <= {"3", "12", "norm"}
