@@ -22,11 +22,14 @@ _RANKS: Final = (
 """Variables of torchrun, accelerate launch and MPI, as accelerate reads them."""
 
 _NUMERIC: Final = (
-    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG"),
+    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
     *("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"),
     *("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
 )
-"""Variables by which torch's libraries choose how they compute. They cannot be undone here, so they are recorded."""
+"""Variables by which torch's libraries choose how they compute. They cannot be undone here, so they are recorded.
+
+CUBLAS_WORKSPACE_CONFIG is not one of them: it makes cuBLAS repeatable, and extraction sets it itself.
+"""
 
 
 def refuse_ranks() -> None:
