@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,6 +96,37 @@ def correct_prototypes(
         p_glb = sum((math.exp(near[i]) / total * f[i][position] for i in reach), torch.zeros_like(p[0]))
         rows.append((p[position] + share * p_loc + (1 - share) * p_glb) / 2)
     return torch.stack(rows)
+
+
+def fused(head: Any, frames: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+    """MFM of one video: frames `[T, N, D]`, words `[L, D]`."""
+    down, fusion = head.down, head.fusion
+    frames, words = down(frames), down(words)
+    moving = torch.stack([layer(fusion.spatial, frame, frame).mean(dim=0) for frame in frames])
+    moving = layer(fusion.temporal, moving, moving)
+    return layer(fusion.visual, moving, words), layer(fusion.text, words, moving)
+
+
+def scores(
+    head: Any,
+    support: Sequence[Sequence[tuple[Tensor, Tensor]]],
+    queries: Sequence[tuple[Tensor, Tensor]],
+    alpha: float,
+) -> Tensor:
+    """Logits `[Q, W]` of one task; `support[w]` holds the shots of class w."""
+    config, asked = head.config, [fused(head, *clip) for clip in queries]
+    logits = torch.empty(len(queries), len(support))
+    for w, clips in enumerate(support):
+        shots = [fused(head, *clip) for clip in clips]
+        proto = [prototype([shot[i] for shot in shots], config.pad_policy) for i in (0, 1)]
+        for q, query in enumerate(asked):
+            peers = [query] if config.mode == "one-query" else asked
+            corrected = list(proto)
+            if config.mode != "inductive":
+                full = [correct_prototypes(proto[i], [peer[i] for peer in peers], alpha) for i in (0, 1)]
+                corrected = [full[i][: len(proto[i])] for i in (0, 1)]
+            logits[q, w] = -mpmm(query, corrected, config.u, config.distance)
+    return logits
 
 
 def apart(a: Tensor, b: Tensor, distance: str = "euclidean") -> float:

@@ -94,36 +94,19 @@ class Ragged:
         videos = {"visual": self.frames, "text": self.text, "text.valid": self.valid}
         self.batch = EpisodeBatch(videos, places[..., :shots], places[..., shots:].flatten(1), target)
 
-    def fused(self, head: Head, clip: int) -> tuple[Tensor, Tensor]:
-        """MFM of one video at its true length."""
-        down, fusion = head.down, head.fusion
-        frames, words = down(self.frames[clip]), down(self.text[clip][self.valid[clip]])
-        assert fusion.spatial is not None
-        assert fusion.temporal is not None
-        assert fusion.visual is not None
-        assert fusion.text is not None
-        moving = torch.stack([loops.layer(fusion.spatial, frame, frame).mean(dim=0) for frame in frames])
-        moving = loops.layer(fusion.temporal, moving, moving)
-        return loops.layer(fusion.visual, moving, words), loops.layer(fusion.text, words, moving)
+    def clip(self, number: int) -> tuple[Tensor, Tensor]:
+        """Frames and words of one video at their true length."""
+        return self.frames[number], self.text[number][self.valid[number]]
+
+    def fused(self, head: Head, number: int) -> tuple[Tensor, Tensor]:
+        return loops.fused(head, *self.clip(number))
 
     def slow(self, head: Head, alpha: float) -> Tensor:
-        config, batch = head.config, self.batch
-        logits = torch.empty(2, 6, 3)
-        for b in range(2):
-            queries = [self.fused(head, int(clip)) for clip in batch.query[b]]
-            protos = []
-            for w in range(3):
-                shots = [self.fused(head, int(clip)) for clip in batch.support[b, w]]
-                protos.append([loops.prototype([shot[i] for shot in shots], config.pad_policy) for i in (0, 1)])
-            for q, query in enumerate(queries):
-                seen = [query] if config.mode == "one-query" else queries
-                for w, proto in enumerate(protos):
-                    mine = list(proto)
-                    if config.mode != "inductive":
-                        full = [loops.correct_prototypes(proto[i], [s[i] for s in seen], alpha) for i in (0, 1)]
-                        mine = [full[i][: len(proto[i])] for i in (0, 1)]
-                    logits[b, q, w] = -loops.mpmm(query, mine, config.u, config.distance)
-        return logits
+        tasks = []
+        for support, query in zip(self.batch.support, self.batch.query, strict=True):
+            shots = [[self.clip(int(clip)) for clip in of_class] for of_class in support]
+            tasks.append(loops.scores(head, shots, [self.clip(int(clip)) for clip in query], alpha))
+        return torch.stack(tasks)
 
 
 @pytest.mark.parametrize("shots", [1, 5])

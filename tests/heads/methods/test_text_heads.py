@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from suites import fsar_loops
 from torch import Tensor
 from torch.nn import functional
 
 from vfc.cache_schema.annotations import Annotation, Annotations, load, write_annotations
+from vfc.cache_schema.protocol import EpisodeList, EpisodeSpec
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.values.progress import Silent
 from vfc.cache_schema.values.recipe import Recipe
@@ -22,7 +24,9 @@ from vfc.cache_schema.values.record import ArraySpec, Key, Record
 from vfc.cache_schema.writer import StoreWriter
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.lookup import configs
+from vfc.heads.methods import fsar
 from vfc.heads.results.tables import read_rows
+from vfc.heads.tasks import fewshot
 from vfc.heads.tasks.classification import Config
 from vfc.heads.training.fit import train
 
@@ -153,3 +157,47 @@ def mote_share(clip: Tensor, texts: Tensor, trained: Tensor) -> float:
 
     best = [max(float(one @ other) for other in nearest(trained)) for one in nearest(texts)]
     return float(np.exp(-(1 - np.mean(best)) / 0.05))
+
+
+def test_fsar_is_its_equations_over_the_two_streams_of_the_store(tmp_path: Path) -> None:
+    store, generator, rows = tmp_path / "store", np.random.default_rng(0), []
+    with StoreWriter(store, Recipe({"made": "up"})) as writer:
+        writer.declare("video", [ArraySpec("layer3.visual", "fp32", (2, 3, WIDTH), "frame-major")])
+        writer.declare("prompted", [ArraySpec("layer3.text", "fp32", (None, WIDTH), "tokens")])
+        writer.bind("prompt", "mine", "What is seen?")
+        for label in range(9):
+            centre = generator.normal(size=WIDTH)
+            for clip in range(4):
+                name, length = f"class{label}/{clip}.mp4", int(generator.integers(1, 5))
+                visual, text = (
+                    centre + generator.normal(size=(2, 3, WIDTH)),
+                    centre + generator.normal(size=(length, WIDTH)),
+                )
+                writer.add(Record(Key("video", name), {"layer3.visual": visual.astype(np.float32)}))
+                writer.add(Record(Key("prompted", name, prompt="mine"), {"layer3.text": text.astype(np.float32)}))
+                rows.append(Annotation(name, f"class{label}", ("train", "val", "test")[label // 3]))
+    write_annotations(store, "default", Annotations(tuple(rows)))
+    small = replace(configs("fsar")["head"], dim=16, down_hidden=12, ffn_dim=20, attention_heads=2)
+    task = fewshot.Config(cache=store, way=3, train_queries=2, queries=2, tasks=8)
+    row = train("fsar", task, small, replace(HOW, lr=1e-3, batch=2, steps=5, out=tmp_path / "run"), Silent()).row
+
+    with open_store(store) as reader:
+        spec = {"visual": reader.spec("video", "layer3.visual"), "text": reader.spec("prompted", "layer3.text")}
+        head = fsar.Head(small, spec).eval()
+        head.load_state_dict(load_file(tmp_path / "run" / "head.safetensors"))
+
+        def clip(name: str) -> tuple[Tensor, Tensor]:
+            records = (Key("video", name), "layer3.visual"), (Key("prompted", name, prompt="mine"), "layer3.text")
+            visual, text = (torch.from_numpy(np.array(reader.read(*record))) for record in records)
+            return visual, text
+
+        shares = []
+        for episode in EpisodeList.draw(load(store), EpisodeSpec("test", 3, 1, 2, 0), 8).episodes:
+            support = [[clip(name) for name in names] for names in episode.support]
+            queries = [(clip(name), w) for w, names in enumerate(episode.query) for name in names]
+            with torch.no_grad():
+                logits = fsar_loops.scores(head, support, [query for query, _ in queries], small.alpha)
+            shares.append(np.mean(logits.argmax(dim=1).numpy() == [w for _, w in queries]))
+    assert 0.3 < np.mean(shares) < 1
+    assert row["accuracy"] == pytest.approx(np.mean(shares), abs=1e-12)
+    assert [item["correct"] for item in read_rows(tmp_path / "run" / "predictions.jsonl")] == shares
