@@ -186,15 +186,15 @@ def test_fsar_is_its_equations_over_the_two_streams_of_the_store(tmp_path: Path)
         head = fsar.Head(small, spec).eval()
         head.load_state_dict(load_file(tmp_path / "run" / "head.safetensors"))
 
-        def clip(name: str) -> tuple[Tensor, Tensor]:
+        def streams(name: str) -> tuple[Tensor, Tensor]:
             records = (Key("video", name), "layer3.visual"), (Key("prompted", name, prompt="mine"), "layer3.text")
             visual, text = (torch.from_numpy(np.array(reader.read(*record))) for record in records)
             return visual, text
 
         shares = []
         for episode in EpisodeList.draw(load(store), EpisodeSpec("test", 3, 1, 2, 0), 8).episodes:
-            support = [[clip(name) for name in names] for names in episode.support]
-            queries = [(clip(name), w) for w, names in enumerate(episode.query) for name in names]
+            support = [[streams(name) for name in names] for names in episode.support]
+            queries = [(streams(name), w) for w, names in enumerate(episode.query) for name in names]
             with torch.no_grad():
                 logits = fsar_loops.scores(head, support, [query for query, _ in queries], small.alpha)
             shares.append(np.mean(logits.argmax(dim=1).numpy() == [w for _, w in queries]))
