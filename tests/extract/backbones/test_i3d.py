@@ -12,6 +12,7 @@ import pytest
 import torch
 from suites.backbone import clip_of
 from suites.i3d import i3d_checkpoint, piergiaj
+from suites.library_pixels import library_pixels, still_image
 from torch import Tensor
 
 from vfc.cache_schema.values.errors import BadInput, MissingPath, RecordRejected, UnknownName
@@ -224,3 +225,13 @@ def test_streams_and_files_that_are_not_there(checkpoint: Path, tmp_path: Path) 
 def test_a_way_of_making_pixels_is_refused(checkpoint: Path) -> None:
     with pytest.raises(BadInput, match="i3d makes pixels in one way; --pixels size is given"):
         open_backbone("i3d", BackboneOptions(str(checkpoint), num_frames=None, pixels="size"))
+
+
+def test_pixels_are_those_of_the_library(checkpoint: Path) -> None:
+    clip = film()
+    clip.frames = np.stack([still_image()] * len(clip.frames))
+    expected = library_pixels(checkpoint, clip.frames)
+    rgb = opened(checkpoint, window=9).pixels(clip).tensors["rgb"]
+    assert rgb.shape == expected.shape
+    # Pillow is one or two of 255 grey levels away.
+    assert float((rgb - expected).abs().max()) <= 2.5 * 2 / 255
