@@ -239,38 +239,49 @@ def serve(
         BadInput: class tokens of an array without any; `all` for a head that needs records of one length.
         UnknownName: a ragged grid without the sizes of its grid.
     """
-    layout, clip_rule = Layout.parse(spec.layout), settings.clip_rule
-    chosen: FrameTokens = "all" if is_language_store(reader) else "patch"
-    if settings.frame_tokens != "auto":
-        chosen = settings.frame_tokens
-    has_class_token = layout.leading > 0 or layout.order == PATCH_MAJOR
-    if chosen == "cls" and not has_class_token and not tokens:
-        raise BadInput(
-            f"--frame-tokens cls: {spec.name} has no class token (layout: {spec.layout or 'one vector'}).",
-            "Use --frame-tokens patch or all, or choose an array with class tokens.",
-        )
-    serving = Serving(spec, tokens, chosen, rule=clip_rule)
+    if settings.clip_steps < 1:
+        raise BadInput(f"--clip-steps {settings.clip_steps} is not allowed.", "Give 1 or more.")
+    serving = Serving(spec, tokens, _frame_tokens(reader, spec, settings, tokens=tokens), rule=settings.clip_rule)
     if not spec.ragged:
         return serving
     records = reader.locate(reader.keys("video"))
-    if layout.order == RAGGED_GRID:
-        name = str(ArrayName("", ArrayName.parse(spec.name).stream, "grid"))
-        if name not in {side.name for side in reader.kinds["video"]}:
-            raise UnknownName(
-                f"{spec.name} is a ragged grid, but its store has no {name}, which holds the sizes of the grids.",
-                "Choose another array with --array; an imported grid needs its sizes beside it.",
-            )
-        serving = replace(serving, grid=name)
-        lengths = set(grids(reader, records, name)[:, 0].tolist())
-        as_they_are = masks or len(lengths) <= 1
+    if serving.layout.order == RAGGED_GRID:
+        serving = replace(serving, grid=_grid_array(reader, spec))
+        lengths = set(grids(reader, records, serving.grid)[:, 0].tolist())
+    elif settings.clip_rule == "all":
+        lengths = {reader.length(int(record), spec.name) for record in records}
     else:
-        lengths = {reader.length(int(record), spec.name) for record in records} if clip_rule == "all" else set()
-        as_they_are = clip_rule == "all" and (masks or len(lengths) <= 1)
-    if as_they_are:
-        return replace(serving, stored_steps=min(lengths, default=None) if len(lengths) <= 1 else None)
-    if clip_rule == "all":
+        return replace(serving, steps=settings.clip_steps)
+    if len(lengths) <= 1:
+        return replace(serving, stored_steps=min(lengths, default=None))
+    if masks:
+        return serving
+    if settings.clip_rule == "all":
         raise BadInput(
             f"--clip-rule all: records of {spec.name} differ in length, and the same number of steps is needed here.",
             "Use --clip-rule segment-mean or segment-centre with --clip-steps, or a head that takes any length (fsar).",
         )
-    return replace(serving, steps=settings.clip_steps, rule=clip_rule)
+    return replace(serving, steps=settings.clip_steps)
+
+
+def _frame_tokens(reader: StoreReader, spec: ArraySpec, settings: ServingSettings, *, tokens: bool) -> FrameTokens:
+    if settings.frame_tokens == "auto":
+        return "all" if is_language_store(reader) else "patch"
+    layout = Layout.parse(spec.layout)
+    if settings.frame_tokens == "cls" and not (tokens or layout.leading or layout.order == PATCH_MAJOR):
+        raise BadInput(
+            f"--frame-tokens cls: {spec.name} has no class token (layout: {spec.layout or 'one vector'}).",
+            "Use --frame-tokens patch or all, or choose an array with class tokens.",
+        )
+    return settings.frame_tokens
+
+
+def _grid_array(reader: StoreReader, spec: ArraySpec) -> str:
+    """The side array with the sizes of a ragged grid."""
+    name = str(ArrayName("", ArrayName.parse(spec.name).stream, "grid"))
+    if name not in {side.name for side in reader.kinds["video"]}:
+        raise UnknownName(
+            f"{spec.name} is a ragged grid, but its store has no {name}, which holds the sizes of the grids.",
+            "Choose another array with --array; an imported grid needs its sizes beside it.",
+        )
+    return name

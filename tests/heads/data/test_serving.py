@@ -157,6 +157,14 @@ def test_all_steps_are_for_heads_with_a_mask(tmp_path: Path) -> None:
         assert not values[0, 17:].any()
 
 
+def test_no_steps_are_refused(tmp_path: Path) -> None:
+    with (
+        write(tmp_path / "s", "fp32", [(length, WIDTH) for length in LENGTHS], "steps") as reader,
+        pytest.raises(BadInput, match=r"^--clip-steps 0 is not allowed\.\nGive 1 or more\.$"),
+    ):
+        features(reader, ServingSettings(clip_steps=0))
+
+
 def test_int8_steps_are_decoded_before_they_are_averaged(tmp_path: Path) -> None:
     with write(tmp_path / "s", "int8", [(length + 32, WIDTH) for length in LENGTHS], "steps") as reader:
         values = features(reader).gather(torch.tensor([4])).values[0]
