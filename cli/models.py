@@ -33,7 +33,9 @@ class ShowConfig:
     layer: tuple[str, ...] = setting((), "Layers to keep", "Model")
     text_layer: tuple[str, ...] = setting((), "Layers of the text tower", "Model")
     texts: bool = setting(False, "Count texts as well", "Model", one_way=True)
-    num_frames: int = setting(8, "Frames per video", "Model")
+    num_frames: int | None = setting(
+        None, "Frames per video; default: what the model takes (videomae: 16), else 8", "Model"
+    )
     keep: tuple[str, ...] = setting((), "Streams to keep", "Model")
     max_pixels: int | None = setting(None, "qwen: most pixels of a video after resizing", "Model")
     size: str = setting("360x640", "Height x width of the frames, if the number of tokens depends on it", "Model")
@@ -82,16 +84,19 @@ def show(config: ShowConfig, progress: Progress) -> Outcome:
     Raises:
         VfcError: no such family, checkpoint or layer; see `BackboneOptions`.
     """
-    from vfc.extract.backbone import BackboneOptions
+    from vfc.extract.backbone import BackboneOptions, default_num_frames
     from vfc.extract.pipeline.model_card import describe
 
+    num_frames = config.num_frames
+    if num_frames is None:
+        num_frames = default_num_frames(config.model, config.checkpoint)
     options = BackboneOptions(
         checkpoint=config.checkpoint,
         layers=config.layer,
         text_layers=config.text_layer,
         texts=config.texts or bool(config.text_layer),
         keep=config.keep,
-        num_frames=config.num_frames,
+        num_frames=num_frames,
         storage=config.dtype,
         max_pixels=config.max_pixels,
     )

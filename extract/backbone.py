@@ -257,7 +257,8 @@ class Family(Protocol):
     """What a file or folder in `backbones/` offers.
 
     Optional beside these: `WINDOWS = True` where it takes windows and flow; `FIXED_ROWS = False` where the rows of a
-    clip follow the size of its frames; `PIXELS`, the names of its ways from frames to pixels where it has several.
+    clip follow the size of its frames; `PIXELS`, the names of its ways from frames to pixels where it has several;
+    `clip_frames`, a function from a checkpoint's name to the frames of its clips, where it takes one number only.
     """
 
     DEFAULT_CHECKPOINT: str | None
@@ -297,6 +298,15 @@ def open_backbone(name: str, options: BackboneOptions) -> Backbone:
     if options.pixels is not None and options.pixels not in ways:
         raise unknown_name("way of making pixels", options.pixels, ways)
     return family.build(options)
+
+
+def default_num_frames(name: str, checkpoint: str | None) -> int:
+    """Frames per clip where no number is asked for: what the checkpoint of that family takes, else 8.
+
+    Raises VfcError where there is no such family or checkpoint.
+    """
+    clip_frames = getattr(find_family(name), "clip_frames", None)
+    return 8 if clip_frames is None else int(clip_frames(checkpoint))
 
 
 def versions() -> dict[str, Json]:

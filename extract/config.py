@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, Self
@@ -44,7 +45,9 @@ class ExtractConfig:
     frames: str = setting(
         "tsn-centre", "Frame sampling: tsn-centre, tsn-random, linspace, stride:n, fps:x, all ...", "Input"
     )
-    num_frames: int = setting(8, "Frames per video", "Input")
+    num_frames: int | None = setting(
+        None, "Frames per video; default: what the model takes (videomae: 16), else 8", "Input"
+    )
     window: int | None = setting(None, "i3d: frames per window, of those that --frames selects; default: 64", "Input")
     stride: int | None = setting(
         None, "i3d: frames from one window to the next; default: --window (no overlap)", "Input"
@@ -217,6 +220,13 @@ class ExtractConfig:
         value = getattr(self, name)
         if value is not None and value < least:
             raise _too_small(name, value, f"{least} or more")
+
+    @cached_property
+    def frames_per_clip(self) -> int:
+        """`num_frames`, or the number that the checkpoint takes; the checkpoint's configuration is read for it."""
+        from .backbone import default_num_frames
+
+        return self.num_frames or default_num_frames(self.model, self.checkpoint)
 
     @classmethod
     def from_recipe(cls, recipe: Mapping[str, Any], *, axes: Axes = _NO_AXES, **changes: Any) -> Self:

@@ -51,7 +51,11 @@ class Kind:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `vfc extract` with these settings would do. `seconds`: of this many ranks together; None if not measured."""
+    """What `vfc extract` with these settings would do.
+
+    `seconds`: of this many ranks together; None if not measured. `no_weights`: why the model's weights cannot be read;
+    then there is no estimate of time and memory, and `recipe` is empty. Empty where they are there.
+    """
 
     model: str
     recipe: Mapping[str, Json]
@@ -63,6 +67,7 @@ class Plan:
     world_size: int
     calibration: Calibration | None
     seconds: float | None
+    no_weights: str = ""
 
     @property
     def total_bytes(self) -> int:
@@ -94,11 +99,15 @@ class Plan:
             )
             device = f", {_size(times.device_memory)} on the device" if times.device_memory else ""
             lines.append(f"Memory: {_size(times.memory)}{device} at most while measuring")
+        if self.no_weights:
+            lines.append(f"No estimate of time and memory, which need the weights: {self.no_weights}")
         return lines
 
 
 def plan(config: PlanConfig, progress: Progress | None = None) -> Plan:
     """Look at videos, model and store, and say what a run would do. Writes nothing.
+
+    Records and bytes follow from the configuration of the model; weights are needed for time and memory alone.
 
     Raises:
         Refused: the records cannot fit on the disk, or the model not in memory.
@@ -106,10 +115,10 @@ def plan(config: PlanConfig, progress: Progress | None = None) -> Plan:
     """
     progress = progress or Silent()
     rank = find_rank(config.rank, config.world_size)
-    work = build_work_list(config, rank, progress)
+    work = build_work_list(config, rank, progress, needs_weights=False)
     calibration: Calibration | None = None
     rows = predicted_rows(work)
-    if config.calibrate and work.items:
+    if config.calibrate and work.items and not work.no_weights:
         with determinism(work.mode, config.threads):
             calibration, measured_rows = calibrate(config, work, progress)
             rows |= measured_rows
@@ -128,6 +137,7 @@ def plan(config: PlanConfig, progress: Progress | None = None) -> Plan:
         world_size=rank.world_size,
         calibration=calibration,
         seconds=seconds,
+        no_weights=work.no_weights,
     )
 
 

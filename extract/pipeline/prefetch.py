@@ -56,7 +56,7 @@ def _job(config: ExtractConfig, item: WorkItem) -> Job:
         video.name,
         video.path,
         view.rule or config.frames,
-        config.num_frames * view.clips,
+        config.frames_per_clip * view.clips,
         config.stream,
         config.seed if view.seed is None else view.seed,
         video.start_seconds,

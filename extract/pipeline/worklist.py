@@ -7,14 +7,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from vfc.cache_schema.annotations import Annotations
 from vfc.cache_schema.reader import StoreReader, open_store
-from vfc.cache_schema.values.errors import AxisMismatch, BadInput
+from vfc.cache_schema.values.errors import AxisMismatch, BadInput, MissingPath
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import ArraySpec, Json, Key
@@ -22,11 +21,12 @@ from vfc.extract.backbone import Backbone, BackboneOptions, TextBackbone, open_b
 from vfc.extract.collection import Video
 from vfc.extract.config import ExtractConfig, not_deterministic
 from vfc.extract.decode.sampling import fixed_count
-from vfc.extract.models.determinism import THREADS, Mode, chosen_device, chosen_mode
+from vfc.extract.models.determinism import Mode, chosen_device, chosen_mode
 from vfc.extract.prompting.class_texts import PLAIN, ClassText, template_id
 from vfc.extract.prompting.prompt_assignment import PromptAssignment, assign_prompts, keeps_text
 
 from .failures import Failed, KnownFailures, read_failures
+from .frames_and_numerics import frames_and_numerics
 from .inputs import Inputs, read_inputs
 from .publish_tail import missing_flags, with_tail
 from .ranks import Rank
@@ -44,7 +44,8 @@ class WorkList:
     for want of a label. `failed`: listed by an earlier run and not to be tried again. `changed`: stored, but the file
     is another one now; `replaced`: the same, and they are made again. `requested` counts all, by kind.
     `reducer`: what becomes of arrays before they are stored. `axes`: what ids of prompts, views and templates mean.
-    `sample`: what a projection is fitted on. `root`: the folder that names start from.
+    `sample`: what a projection is fitted on. `root`: the folder that names start from. `no_weights`: why the weights
+    cannot be read; the recipe is empty then. Empty where they are there.
     """
 
     backbone: Backbone
@@ -64,6 +65,7 @@ class WorkList:
     replaced: tuple[Key, ...]
     root: Path
     sample: tuple[WorkItem, ...]
+    no_weights: str = ""
 
     @property
     def specs(self) -> Mapping[str, tuple[ArraySpec, ...]]:
@@ -103,8 +105,15 @@ class WorkList:
         )
 
 
-def build_work_list(config: ExtractConfig, rank: Rank, progress: Progress) -> WorkList:
+def build_work_list(config: ExtractConfig, rank: Rank, progress: Progress, *, needs_weights: bool = True) -> WorkList:
     """Read the collection, the backbone's config and the store, and say what is left to do.
+
+    Args:
+        config: What is asked for.
+        rank: Its device is chosen by its number on this machine.
+        progress: Where to report.
+        needs_weights: Whether weights that are not on this machine are an error. If not, see `WorkList.no_weights`;
+            a store is then compared by its arrays and axes alone.
 
     Raises:
         VfcError: anything that cannot be used as given; see the functions this calls.
@@ -118,13 +127,27 @@ def build_work_list(config: ExtractConfig, rank: Rank, progress: Progress) -> Wo
     backbone = open_backbone(config.model, backbone_options(config, device, mode))
     _check_tail_and_texts(config, backbone, progress)
     work = _everything(config, device, mode, inputs, backbone)
+    recipe, no_weights = _recipe(config, work, needs_weights=needs_weights)
+    work = replace(work, recipe=recipe, no_weights=no_weights)
     if not _holds_something(config.out):
         return work
     with open_store(config.out, verify="never") as reader:
-        reader.recipe.require_equal(work.recipe, str(config.out))
+        if not work.no_weights:
+            reader.recipe.require_equal(work.recipe, str(config.out))
         _require_equal_kinds(reader, work.specs)
         _require_equal_axes(reader, work.axes)
         return _remaining(config, work, reader)
+
+
+def _recipe(config: ExtractConfig, work: WorkList, *, needs_weights: bool) -> tuple[Recipe, str]:
+    """The recipe of the run; or an empty one, and why there are no weights to hash."""
+    try:
+        own = frames_and_numerics(config, work.mode)
+        return Recipe({**work.backbone.recipe(), **work.reducer.recipe(), **own}), ""
+    except MissingPath as error:
+        if needs_weights:
+            raise
+        return Recipe({}), error.problem
 
 
 def _check_mode(config: ExtractConfig, mode: Mode) -> None:
@@ -152,7 +175,7 @@ def _check_tail_and_texts(config: ExtractConfig, backbone: Backbone, progress: P
 def _everything(
     config: ExtractConfig, device: torch.device, mode: Mode, inputs: Inputs, backbone: Backbone
 ) -> WorkList:
-    """The work list of an empty store."""
+    """The work list of an empty store, without a recipe."""
     trained = [video for video in inputs.collection.videos if video.split == "train"]
     fitted_on = config.project_fit or ("train" if trained else "all")
     spaces = backbone.shared_space if isinstance(backbone, TextBackbone) else ()
@@ -165,7 +188,7 @@ def _everything(
     sample = work_items(fitting, inputs.views[:1], assignment, **options)
     work = WorkList(
         backbone=backbone,
-        recipe=Recipe({**backbone.recipe(), **reducer.recipe(), **_own_recipe(config, mode)}),
+        recipe=Recipe({}),
         device=device,
         mode=mode,
         reducer=reducer,
@@ -272,7 +295,7 @@ def backbone_options(config: ExtractConfig, device: torch.device, mode: Mode) ->
         text_layers=config.text_layer,
         texts=config.texts is not None,
         keep=config.keep,
-        num_frames=config.num_frames if fixed_count(config.frames) else None,
+        num_frames=config.frames_per_clip if fixed_count(config.frames) else None,
         dtype=config.compute_dtype,
         storage=config.dtype,
         attention=config.attention,
@@ -287,20 +310,3 @@ def backbone_options(config: ExtractConfig, device: torch.device, mode: Mode) ->
         border=config.border,
         flow=config.flow,
     )
-
-
-def _own_recipe(config: ExtractConfig, mode: Mode) -> dict[str, Json]:
-    """The share of the recipe that is no model's: which frames, by which decoder, in which numeric mode."""
-    frames: dict[str, Json] = {"rule": config.frames, "stream": config.stream}
-    if fixed_count(config.frames):
-        frames |= {"count": config.num_frames, "short": "repeat last"}
-    if config.frames == "tsn-random":
-        frames["seed"] = config.seed
-    numerics: dict[str, Json] = {"mode": mode}
-    if mode == "deterministic":
-        numerics["threads"] = config.threads or THREADS
-    return {
-        "frames": frames,
-        "decoder": {"name": "pyav", "version": version("av").partition("+")[0]},
-        "numerics": numerics,
-    }

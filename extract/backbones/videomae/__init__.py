@@ -41,7 +41,7 @@ class VideomaeBackbone(FrameEncoder):
         if options.texts:
             raise BadInput("videomae has no text tower.", "Use --model clip for texts, or leave out --texts.")
         self.options = options
-        self.checkpoint = locate(options.checkpoint, default=DEFAULT_CHECKPOINT, family="videomae")
+        self.checkpoint = _checkpoint(options.checkpoint)
         self._class: Any = VideoMAEModel
         self._config = config_of(self.checkpoint)
         self._length, self._tubelet = int(self._config.num_frames), int(self._config.tubelet_size)
@@ -159,6 +159,15 @@ def config_of(checkpoint: Checkpoint) -> Any:
         return original_config(checkpoint)
     checkpoint.require("videomae", "videomae")
     return VideoMAEConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+
+
+def clip_frames(checkpoint: str | None) -> int:
+    """See `Family`: the frames of a clip, 16 in published checkpoints."""
+    return int(config_of(_checkpoint(checkpoint)).num_frames)
+
+
+def _checkpoint(name: str | None) -> Checkpoint:
+    return locate(name, default=DEFAULT_CHECKPOINT, family="videomae")
 
 
 def build(options: BackboneOptions) -> VideomaeBackbone:

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from suites.checkpoints import clip_checkpoint, image_checkpoint, videomae_checkpoint
+from suites.language import qwen3_checkpoint
 from suites.toy import WIDTH, ToyBackbone, toy_family, write_clip, write_clips
 
-from vfc.cache_schema.values.errors import NotAStore, RecipeMismatch, Refused
+from vfc.cache_schema.reader import open_store
+from vfc.cache_schema.values.errors import AxisMismatch, MissingPath, NotAStore, RecipeMismatch, Refused
 from vfc.cache_schema.values.record import ArraySpec
+from vfc.extract.backbones.viclip.tiny import write_tiny_viclip
 from vfc.extract.config import ExtractConfig, PlanConfig
 from vfc.extract.decode import Decoders
 from vfc.extract.pipeline import prefetch as prefetch_module
@@ -20,6 +24,13 @@ from vfc.extract.pipeline.run import extract
 
 EACH = 4 * WIDTH * 2  # four frames of fp16
 Usage = namedtuple("Usage", "total used free")
+CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
+    "clip": clip_checkpoint,
+    "image": lambda folder: image_checkpoint(folder, "vit"),
+    "viclip": write_tiny_viclip,
+    "videomae": videomae_checkpoint,
+    "qwen3-vl": qwen3_checkpoint,
+}
 Planning = Callable[..., Plan]
 
 
@@ -177,3 +188,53 @@ def test_a_plan_stops_where_the_run_would(planned: Planning, settings: dict[str,
     (tmp_path / "other" / "holiday.jpg").write_bytes(b"dear")
     with pytest.raises(NotAStore):
         planned(out=tmp_path / "other")
+
+
+@pytest.mark.parametrize("family", ["clip", "image", "viclip", "videomae", "qwen3-vl"])
+def test_a_plan_without_weights_gives_records_and_bytes(clips: Path, tmp_path: Path, family: str) -> None:
+    checkpoint = CHECKPOINTS[family](tmp_path / "tiny")
+    settings: dict[str, Any] = {"videos": clips, "out": tmp_path / "store", "model": family, "layer": ("1",)}
+    settings |= {"checkpoint": str(checkpoint), "threads": 1}
+    if family == "qwen3-vl":
+        settings |= {"keep": ("visual",)}
+    complete = plan(PlanConfig(**settings, calibrate=False))
+    for file in checkpoint.glob("*.safetensors"):
+        file.unlink()
+    bare = plan(PlanConfig(**settings))
+    assert (bare.kinds, bare.total_bytes) == (complete.kinds, complete.total_bytes)
+    assert bare.kinds[0].to_do == 6
+    assert bare.kinds[0].record_bytes > 0
+    assert (bare.calibration, bare.seconds, bare.recipe) == (None, None, {})
+    assert complete.no_weights == ""
+    lines = [line for line in bare.lines() if "No estimate" in line]
+    assert lines == [
+        f"No estimate of time and memory, which need the weights: The checkpoint {checkpoint} holds no weights."
+    ]
+    with pytest.raises(MissingPath, match="holds no weights"):
+        extract(ExtractConfig(**settings))
+
+
+def test_a_plan_without_weights_compares_arrays_with_the_store(clips: Path, tmp_path: Path) -> None:
+    checkpoint = videomae_checkpoint(tmp_path / "tiny")
+    settings: dict[str, Any] = {"videos": clips, "out": tmp_path / "store", "model": "videomae", "threads": 1}
+    settings |= {"checkpoint": str(checkpoint)}
+    extract(ExtractConfig(**settings))
+    (checkpoint / "model.safetensors").unlink()
+    (video,) = plan(PlanConfig(**settings)).kinds
+    assert (video.there, video.to_do) == (6, 0)
+    with pytest.raises(AxisMismatch):
+        plan(PlanConfig(**settings, layer=("1",)))
+
+
+def test_videos_give_as_many_frames_as_the_checkpoint_takes(clips: Path, tmp_path: Path) -> None:
+    checkpoint = videomae_checkpoint(tmp_path / "tiny")
+    settings: dict[str, Any] = {"videos": clips, "model": "videomae", "checkpoint": str(checkpoint), "threads": 1}
+    own = plan(PlanConfig(**settings, out=tmp_path / "store", calibrate=False))
+    assert own.recipe["frames"]["count"] == 4  # type: ignore[index, call-overload]
+    assert own.kinds[0].arrays[0].shape[0] == 2
+    extract(ExtractConfig(**settings, out=tmp_path / "own"))
+    extract(ExtractConfig(**settings, out=tmp_path / "named", num_frames=4))
+    with open_store(tmp_path / "own") as one, open_store(tmp_path / "named") as other:
+        assert one.recipe == other.recipe
+        assert one.digest == other.digest
+    assert ExtractConfig(model="clip").frames_per_clip == 8
