@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from suites.checkpoints import videomae_checkpoint
 from suites.film import encode
 from suites.motion_store import make_store
 
@@ -47,6 +48,19 @@ def read(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict
     assert document["exit_code"] == code
     assert err == "" or code
     return code, document
+
+
+def test_models_show_counts_the_frames_that_the_checkpoint_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videomae_checkpoint(tmp_path / "tiny")
+    (tmp_path / "tiny" / "model.safetensors").unlink()
+    code, shown = read(capsys, "models", "show", "videomae", "--checkpoint", str(tmp_path / "tiny"))
+    assert (code, shown["assumed"], shown["record"]["video"][0]["shape"][0]) == (0, "4 frames", 2)
+    code, shown = read(
+        capsys, "models", "show", "videomae", "--checkpoint", str(tmp_path / "tiny"), "--num-frames", "8"
+    )
+    assert (code, shown["assumed"], shown["record"]["video"][0]["shape"][0]) == (0, "8 frames", 4)
 
 
 def test_a_plan_names_records_and_bytes_and_writes_nothing(
