@@ -24,6 +24,7 @@ NOT_NEGATIVE: Final = Range("0 or more", lambda value: value >= 0)
 POSITIVE: Final = Range("more than 0", lambda value: value > 0)
 ZERO_TO_ONE: Final = Range("from 0 to 1", lambda value: 0 <= value <= 1)
 BETWEEN: Final = Range("more than 0, and less than 1", lambda value: 0 < value < 1)
+UP_TO_HALF: Final = Range("more than 0, 0.5 at most", lambda value: 0 < value <= 0.5)
 BELOW_ONE: Final = Range("0 or more, and less than 1", lambda value: 0 <= value < 1)
 
 

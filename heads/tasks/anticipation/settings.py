@@ -8,7 +8,7 @@ from typing import Literal
 
 from vfc.cache_schema.values.errors import MissingPath
 from vfc.cache_schema.values.settings import setting
-from vfc.heads.contract.ranges import BETWEEN, NOT_NEGATIVE, ZERO_TO_ONE, check_range
+from vfc.heads.contract.ranges import BETWEEN, NOT_NEGATIVE, UP_TO_HALF, ZERO_TO_ONE, check_range
 from vfc.heads.data.placement import Resident
 
 from .contract import Sampling
@@ -83,7 +83,8 @@ class Config(SequenceSettings):
     )
 
     def __post_init__(self) -> None:
-        check_range(self, BETWEEN, "observe", "predict", "train_ratios")
+        check_range(self, BETWEEN, "observe", "train_ratios")
+        check_range(self, UP_TO_HALF, "predict")
         check_range(self, ZERO_TO_ONE, "told_noise")
         check_range(self, NOT_NEGATIVE, "stride", "offsets")
         if self.told not in ("predicted", "truth") and not Path(self.told).exists():
