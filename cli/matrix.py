@@ -26,11 +26,10 @@ class MatrixConfig:
 class Offer:
     """What a family of models puts into a store, as its code declares it.
 
-    `fixed`: a fixed number of rows per clip; `long`: one row per time step of a long video; `texts`: embeddings of
-    class names; `prompts`: a text stream per prompt; `tail`: its frozen upper blocks.
+    `long`: one row per time step of a long video; `texts`: embeddings of class names; `prompts`: a text stream per
+    prompt; `tail`: its frozen upper blocks. Every family gives arrays of clips.
     """
 
-    fixed: bool
     long: bool
     texts: bool
     prompts: bool
@@ -39,10 +38,8 @@ class Offer:
     @classmethod
     def of(cls, family: Any) -> Offer:
         """Read from the module of a family (see `extract.backbone.Family`) and from the class that `build` returns."""
-        windows = getattr(family, "WINDOWS", False)
         backbone = get_type_hints(family.build).get("return")
         return cls(
-            fixed=getattr(family, "FIXED_ROWS", True) and not windows,
             long=hasattr(backbone, "encode_stream"),
             texts=hasattr(backbone, "encode_texts"),
             prompts=hasattr(backbone, "encode_prompted"),
@@ -55,8 +52,6 @@ def answer(method: Any, task: Any, offer: Offer) -> str:
     settings = method.Config()
     if getattr(task, "SEQUENCES", False):
         return "yes" if offer.long else "no: the head reads long videos step by step, which this family does not give"
-    if not offer.fixed:
-        return "no: the head reads a fixed number of rows per clip; here the number differs from video to video"
     wants = method.Head.wants(settings) if hasattr(method.Head, "wants") else None
     if wants is not None and set(wants.classes) - wants.optional and not offer.texts:
         return "no: the head reads embeddings of the class names; this family has no text tower"

@@ -256,9 +256,9 @@ class PromptedBackbone(Backbone, Protocol):
 class Family(Protocol):
     """What a file or folder in `backbones/` offers.
 
-    Optional beside these: `WINDOWS = True` where it takes windows and flow; `FIXED_ROWS = False` where the rows of a
-    clip follow the size of its frames; `PIXELS`, the names of its ways from frames to pixels where it has several;
-    `clip_frames`, a function from a checkpoint's name to the frames of its clips, where it takes one number only.
+    Optional beside these: `WINDOWS = True` where it takes windows and flow; `PIXELS`, the names of its ways from frames
+    to pixels where it has several; `clip_frames`, a function from a checkpoint's name to the frames of its clips, where
+    it takes one number only.
     """
 
     DEFAULT_CHECKPOINT: str | None

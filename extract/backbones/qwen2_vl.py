@@ -13,7 +13,6 @@ from vfc.extract.backbone import BackboneOptions
 from vfc.extract.language.qwen import QwenBackbone
 
 DEFAULT_CHECKPOINT: str | None = "Qwen/Qwen2-VL-7B-Instruct"
-FIXED_ROWS = False
 
 
 class Qwen2VLBackbone(QwenBackbone):

@@ -16,7 +16,6 @@ from vfc.extract.backbone import BackboneOptions, Frames, Prepared
 from vfc.extract.language.qwen import QwenBackbone
 
 DEFAULT_CHECKPOINT: str | None = "Qwen/Qwen3-VL-8B-Instruct"
-FIXED_ROWS = False
 
 
 class Qwen3VLBackbone(QwenBackbone):

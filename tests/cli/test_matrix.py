@@ -27,7 +27,7 @@ def answers() -> dict[str, dict[str, str]]:
     ("head", "model", "begins"),
     [
         ("prototype", "image", "yes"),
-        ("prototype", "qwen2-vl", "no: the head reads a fixed number of rows"),
+        ("prototype", "qwen2-vl", "yes"),
         ("fsar", "video-llava", "yes"),
         ("fsar", "clip", matrix.VISUAL_ONLY),
         ("text-zero-shot", "clip", "yes"),
@@ -36,7 +36,7 @@ def answers() -> dict[str, dict[str, str]]:
         ("msta", "clip", "no: the head adapts the upper blocks"),
         ("futr", "i3d", "yes"),
         ("futr", "video-llava", "no: the head reads long videos"),
-        ("linear-probe", "i3d", "no: the head reads a fixed number of rows"),
+        ("linear-probe", "i3d", "yes"),
     ],
 )
 def test_what_fits_what(answers: dict[str, dict[str, str]], head: str, model: str, begins: str) -> None:
@@ -54,7 +54,7 @@ def build(options: object) -> NewBackbone:
 
 def test_a_new_backbone_and_a_new_head_need_no_entry_anywhere() -> None:
     offer = Offer.of(SimpleNamespace(build=build, DEFAULT_CHECKPOINT=None))
-    assert offer == Offer(fixed=True, long=False, texts=False, prompts=False, tail=False)
+    assert offer == Offer(long=False, texts=False, prompts=False, tail=False)
     linear = find("linear-probe")
     assert answer(linear, task_of(linear), offer) == "yes"
 
