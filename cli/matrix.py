@@ -40,7 +40,7 @@ class Offer:
         """Read from the module of a family (see `extract.backbone.Family`) and from the class that `build` returns."""
         backbone = get_type_hints(family.build).get("return")
         return cls(
-            long=hasattr(backbone, "encode_stream"),
+            long=hasattr(backbone, "encode_stream") or hasattr(family, "build_windows"),
             texts=hasattr(backbone, "encode_texts"),
             prompts=hasattr(backbone, "encode_prompted"),
             tail=hasattr(backbone, "tail"),

@@ -61,7 +61,7 @@ class BackboneOptions:
     For language models: `prompts`: whether prompted records are needed. `prompt_batching`: how several
     prompts of one video are run, see `PromptedBackbone`. `max_pixels`: instead of the checkpoint's own budget.
 
-    For models with windows over a long video: `window`, `stride`, `border`: see `i3d.windows`; None is the
+    For models with windows over a long video: `window`, `stride`, `border`: see `frames.windows`; None is the
     family's own. `flow`: the source of optical flow, see `i3d.flow`; None is no flow.
     """
 
@@ -258,7 +258,7 @@ class Family(Protocol):
 
     Optional beside these: `WINDOWS = True` where it takes windows and flow; `PIXELS`, the names of its ways from frames
     to pixels where it has several; `clip_frames`, a function from a checkpoint's name to the frames of its clips, where
-    it takes one number only.
+    it takes one number only; `build_windows`, like `build`, for one vector per window, where windows are asked for.
     """
 
     DEFAULT_CHECKPOINT: str | None
@@ -287,16 +287,19 @@ def open_backbone(name: str, options: BackboneOptions) -> Backbone:
     """
     family = find_family(name)
     windowed, ways = getattr(family, "WINDOWS", False), getattr(family, "PIXELS", ())
+    build_windows = getattr(family, "build_windows", None)
     for flag in ("window", "stride", "border", "flow"):
-        if getattr(options, flag) is not None and not windowed:
+        if getattr(options, flag) is not None and not windowed and (flag == "flow" or build_windows is None):
             raise BadInput(
                 f"--{flag} is for models that look at windows of a video; {name} does not.",
-                f"Leave --{flag} out, or give --model i3d.",
+                f"Leave --{flag} out, or give --model i3d{'' if flag == 'flow' else ', videomae or viclip'}.",
             )
     if options.pixels is not None and not ways:
         raise BadInput(f"{name} makes pixels in one way; --pixels {options.pixels} is given.", "Leave --pixels out.")
     if options.pixels is not None and options.pixels not in ways:
         raise unknown_name("way of making pixels", options.pixels, ways)
+    if build_windows is not None and (options.window, options.stride, options.border) != (None, None, None):
+        return cast("Backbone", build_windows(options))
     return family.build(options)
 
 

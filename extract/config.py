@@ -48,13 +48,16 @@ class ExtractConfig:
     num_frames: int | None = setting(
         None, "Frames per video; default: what the model takes (videomae: 16), else 8", "Input"
     )
-    window: int | None = setting(None, "i3d: frames per window, of those that --frames selects; default: 64", "Input")
-    stride: int | None = setting(
-        None, "i3d: frames from one window to the next; default: --window (no overlap)", "Input"
+    window: int | None = setting(
+        None,
+        "i3d, videomae, viclip: one vector per window of so many frames, of those that --frames selects; default: 64 "
+        "(i3d), or the frames of a clip of the model once --stride or --border is given",
+        "Input",
     )
+    stride: int | None = setting(None, "Frames from one window to the next; default: --window (no overlap)", "Input")
     border: Literal["drop", "repeat", "zero"] | None = setting(
         None,
-        "i3d: drop (default): complete windows only, from the first frame on; repeat or zero: a window around "
+        "Windows: drop (default): complete windows only, from the first frame on; repeat or zero: a window around "
         "every --stride-th frame, padded at both ends with repeated frames or with zeros",
         "Input",
     )

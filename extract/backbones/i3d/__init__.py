@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.values.errors import BadInput, RecordRejected
+from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.layout import STEPS
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
 from vfc.extract.backbone import BackboneOptions, Chunking, Frames, Prepared
 from vfc.extract.frames.pixels import PixelRule, pixel_rule, read_pixel_rule
+from vfc.extract.frames.windows import SECONDS, Windows, over_windows, require_frames
 from vfc.extract.models.frame_encoder import joined
 from vfc.extract.models.layers import kept_streams
 from vfc.extract.models.loading import Compute, require_device
@@ -29,7 +30,6 @@ from vfc.extract.models.taps import transferred
 from .flow import normalised, source
 from .network import LEAST_FRAMES, WIDTH, InceptionI3d
 from .weights import Tower, digest, towers
-from .windows import SECONDS, Windows, cut
 
 DEFAULT_CHECKPOINT: str | None = None
 WINDOWS: Final = True
@@ -55,7 +55,7 @@ class I3dBackbone:
         self.windows = Windows.of(options.window, options.stride, options.border, LEAST_FRAMES)
         self.towers: Mapping[str, Tower] = towers(self.place, self.streams)
         self._flow = None if options.flow is None else source(options.flow)
-        self._require_frames()
+        require_frames(self.windows, options.num_frames, self.chunking.overlap)
         self.rule = _pixel_rule(self.place)
         self._widths = [WIDTH // tower.narrow for tower in self.towers.values()]
         self.compute = Compute(options.dtype or "fp32", options.device)
@@ -118,39 +118,18 @@ class I3dBackbone:
 
         Raises RecordRejected for a video that is shorter than a window.
         """
-        steps, frames = 0, 0
 
         def without_overlap() -> Iterator[Mapping[str, Tensor]]:
-            nonlocal frames
             for i, chunk in enumerate(chunks):
                 overlap = self.chunking.overlap if i else 0
-                new = {name: rows if name == "flow" else rows[overlap:] for name, rows in chunk.items()}
-                frames += len(new[SECONDS])
-                yield new
+                yield {name: rows if name == "flow" else rows[overlap:] for name, rows in chunk.items()}
 
-        for window, seconds in cut(without_overlap(), self.windows, self.streams):
-            steps += 1
-            yield {"frames": self._vector(window), SECONDS: torch.tensor([seconds], dtype=torch.float64)}
-        if not steps:
-            flow = " and their flow" if "flow" in self.streams else ""
-            raise RecordRejected(
-                f"Its {frames} frames{flow} are fewer than one window of {self.windows.frames} needs.",
-                "Give a smaller --window, a denser --frames, or --border repeat.",
-            )
+        yield from over_windows(without_overlap(), self.windows, self.streams, self._vector)
 
     def _vector(self, window: Mapping[str, Tensor]) -> Tensor:
         inputs = {name: self.compute.moved(window[name]).transpose(0, 1)[None] for name in self._models}
         vectors = [model.vectors(inputs[name]).mean(dim=1) for name, model in self._models.items()]
         return transferred(torch.cat(vectors, dim=1), self._storage)
-
-    def _require_frames(self) -> None:
-        """Raise BadInput where --num-frames is less than a window needs, so that no video would give a row."""
-        count, needed = self.options.num_frames, self.windows.frames + self.chunking.overlap
-        if count is not None and self.windows.border == "drop" and count < needed:
-            raise BadInput(
-                f"Windows of {self.windows.frames} frames were asked for, of {count} frames per video.",
-                f"Give --frames all (or fps:25, stride:2), or --num-frames {needed} or more.",
-            )
 
 
 def _checkpoint_path(options: BackboneOptions) -> Path:

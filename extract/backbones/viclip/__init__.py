@@ -8,6 +8,7 @@ Token order: the class token, then all frames of the first patch, all frames of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
@@ -19,12 +20,14 @@ from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
 from vfc.extract.backbone import BackboneOptions, Frames, Prepared
 from vfc.extract.frames.pixels import PixelRule
 from vfc.extract.frames.processor_defaults import IMAGENET_MEAN, IMAGENET_STD
+from vfc.extract.frames.windows import Windows
 from vfc.extract.models.checkpoint import locate
 from vfc.extract.models.clip_tokenizer import encode_texts, text_specs
 from vfc.extract.models.layers import check_kept, chosen_layers, kept_streams, layer_names, layer_specs
 from vfc.extract.models.loading import Compute, require_device
 from vfc.extract.models.recipe import model_recipe
 from vfc.extract.models.taps import transferred
+from vfc.extract.models.window_encoder import WindowEncoder
 
 from .architecture import ACTIVATION, EPS, architecture_of
 from .network import NORM, TextTower, VisionTower
@@ -213,6 +216,29 @@ class ViclipBackbone:
         return [{name: rows[i] for name, rows in by_name.items()} for i in range(len(clips))]
 
 
+class ViclipWindows(WindowEncoder):
+    """The embedding of every window of a video, and ViCLIP over texts; see `TextBackbone`."""
+
+    shared_space = (frozenset({"frames", "embedding"}),)
+
+    def __init__(self, options: BackboneOptions) -> None:
+        self._texts = clips = ViclipBackbone(replace(options, layers=()))
+        windows = Windows.of(options.window, options.stride, options.border, default=clips.architecture.frames)
+        meaning = "projected class token of the window, not normalised"
+        width = clips.architecture.embedding
+        super().__init__(clips, windows, options, array="embedding", width=width, meaning=meaning)
+        if options.texts:
+            self.meanings["embedding"] = "projected end of a text, not normalised"
+
+    def tokens(self, text: str) -> Prepared:
+        """See `TextBackbone.tokens`."""
+        return self._texts.tokens(text)
+
+    def encode_texts(self, batch: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """See `TextBackbone.encode_texts`."""
+        return self._texts.encode_texts(batch)
+
+
 def pixel_rule(name: str, edge: int) -> PixelRule:
     """One of `PIXELS` for frames of edge x edge, normalised as ImageNet is."""
     to_square = name == "resize"
@@ -235,6 +261,11 @@ def _in_tail(name: str, k: int) -> bool:
         return int(rest.partition(".")[0]) >= k - 1
     last = ("ln_post.weight", "ln_post.bias", "proj", "ln_final.weight", "ln_final.bias", "text_projection", "temp")
     return name.rpartition("encoder.")[2] in last
+
+
+def build_windows(options: BackboneOptions) -> ViclipWindows:
+    """See `Family`."""
+    return ViclipWindows(options)
 
 
 def build(options: BackboneOptions) -> ViclipBackbone:

@@ -9,6 +9,7 @@ is too short repeats its last frame, and rows of repeats alone are dropped.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
@@ -18,12 +19,14 @@ from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.layout import FRAME_MAJOR, Layout, array_name
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
 from vfc.extract.backbone import BackboneOptions, Chunking
+from vfc.extract.frames.windows import Windows
 from vfc.extract.models.checkpoint import Checkpoint, locate
 from vfc.extract.models.frame_encoder import FrameEncoder, divided, joined, square_pixel_rule
 from vfc.extract.models.layers import NORM, check_kept, chosen_layers, kept_streams, layer_names, layer_specs
 from vfc.extract.models.loading import Compute, attention_of, load, on_meta
 from vfc.extract.models.recipe import model_recipe
 from vfc.extract.models.taps import block_tap, captured, shortened, transferred
+from vfc.extract.models.window_encoder import WindowEncoder
 
 from .weights import is_original, load_original, original_config
 
@@ -142,6 +145,11 @@ class VideomaeBackbone(FrameEncoder):
         return {**frames, **{array_name(layer, "visual"): states[layer] for layer in self.layers}}
 
     @property
+    def width(self) -> int:
+        """D."""
+        return int(self._config.hidden_size)
+
+    @property
     def _rows(self) -> int | None:
         return None if self.options.num_frames is None else self.options.num_frames // self._tubelet
 
@@ -168,6 +176,28 @@ def clip_frames(checkpoint: str | None) -> int:
 
 def _checkpoint(name: str | None) -> Checkpoint:
     return locate(name, default=DEFAULT_CHECKPOINT, family="videomae")
+
+
+def build_windows(options: BackboneOptions) -> WindowEncoder:
+    """See `Family`: of each window the mean over all its tokens.
+
+    Raises BadInput for windows of another length than the checkpoint's clips.
+    """
+    length = clip_frames(options.checkpoint)
+    if options.window not in (None, length):
+        raise BadInput(
+            f"--window {options.window} is given, but this checkpoint takes clips of {length} frames.",
+            f"Give --window {length}, or leave it out; --frames stride:n or fps:x makes a window span more time.",
+        )
+    clips = VideomaeBackbone(replace(options, layers=(), num_frames=length, storage="fp32"))
+    return WindowEncoder(
+        clips,
+        Windows.of(length, options.stride, options.border),
+        options,
+        array="frames",
+        width=clips.width,
+        meaning=clips.meanings["frames"].replace("the tokens", "the window's tokens"),
+    )
 
 
 def build(options: BackboneOptions) -> VideomaeBackbone:

@@ -229,10 +229,13 @@ def test_another_number_of_frames_is_refused(tmp_path: Path) -> None:
         ({"texts": True}, "videomae has no text tower"),
         ({"layers": ("2",), "keep": ("frames",)}, "visual is not kept"),
         ({"keep": ("visual",)}, "Nothing would be kept"),
-        ({"window": 16}, "--window is for models that look at windows of a video; videomae does not"),
+        ({"flow": "dis"}, "--flow is for models that look at windows of a video; videomae does not"),
+        ({"window": 6}, "--window 6 is given, but this checkpoint takes clips of 4 frames"),
+        ({"window": 4, "layers": ("1",)}, "Layers 1 were asked for, but windows keep one vector each"),
+        ({"window": 4, "num_frames": 3}, "Windows of 4 frames were asked for, of 3 frames per video"),
     ],
 )
 def test_contradictions_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     checkpoint = videomae(tmp_path / "tiny")
     with pytest.raises(BadInput, match=message):
-        open_backbone("videomae", BackboneOptions(str(checkpoint), num_frames=4, **options))
+        open_backbone("videomae", BackboneOptions(str(checkpoint), **{"num_frames": 4, **options}))

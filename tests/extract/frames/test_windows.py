@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vfc.cache_schema.values.errors import BadInput, UnknownName
-from vfc.extract.backbones.i3d.windows import BORDERS, SECONDS, Track, Windows, cut
+from vfc.extract.frames.windows import BORDERS, SECONDS, Track, Windows, cut
 
 
 def in_pieces(rows: Tensor, seconds: Tensor, sizes: list[int], *, shorter: int = 0) -> list[dict[str, Tensor]]:

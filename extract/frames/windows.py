@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, cast
 
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.values.errors import BadInput, unknown_name
+from vfc.cache_schema.values.errors import BadInput, RecordRejected, unknown_name
 from vfc.cache_schema.values.record import Json
 
 Border = Literal["drop", "repeat", "zero"]
@@ -31,12 +31,14 @@ class Windows:
     border: Border = "drop"
 
     @classmethod
-    def of(cls, frames: int | None, stride: int | None, border: str | None, least: int) -> Windows:
-        """From flags, where None is the default: 64 frames, non-overlapping, whole windows only.
+    def of(
+        cls, frames: int | None, stride: int | None, border: str | None, least: int = 1, default: int = 64
+    ) -> Windows:
+        """From flags, where None is the default: `default` frames, non-overlapping, whole windows only.
 
         Raises BadInput for fewer than `least` frames or a stride below 1, UnknownName for an unknown border.
         """
-        frames = 64 if frames is None else frames
+        frames = default if frames is None else frames
         stride = frames if stride is None else stride
         if frames < least:
             raise BadInput(f"--window {frames} is too short.", f"The network takes windows of {least} frames or more.")
@@ -128,6 +130,55 @@ def cut(
     while step * windows.stride < times.count:
         yield _window(tracks, times, windows, step)
         step += 1
+
+
+def over_windows(
+    chunks: Iterable[Mapping[str, Tensor]],
+    windows: Windows,
+    streams: Sequence[str],
+    vector: Callable[[Mapping[str, Tensor]], Tensor],
+) -> Iterator[dict[str, Tensor]]:
+    """`frames` `[1, D]`, which `vector` makes of a window's rows by stream, and `seconds` `[1]`, of each window.
+
+    Args:
+        chunks: See `cut`.
+        windows: The frames of each window.
+        streams: Names of the streams to cut.
+        vector: Takes the rows of one window by stream.
+
+    Raises:
+        RecordRejected: the video is shorter than a window.
+    """
+    steps, frames = 0, 0
+
+    def counted() -> Iterator[Mapping[str, Tensor]]:
+        nonlocal frames
+        for chunk in chunks:
+            frames += len(chunk[SECONDS])
+            yield chunk
+
+    for window, seconds in cut(counted(), windows, streams):
+        steps += 1
+        yield {"frames": vector(window), SECONDS: torch.tensor([seconds], dtype=torch.float64)}
+    if not steps:
+        flow = " and their flow" if "flow" in streams else ""
+        raise RecordRejected(
+            f"Its {frames} frames{flow} are fewer than one window of {windows.frames} needs.",
+            "Give a smaller --window, a denser --frames, or --border repeat.",
+        )
+
+
+def require_frames(windows: Windows, count: int | None, overlap: int = 0) -> None:
+    """Raise BadInput where `count` frames per video are less than a window needs, so that no video gives a row.
+
+    `count`: None where it differs from video to video. `overlap`: frames that a window needs beside its own.
+    """
+    needed = windows.frames + overlap
+    if count is not None and windows.border == "drop" and count < needed:
+        raise BadInput(
+            f"Windows of {windows.frames} frames were asked for, of {count} frames per video.",
+            f"Give --frames all (or fps:25, stride:2), or --num-frames {needed} or more.",
+        )
 
 
 def _window(tracks: Mapping[str, Track], times: Track, windows: Windows, step: int) -> tuple[dict[str, Tensor], float]:
