@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vfc.cache_schema.reduction.reduce import stored_fit
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import Json
 
@@ -55,8 +56,7 @@ def recipe_settings(recipe: Mapping[str, Any], axes: Axes, changes: Mapping[str,
 def _reduction(fields: Mapping[str, Any]) -> dict[str, Any]:
     settings = {name: fields[name] for name in ("pool", "project", "fit_records", "seed") if name in fields}
     if "project" in fields:
-        by_0_1 = not {"fitted_on", "one_basis"} & fields.keys()
-        settings["project_fit"] = "0.1" if by_0_1 else fields.get("fitted_on")
+        settings["project_fit"] = stored_fit(fields)
         settings["project_mean"] = fields.get("mean") == "subtracted"
     return settings
 

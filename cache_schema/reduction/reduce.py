@@ -65,6 +65,13 @@ class Reduction:
         return {name: value for name, value in fields.items() if value not in ("", None)}
 
 
+def stored_fit(fields: Mapping[str, Any]) -> Literal["train", "all", "0.1"] | None:
+    """`project_fit` by which a store with these fields in its recipe goes on; None where they do not say it."""
+    if not fields.get("project"):
+        return None
+    return fields.get("fitted_on") if {"fitted_on", "mean", "one_basis"} & fields.keys() else "0.1"
+
+
 def reduced_spec(spec: ArraySpec, reduction: Reduction) -> ArraySpec:
     """What a feature array looks like afterwards; its name stays.
 

@@ -22,7 +22,7 @@ from vfc.cache_schema.reduction.projection import (
     publish_projection,
     shared_space,
 )
-from vfc.cache_schema.reduction.reduce import Reduction, reduce_record, reduced_spec
+from vfc.cache_schema.reduction.reduce import Reduction, reduce_record, reduced_spec, stored_fit
 from vfc.cache_schema.root import read_root
 from vfc.cache_schema.values.errors import BadInput, RecordRejected, UnknownName
 from vfc.cache_schema.values.progress import Progress
@@ -53,7 +53,7 @@ class ProjectionFit:
             BadInput: training videos are asked for, and none is known.
         """
         names = [spec.name for specs in reads.values() for spec in specs if spec.dtype in FEATURE_DTYPES]
-        fitted_on = reduction.project_fit or _of_store(target)
+        fitted_on = reduction.project_fit or (stored_fit(_parameters(target)) if (target / METADATA).exists() else None)
         training = _training(reader)
         if fitted_on is None:
             fitted_on = "train" if training else "all"
@@ -154,16 +154,10 @@ class ProjectionFit:
                 continue  # it will be rejected when its turn comes, too
 
 
-def _of_store(target: Path) -> Literal["train", "all", "0.1"] | None:
-    """What the projections of a derived store were fitted on; None without such a store."""
-    if not (target / METADATA).exists():
-        return None
+def _parameters(target: Path) -> Mapping[str, Any]:
+    """What a store says that it was derived with; nothing where it is no derived store."""
     parameters = read_root(target).fields.get("parameters")
-    if not isinstance(parameters, dict) or not parameters.get("project"):
-        return None
-    if "one_basis" not in parameters and "mean" not in parameters and str(parameters["project"]).startswith("pca"):
-        return "0.1"
-    return cast("Literal['train', 'all']", parameters.get("fitted_on", "all"))
+    return parameters if isinstance(parameters, dict) else {}
 
 
 def _training(reader: StoreReader) -> frozenset[str]:

@@ -19,7 +19,7 @@ from vfc.cache_schema.parts.atomic_files import create_file, replace_file
 from vfc.cache_schema.parts.part import Part
 from vfc.cache_schema.parts.zarr_format import METADATA
 from vfc.cache_schema.reduction.projection import Projection, load_projection
-from vfc.cache_schema.root import bind_axis, bind_kind, create_root, read_axes, read_kinds, read_root
+from vfc.cache_schema.root import bind_axis, bind_kind, create_root, declared, read_axes, read_kinds, read_root
 from vfc.cache_schema.values.dtypes import stored_arrays
 from vfc.cache_schema.values.errors import BadInput, RecipeMismatch
 from vfc.cache_schema.values.progress import Progress
@@ -64,10 +64,11 @@ def merge(sources: Sequence[Path], out: Path, progress: Progress, *, part_bytes:
     if not sources or out.resolve() in {source.resolve() for source in sources}:
         raise BadInput("merge needs stores to read and another one to write.", "Give --out a folder of its own.")
     recipe = read_root(sources[0])
-    for source in sources[1:]:
-        read_root(source).require_equal(recipe, str(source))
+    targets = [out] if (out / METADATA).exists() else []
+    for store in (*targets, *sources[1:]):
+        read_root(store).require_equal(recipe, str(store))
     _require_same_projections([*sources, out])
-    _require_same_records([*([out] if (out / METADATA).exists() else []), *sources])
+    _require_same_records([*targets, *sources])
     create_root(out, recipe)
     for source in sources:
         for kind, specs in read_kinds(source).items():
@@ -140,7 +141,8 @@ def _require_same_records(stores: Sequence[Path]) -> None:
     conflicts: list[tuple[str, Path, Path]] = []
     for store in stores:
         snapshot = catalog.current(store)
-        arrays = {kind: stored_arrays(specs) for kind, specs in read_kinds(store).items()}
+        kinds = declared(store, {info.kind for info in snapshot.parts if not info.tombstone})
+        arrays = {kind: stored_arrays(specs) for kind, specs in kinds.items()}
         for info, rows in live_rows(snapshot):
             if not rows:
                 continue

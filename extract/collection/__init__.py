@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .collect import collect
-from .video import Collection, Video
+from .video import Collection, Video, has_file
 
-__all__ = ["Collection", "Video", "collect"]
+__all__ = ["Collection", "Video", "collect", "has_file"]

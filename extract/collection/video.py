@@ -68,6 +68,17 @@ def name_of(relative: str) -> str:
     return unicodedata.normalize("NFC", os.fsencode(relative).decode("utf-8", "backslashreplace"))
 
 
+def has_file(folder: Path, name: str) -> bool:
+    """Whether `folder` holds the file of a name, however its path is spelled there; see `name_of`."""
+    if (folder / name).exists():
+        return True
+    if name.isascii() and "\\" not in name:
+        return False
+    first, _, rest = name.partition("/")
+    entries = [entry for entry in os.listdir(folder) if name_of(entry) == first] if folder.is_dir() else []
+    return any(has_file(folder / entry, rest) if rest else True for entry in entries)
+
+
 def stem_of(path: str) -> str:
     """The file name in `path` (with forward slashes) without the suffix of a video."""
     name = path.rpartition("/")[2]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from vfc.cache_schema.annotations import Annotations, load, update_rows, write_annotations
+from vfc.cache_schema.annotations import Annotations, load, source, update_rows, write_annotations
 from vfc.cache_schema.content import identical_files
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.values.errors import UnknownName
@@ -25,6 +25,7 @@ from vfc.cache_schema.values.progress import Progress, Silent
 from vfc.cache_schema.values.record import Json
 from vfc.cache_schema.writer import StoreWriter
 from vfc.extract.backbone import TextBackbone
+from vfc.extract.collection import has_file
 from vfc.extract.config import ExtractConfig as ExtractConfig
 from vfc.extract.models.determinism import determinism
 
@@ -38,7 +39,7 @@ from .publish_tail import publish_tail, with_tail
 from .ranks import Rank, find_rank
 from .reduction import ReducingWriter
 from .signals import Interrupted, Interrupts
-from .source_files import single_frame_clips
+from .source_files import is_changed, single_frame_clips
 from .stage_timer import StageTimer
 from .summary import Summary as Summary
 from .summary import record_name
@@ -217,7 +218,11 @@ class _Run:
         except UnknownName:
             before = Annotations(())
         result = update_rows(
-            before, self.all_work.annotations, lambda name: (root / name).exists(), prune=self.config.prune
+            before,
+            self.all_work.annotations,
+            lambda name: has_file(root, name),
+            prune=self.config.prune,
+            same_content=self._same_content,
         )
         self.gone = () if self.config.prune else result.gone
         self.annotations = result.annotations
@@ -231,6 +236,14 @@ class _Run:
             write_annotations(store, "default", self.annotations)
             digest = self.annotations.digest[:12]
             self.progress.say(f"annotations/default.jsonl: {len(self.annotations)} rows ({digest}).")
+
+    def _same_content(self, old: str, new: str) -> bool:
+        """Whether the file that is `new` now is the one that the records of `old` were made from."""
+        with closing(open_store(self.config.out, verify="never")) as reader:
+            kind = "video" if "video" in reader.kinds else "prompted"
+            key = next((key for key in reader.keys(kind) if key.name == old), None)
+            file = reader.metadata(key).get("file") if key else None
+        return bool(file) and not is_changed(self.all_work.root / source(new), {"file": file}, check_content=True)
 
     def _add_tail(self) -> None:
         config, k = self.config, self.config.tail

@@ -8,11 +8,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from vfc.cache_schema.annotations import Annotations
+from vfc.cache_schema.parts.zarr_format import METADATA
 from vfc.cache_schema.reader import StoreReader, open_store
+from vfc.cache_schema.reduction.reduce import stored_fit
+from vfc.cache_schema.root import read_root
 from vfc.cache_schema.values.errors import AxisMismatch, BadInput, MissingPath
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import Recipe
@@ -177,7 +181,7 @@ def _everything(
 ) -> WorkList:
     """The work list of an empty store, without a recipe."""
     trained = [video for video in inputs.collection.videos if video.split == "train"]
-    fitted_on = config.project_fit or ("train" if trained else "all")
+    fitted_on = config.project_fit or _stored_fit(config.out) or ("train" if trained else "all")
     spaces = backbone.shared_space if isinstance(backbone, TextBackbone) else ()
     reducer = Reducer(backbone.specs(), inputs.reduction, spaces, fitted_on, config.project_mean)
     assignment = assign_prompts(config, backbone, inputs.collection.videos)
@@ -207,6 +211,12 @@ def _everything(
     )
     counts = work.counts()
     return replace(work, requested={**counts, "prompted": counts["prompted"] + len(work.unfillable)})
+
+
+def _stored_fit(out: Path) -> Literal["train", "all", "0.1"] | None:
+    """What the projections of the store were fitted on: more videos may have other splits, or none."""
+    fields = read_root(out).fields.get("shrink") if (out / METADATA).exists() else None
+    return stored_fit(fields) if isinstance(fields, dict) else None
 
 
 def _axes(config: ExtractConfig, assignment: PromptAssignment, inputs: Inputs) -> Iterator[tuple[str, str, Json]]:

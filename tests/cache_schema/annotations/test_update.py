@@ -49,3 +49,9 @@ def test_a_file_of_the_same_name_that_was_there_before_is_another_clip() -> None
     after = rows(("a/1.avi", "a", "train"), ("b/3.avi", "b", "train"))
     before = Annotations((*SPLIT_1.rows, Annotation("b/3.avi", "b", "train")))
     assert update_rows(before, after, {"a/1.avi", "b/3.avi"}.__contains__).gone == ("a/2.avi", "a/3.avi")
+
+
+def test_a_collection_without_splits_is_no_split_list() -> None:
+    update = update_rows(SPLIT_1, rows(("a/1.avi", "a", "")), has_file=lambda path: True)
+    assert update.unsplit == ()
+    assert [row.split for row in update.annotations.rows] == ["", "test", "train"]

@@ -382,3 +382,16 @@ def test_records_that_went_through_different_projections_are_not_mixed(tmp_path:
             merge(stores, out, QUIET)
     assert not (tmp_path / "all").exists()
     assert len(open_store(tmp_path / "both")) == 2
+
+
+def test_a_merge_says_that_the_recipe_differs_or_that_a_kind_is_not_declared(tmp_path: Path) -> None:
+    one = fill(tmp_path / "one", (0,))
+    other = tmp_path / "other"
+    with StoreWriter(other, Recipe({**RECIPE.fields, "frames": 16})) as writer:
+        writer.declare("video", VIDEO)
+        writer.add(Record(record(0).key, made(40, rows=40), {}))
+    with pytest.raises(RecipeMismatch, match="frames: 16 there, 8 asked"):
+        merge([one], other, QUIET)
+    shutil.rmtree(one / "kinds")
+    with pytest.raises(Damaged, match=r"kinds/video\.json is missing"):
+        merge([one], tmp_path / "all", QUIET)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,3 +180,27 @@ def test_clips_that_are_one_frame_are_counted(run: Run, videos: Path, tmp_path: 
     with open_store(tmp_path / "store") as reader:
         assert reader.metadata(Key("video", "hug/short.mp4"))["single_frame"] is True
         assert "single_frame" not in reader.metadata(Key("video", "hug/000.mp4"))
+
+
+def test_a_new_file_with_other_content_is_no_moved_one(run: Run, tmp_path: Path) -> None:
+    run()
+    (tmp_path / "other/wave").mkdir(parents=True)
+    write_clip(tmp_path / "other/wave/000.mp4", 77)
+    run(videos=tmp_path / "other")
+    labels = {row.name: row.label for row in load(tmp_path / "store").rows}
+    assert labels["hug/000.mp4"] == "hug"
+    assert labels["wave/000.mp4"] == "wave"
+
+
+def test_a_file_whose_name_is_spelled_in_another_unicode_form_is_there(run: Run, videos: Path, tmp_path: Path) -> None:
+    (videos / "hug/000.mp4").rename(videos / unicodedata.normalize("NFD", "hug/é.mp4"))
+    run()
+    run(include=("kick",), prune=True)
+    assert len(load(tmp_path / "store")) == 4
+
+
+def test_more_videos_go_through_the_projection_of_the_store(run: Run, videos: Path, tmp_path: Path) -> None:
+    (videos / "train.csv").write_text("path,split\nhug/000.mp4,train\nkick/001.mp4,train\n")
+    assert run(videos=videos / "train.csv", project="pca:2").done == 2
+    (videos / "test.csv").write_text("path,split\nhug/002.mp4,test\n")
+    assert run(videos=videos / "test.csv", project="pca:2").done == 1
