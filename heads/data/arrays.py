@@ -50,7 +50,11 @@ def choose_sequence(reader: StoreReader, array: str = "", *, labelled: bool = Tr
         BadInput: several could be meant.
     """
     specs = {spec.name: spec for spec in reader.kinds.get("video", ())}
-    steps = {n: s for n, s in specs.items() if s.dtype in FEATURE_DTYPES and s.ragged and len(s.shape) == 2}
+    steps = {
+        name: spec
+        for name, spec in specs.items()
+        if spec.dtype in FEATURE_DTYPES and spec.ragged and len(spec.shape) == 2 and not has_tokens(spec)
+    }
     if array and array not in steps:
         raise unknown_name("array of steps [None, D]", array, steps)
     if not steps or (labelled and "labels" not in specs):

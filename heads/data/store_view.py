@@ -21,7 +21,10 @@ from .arrays import array_names, choose_array
 from .serving import DEFAULTS, Serving, ServingSettings, serve
 from .text_stream import NO_TEXT, TextStream, choose_prompt, templates_of, text_array
 
-CLASS_TEXTS: Final = "Extract the class names with the store's model: vfc extract ... --texts classes --template TEXT."
+CLASS_TEXTS: Final = (
+    "Extract the class names with the store's model (clip and viclip have a text tower): "
+    "vfc extract ... --texts classes --template TEXT."
+)
 
 
 @dataclass(frozen=True)

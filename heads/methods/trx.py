@@ -57,7 +57,7 @@ class Head(EpisodicHead):
         if not config.cardinalities or min(config.cardinalities) < 1 or max(config.cardinalities) > frames:
             raise BadInput(
                 f"--cardinalities {','.join(map(str, config.cardinalities))} asks for tuples out of {frames} frames.",
-                f"Give sizes from 1 to {frames}.",
+                f"Give sizes from 1 to {frames}, or an array with more time steps (--array or --layer).",
             )
         self.dropout = nn.Dropout(config.dropout)
         self.register_buffer("positions", config.position_scale * _sinusoids(frames, width), persistent=False)

@@ -31,15 +31,17 @@ WIDTH = 64
 MARKS = {250: "pixels-raise", 200: "forward-raise", 150: "overflow"}
 
 
-def write_clip(path: Path, seed: int, *, frames: int = 10, grey: int | None = None) -> Path:
-    """A 32x24 clip of noise that repeats itself to the bit, or of one grey."""
+def write_clip(
+    path: Path, seed: int, *, frames: int = 10, grey: int | None = None, size: tuple[int, int] = (32, 24)
+) -> Path:
+    """A clip (of width x height `size`) of noise that repeats itself to the bit, or of one grey."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    generator = np.random.default_rng(seed)
+    generator, shape = np.random.default_rng(seed), (size[1], size[0], 3)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
+        (stream.width, stream.height), stream.pix_fmt = size, "yuv420p"
         for _ in range(frames):
-            image = generator.integers(0, 120, (24, 32, 3)) if grey is None else np.full((24, 32, 3), grey)
+            image = generator.integers(0, 120, shape) if grey is None else np.full(shape, grey)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image.astype(np.uint8), format="rgb24")))
         container.mux(stream.encode())
     return path
