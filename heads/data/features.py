@@ -202,11 +202,9 @@ class Features:
         valid = torch.arange(values.shape[1]) < (sizes[:, :1] if steps is None else steps)
         if values.ndim == 4:
             # No step has more tokens than the largest of the batch.
-            values = values if tokens is not None else values[:, :, : int(sizes[:, -1].max())]
-            valid = (
-                valid[..., None]
-                & (torch.arange(values.shape[2]) < (sizes[:, -1:] if tokens is None else tokens))[:, None]
-            )
+            counts = sizes[:, -1:] if tokens is None else torch.full((len(sizes), 1), tokens)
+            values = values[:, :, : int(counts.max())]
+            valid = valid[..., None] & (torch.arange(values.shape[2]) < counts)[:, None]
         return Rows(values, valid.to(self._device))
 
     def _name(self, place: int) -> str:

@@ -241,7 +241,7 @@ def serve(
     """
     if settings.clip_steps < 1:
         raise BadInput(f"--clip-steps {settings.clip_steps} is not allowed.", "Give 1 or more.")
-    serving = Serving(spec, tokens, _frame_tokens(reader, spec, settings, tokens=tokens), rule=settings.clip_rule)
+    serving = Serving(spec, tokens, _frame_tokens(reader, spec, settings), rule=settings.clip_rule)
     if not spec.ragged:
         return serving
     records = reader.locate(reader.keys("video"))
@@ -264,13 +264,13 @@ def serve(
     return replace(serving, steps=settings.clip_steps)
 
 
-def _frame_tokens(reader: StoreReader, spec: ArraySpec, settings: ServingSettings, *, tokens: bool) -> FrameTokens:
+def _frame_tokens(reader: StoreReader, spec: ArraySpec, settings: ServingSettings) -> FrameTokens:
     if settings.frame_tokens == "auto":
         return "all" if is_language_store(reader) else "patch"
     layout = Layout.parse(spec.layout)
-    if settings.frame_tokens == "cls" and not (tokens or layout.leading or layout.order == PATCH_MAJOR):
+    if settings.frame_tokens == "cls" and not (layout.leading or layout.order == PATCH_MAJOR):
         raise BadInput(
-            f"--frame-tokens cls: {spec.name} has no class token (layout: {spec.layout or 'one vector'}).",
+            f"--frame-tokens cls: {spec.name} has no class token (layout: {spec.layout or 'none'}).",
             "Use --frame-tokens patch or all, or choose an array with class tokens.",
         )
     return settings.frame_tokens

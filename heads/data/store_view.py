@@ -109,8 +109,14 @@ class StoreView:
         }
 
     def of_frames(self) -> StoreView:
-        """The same with one vector per time step, as training-free baselines read it."""
-        return replace(self, wants=replace(self.wants, tokens=False, masks=False))
+        """The same with one vector per time step and equally many steps per clip, as training-free baselines read it.
+
+        Records that differ in length are made --clip-steps long, also where --clip-rule all keeps their steps.
+        """
+        settings = self.settings
+        if settings.clip_rule == "all" and self.visual.ragged and self.specs["visual"].shape[0] is None:
+            settings = replace(settings, clip_rule="segment-mean")
+        return replace(self, wants=replace(self.wants, tokens=False, masks=False), settings=settings)
 
     @property
     def identity(self) -> dict[str, Json]:

@@ -97,11 +97,12 @@ def _average(similarity: Tensor, queries: Tensor, in_use: Tensor | None) -> Tens
 
     `in_use [B, G, 1, S, L]` leaves out queries, position by position.
     """
-    if in_use is None:
-        weights = similarity.softmax(dim=3).expand(*similarity.shape[:4], queries.shape[3])
-    else:
+    if in_use is not None:
         # A position without any query gets equal weights; what comes out is not used.
-        weights = similarity.masked_fill(~in_use & in_use.any(dim=3, keepdim=True), -torch.inf).softmax(dim=3)
+        similarity = similarity.masked_fill(~in_use & in_use.any(dim=3, keepdim=True), -torch.inf)
+    elif similarity.shape[4] == 1:
+        return torch.einsum("bgws,bgsld->bgwld", similarity[..., 0].softmax(dim=3), queries)
+    weights = similarity.softmax(dim=3)
     return torch.einsum("bgwsl,bgsld->bgwld", weights, queries)
 
 

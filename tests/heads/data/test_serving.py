@@ -165,6 +165,18 @@ def test_no_steps_are_refused(tmp_path: Path) -> None:
         features(reader, ServingSettings(clip_steps=0))
 
 
+@pytest.mark.parametrize("resident", PLACES)
+def test_all_steps_of_tokens_have_a_mask_per_token(tmp_path: Path, resident: Literal["ram", "device", "off"]) -> None:
+    every = ServingSettings(clip_rule="all")
+    with write(tmp_path / "s", "fp32", [(length, 3, WIDTH) for length in LENGTHS], "steps") as reader:
+        served = features(reader, every, tokens=True, masks=True, resident=resident)
+        values, valid = served.gather(torch.tensor([1, 3]))
+        assert valid is not None
+        assert (values.shape, valid.shape) == ((2, 40, 3, WIDTH), (2, 40, 3))
+        assert valid.sum(dim=1).tolist() == [[17] * 3, [1] * 3]
+        assert torch.equal(values[0, :17], stored(reader, 1))
+
+
 def test_int8_steps_are_decoded_before_they_are_averaged(tmp_path: Path) -> None:
     with write(tmp_path / "s", "int8", [(length + 32, WIDTH) for length in LENGTHS], "steps") as reader:
         values = features(reader).gather(torch.tensor([4])).values[0]
@@ -197,11 +209,15 @@ def test_which_tokens_are_averaged_is_one_rule(tmp_path: Path) -> None:
             torch.testing.assert_close(served.gather(one).values[0], frames)
         assert torch.equal(features(reader, tokens=True).gather(one).values[0], rows)
         assert features(reader).token_counts(one).tolist() == [12]
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_class_tokens_that_are_not_there_are_refused(tmp_path: Path, *, tokens: bool) -> None:
     with (
         write(tmp_path / "none", "fp32", [(2, 6, WIDTH)] * 2, "frame-major, grid 2x3") as reader,
         pytest.raises(BadInput, match=r"^--frame-tokens cls: layer5\.visual has no class token.*\nUse --frame-tokens"),
     ):
-        features(reader, ServingSettings(frame_tokens="cls"))
+        features(reader, ServingSettings(frame_tokens="cls"), tokens=tokens)
 
 
 def test_a_language_model_averages_all_tokens(tmp_path: Path) -> None:

@@ -94,6 +94,15 @@ def test_ctpcm_equals_its_loop(
             torch.testing.assert_close(result[b, 0, w], loops.pad(slow, LONGEST), rtol=1e-5, atol=1e-5)
 
 
+def test_global_correction_without_padding_is_one_weight_per_video_to_the_last_bit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    prototype, queries = (torch.randn(shape, generator=generator) for shape in ((2, 5, 8, 64), (2, 1, 25, 8, 64)))
+    unit = (torch.nn.functional.normalize(rows, dim=-1) for rows in (prototype.mean(dim=2), queries.mean(dim=3)))
+    weights = torch.einsum("bwd,bgsd->bgws", *unit).softmax(dim=3)
+    expected = (prototype[:, None] + torch.einsum("bgws,bgsld->bgwld", weights, queries)) / 2
+    assert torch.equal(correct_prototypes(prototype, queries, 0.0, locally=False), expected)
+
+
 def test_ctpcm_of_groups_sees_their_queries_alone() -> None:
     case = Episode(2)
     proto, _ = prototypes(case.support, case.support_valid)
