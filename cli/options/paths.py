@@ -12,7 +12,7 @@ from vfc.cache_schema.values.errors import BadInput, MissingPath, NotAStore, Rea
 
 from .flag import Flag
 
-_STORES: Final = {"cache", "test_cache", "store", "stores", "here", "there"}
+_STORES: Final = {"cache", "query_cache", "test_cache", "store", "stores", "here", "there"}
 _OUTPUTS: Final = {"out", "page"}
 # What must exist, and what to do where it does not.
 _INPUTS: Final = {
@@ -23,7 +23,7 @@ _INPUTS: Final = {
     "episodes": "Write a list with: vfc episodes --out FILE.",
     "head": "Give the folder that vfc train-head named.",
     "labels": "Give a file or folder of labels.",
-    "query": "Give the video files to classify.",
+    "query": "Give video files, one folder or one list of the videos to name.",
     "root": "Give the folder that the paths of the videos start from.",
     "runs": "Give the folder of a finished run, or a folder of such folders.",
     "source": "Give a folder of features, or an HDF5 file.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -48,6 +49,11 @@ class Head(nn.Module, ABC):
     @classmethod
     def prepare_config(cls, config: Any, task: Any) -> Any:
         """The settings passed to the constructor: `config` completed with what the head reads of the task's store."""
+        return config
+
+    @classmethod
+    def trained_config(cls, config: Any, store: Path) -> Any:
+        """`config` completed with what the head reads of the training store, to score new data with trained weights."""
         return config
 
     @classmethod

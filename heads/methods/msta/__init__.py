@@ -99,6 +99,11 @@ class Head(ClassifierHead):
         )
 
     @classmethod
+    def trained_config(cls, config: Config, store: Path) -> Config:
+        """The settings with the tail of the store; the loss alone reads descriptions."""
+        return replace(config, tail=config.tail or _tail_of(store, config))
+
+    @classmethod
     def identity(cls, config: Config) -> Mapping[str, Json]:
         """Digest of the sentences: other sentences in the same file make another run."""
         described: Described | None = getattr(config, "described", None)

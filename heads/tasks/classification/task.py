@@ -29,9 +29,10 @@ from vfc.heads.runs.run_folder import ITEMS
 
 from .config import Config
 from .contract import ClassifierHead, ClipBatch
-from .dataset import AT_TEST, ClipDataset, shuffled
+from .dataset import ClipDataset, shuffled
 from .lists import Listed, Lists, divided, lists
 from .results import Scored, result_of
+from .scoring import Scoring, average_scores
 from .stores import Side, facts_of, of_one_recipe, sides_of, with_every_view
 
 
@@ -111,35 +112,21 @@ class Classification:
             "test_videos": sum(len(listed.rows) for listed in tests.values()),
             "test_views": views,
             **self.facts,
+            "class_names": list(self.train_names),
             **result_of(groups),
             ITEMS: [row for name, scored in groups.items() for row in scored.items(name)],
         }
 
-    @torch.no_grad()
     def score(self, head: Head, side: Side, listed: Listed, views: str, progress: Progress) -> Scored:
         """Scores of every video, averaged over its views."""
         clips = self._dataset(side, listed, test_views(side.view.reader, views))
-        classes, labels = side.texts.of(listed.names, self.device), torch.tensor(listed.labels)
-        item = torch.from_numpy(np.repeat(np.arange(len(listed.rows)), clips.views))
-        parts = np.array_split(np.arange(len(item)), max(1, -(-len(item) // self.train.batch)))
-        sums = torch.zeros(len(listed.rows), len(listed.names), dtype=torch.float64)
-        usage: dict[str, Tensor] = {}
-        with contextlib.closing(stream(clips.sources, ((rows, clips.index(rows)) for rows in parts))) as batches:
-            for rows, values in batches:
-                items = item[rows]
-                frames = values
-                if self.config.shuffle_frames:
-                    frames = shuffled(values, clips.orders(rows, self.train.seed, AT_TEST))
-                batch = ClipBatch(frames, labels[items].to(self.device), listed.names, classes)
-                sums.index_add_(0, items, self._summed(head.scores(batch)).cpu().double())
-                for name, figures in (cast("ClassifierHead", head).usage(batch) or {}).items():
-                    total = usage.setdefault(name, torch.zeros(len(sums), dtype=torch.float64))
-                    total.index_add_(0, items, figures.cpu().double())
-                progress.advance(int((clips.first[items.numpy()] == rows).sum()))
-        _refuse_unscored(sums, listed)
-        count = torch.from_numpy(clips.views)
-        means = {name: (total / count).numpy() for name, total in usage.items()}
-        return Scored(listed, (sums / count[:, None]).numpy(), means)
+        seed = self.train.seed if self.config.shuffle_frames else None
+        scoring = Scoring(self.train.batch, self.device, self.config.view_sum, seed)
+        classes = side.texts.of(listed.names, self.device)
+        classifier = cast("ClassifierHead", head)
+        return Scored(
+            listed, *average_scores(classifier, clips, listed.names, listed.labels, classes, scoring, progress)
+        )
 
     def _views_per_video(self) -> float:
         """In how many views a training video may come, on average."""
@@ -165,9 +152,6 @@ class Classification:
         rows = clips.first[items] + generator.integers(clips.views[items])
         orders = clips.orders(rows, self.train.seed, turn) if self.config.shuffle_frames else None
         return (torch.from_numpy(items), orders), clips.index(rows)
-
-    def _summed(self, scores: Tensor) -> Tensor:
-        return scores.float().softmax(dim=-1) if self.config.view_sum == "probabilities" else scores
 
 
 def prepare(
@@ -238,14 +222,4 @@ def _refuse_unseen(train: Listed, tests: Mapping[str, Listed]) -> None:
             f"The head has a weight for each of its {len(trained)} training classes, and {len(unseen)} tested classes "
             f"are not among them: {', '.join(unseen[:5])}.",
             "Take a head that goes by the class texts (text-zero-shot, mote, msta), or other --annotations.",
-        )
-
-
-def _refuse_unscored(scores: Tensor, listed: Listed) -> None:
-    bad = (~torch.isfinite(scores).all(dim=1)).nonzero()
-    if len(bad):
-        raise BadInput(
-            f"The scores of {listed.videos[int(bad[0])]!r} are no numbers (NaN or infinite), and of {len(bad) - 1} "
-            "more videos.",
-            "Train with a lower --lr or --precision fp32; `vfc store verify` finds damaged features.",
         )

@@ -1,0 +1,15 @@
+"""The part of `vfc predict` after extraction: a trained head names new videos.
+
+`run`: a finished training. `few_shot`: by a few labelled clips. `classes`: among the classes of the training. `result`:
+what is printed and written.
+"""
+
+from __future__ import annotations
+
+from .classes import predict_classes as predict_classes
+from .few_shot import predict as predict
+from .result import Prediction as Prediction
+from .result import require_suffixes as require_suffixes
+from .result import write as write
+from .run import Run as Run
+from .run import tested_views as tested_views

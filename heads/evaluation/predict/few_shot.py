@@ -1,0 +1,96 @@
+"""Names of new clips by a few labelled ones, from a trained few-shot head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vfc.cache_schema.annotations import Annotations
+from vfc.cache_schema.reader import StoreReader, open_store
+from vfc.cache_schema.values.errors import BadInput
+from vfc.heads.data.dataset import in_view
+from vfc.heads.data.serving import ServingSettings
+from vfc.heads.data.store_view import StoreView, Wants
+from vfc.heads.data.text_stream import TextStream
+from vfc.heads.lookup import find
+from vfc.heads.tasks.fewshot.dataset import EpisodeDataset
+from vfc.heads.tasks.fewshot.episodic_head import EpisodeBatch, EpisodicHead, encode_all
+
+from .result import Prediction
+from .run import Run, restored
+
+
+def predict(run: Run, support: Path, query: Path, labels: Annotations, queries: Annotations) -> Prediction:
+    """Score clips of the store `query` by labelled clips of the store `support`; both may hold others besides.
+
+    Args:
+        run: The trained head.
+        support: Store of the labelled clips.
+        query: Store of the clips to classify.
+        labels: Names and labels of the clips to score by.
+        queries: Names of the clips to classify.
+
+    Raises:
+        RecipeMismatch: features were not made as those the head was trained on.
+        BadInput: fewer than two classes, or classes with different numbers of clips.
+    """
+    with open_store(support) as support_reader, open_store(query) as query_reader, torch.no_grad():
+        readers = (support_reader, query_reader)
+        for reader in readers:
+            run.require_recipe(reader)
+        labelled = _labelled(labels)
+        names = [[name for group in labelled.values() for name in group], [row.name for row in queries.rows]]
+        stores = [_store_view(run, reader) for reader in readers]
+        head, parts = _head(run, stores[0]), []
+        for store, listed in zip(stores, names, strict=True):
+            clips = EpisodeDataset(store, listed, in_view(0), device=torch.device("cpu"), resident="off")
+            parts.append(encode_all(head.encode, clips, {role: torch.arange(len(listed)) for role in clips.sources}))
+        count = len(names[0])
+        positions = torch.arange(count, count + len(names[1]))[None]
+        supports = torch.arange(count).view(1, len(labelled), -1)
+        logits = head.match(EpisodeBatch(_joined(parts), supports, positions, torch.zeros_like(positions)))[0]
+    shares = tuple(tuple(row) for row in logits.softmax(dim=-1).tolist())
+    return Prediction(tuple(labelled), tuple(names[1]), shares, head.notes, run.result)
+
+
+def _labelled(labels: Annotations) -> dict[str, list[str]]:
+    """Class -> its clips, classes in order of their names."""
+    labelled = labels.by_label()
+    shots = {label: len(names) for label, names in sorted(labelled.items())}
+    if len(shots) < 2 or len(set(shots.values())) > 1:
+        raise BadInput(
+            f"The labelled clips are {', '.join(f'{n} of {label!r}' for label, n in shots.items()) or 'none'}.",
+            "Give two classes or more, one folder each, with the same number of clips.",
+        )
+    return {label: labelled[label] for label in shots}
+
+
+def _store_view(run: Run, reader: StoreReader) -> StoreView:
+    """The arrays that the head was trained on, in another store of the recipe."""
+    text = TextStream(reader.spec("prompted", run.data["text"]), run.prompt, {}) if run.prompt else None
+    arrays = {"visual": reader.spec("video", run.data["array"])}
+    head, task = find(run.head).Head, run.settings["task"]
+    settings = restored(ServingSettings, task)
+    return StoreView(reader, Annotations(()), arrays, text, {}, Wants(tokens=head.tokens, masks=head.masks), settings)
+
+
+def _head(run: Run, store: StoreView) -> EpisodicHead:
+    head = find(run.head).Head(run.head_settings, store.specs)
+    assert isinstance(head, EpisodicHead)
+    run.load(head)
+    return head
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Two sets of encoded clips as one; texts of different length are filled up."""
+    joined = {}
+    for name in parts[0]:
+        values = [part[name] for part in parts]
+        if name.startswith("text"):
+            longest = max(value.shape[1] for value in values)
+            values = [functional.pad(v, (0, 0) * (v.ndim - 2) + (0, longest - v.shape[1])) for v in values]
+        joined[name] = torch.cat(values)
+    return joined
