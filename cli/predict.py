@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import Json
+from vfc.cache_schema.values.settings import setting
 
 from .command import Command, Outcome
 from .heads import tables_text
@@ -32,65 +33,34 @@ if TYPE_CHECKING:
 class PredictConfig:
     """Which head, which videos to name, and for a few-shot head which labelled clips."""
 
-    head: Path = field(
-        metadata={"help": "Run folder of a trained few-shot head or classifier", "panel": "Input", "metavar": "RUN"}
+    head: Path = setting(MISSING, "Run folder of a trained few-shot head or classifier", "Input", metavar="RUN")
+    query: tuple[Path, ...] = setting(
+        (), "The videos to name: files, one folder, or one list (CSV, JSONL)", "Input", metavar="VIDEO,..."
     )
-    query: tuple[Path, ...] = field(
-        default=(),
-        metadata={
-            "help": "The videos to name: files, one folder, or one list (CSV, JSONL)",
-            "panel": "Input",
-            "metavar": "VIDEO,...",
-        },
+    query_cache: Path | None = setting(
+        None,
+        "Store with features of the videos to name, made as the training store; nothing is extracted",
+        "Input",
+        metavar="STORE",
     )
-    query_cache: Path | None = field(
-        default=None,
-        metadata={
-            "help": "Store with features of the videos to name, made as the training store; nothing is extracted",
-            "panel": "Input",
-            "metavar": "STORE",
-        },
+    support: Path | None = setting(
+        None, "Few-shot heads: folder with one subfolder of labelled clips per class", "Input", metavar="FOLDER"
     )
-    support: Path | None = field(
-        default=None,
-        metadata={
-            "help": "Few-shot heads: folder with one subfolder of labelled clips per class",
-            "panel": "Input",
-            "metavar": "FOLDER",
-        },
+    cache: Path | None = setting(
+        None,
+        "The store the head was trained on, where it is not at the path of the training: its projection, "
+        "its prompt texts and its class texts are used",
+        "Input",
+        metavar="STORE",
     )
-    cache: Path | None = field(
-        default=None,
-        metadata={
-            "help": "The store the head was trained on, where it is not at the path of the training: its projection, "
-            "its prompt texts and its class texts are used",
-            "panel": "Input",
-            "metavar": "STORE",
-        },
+    flow: Path | None = setting(None, "Folder of flow files of these clips, for a head trained on flow files", "Input")
+    checkpoint: str | None = setting(None, "Weights of the model, if they are not where the recipe says", "Model")
+    top: int = setting(5, "Classifiers: how many classes to show per video", "Output")
+    save: tuple[Path, ...] = setting(
+        (), "Files for the predictions: .csv, .jsonl or .html (a page with search)", "Output", metavar="FILE,..."
     )
-    flow: Path | None = field(
-        default=None,
-        metadata={"help": "Folder of flow files of these clips, for a head trained on flow files", "panel": "Input"},
-    )
-    checkpoint: str | None = field(
-        default=None,
-        metadata={"help": "Weights of the model, if they are not where the recipe says", "panel": "Model"},
-    )
-    top: int = field(default=5, metadata={"help": "Classifiers: how many classes to show per video", "panel": "Output"})
-    save: tuple[Path, ...] = field(
-        default=(),
-        metadata={
-            "help": "Files for the predictions: .csv, .jsonl or .html (a page with search)",
-            "panel": "Output",
-            "metavar": "FILE,...",
-        },
-    )
-    out: Path = field(
-        default=Path("predict"), metadata={"help": "Folder for the extracted features", "panel": "Output"}
-    )
-    device: str | None = field(
-        default=None, metadata={"help": "cpu, cuda or cuda:1; default: a GPU if there is one", "panel": "Performance"}
-    )
+    out: Path = setting(Path("predict"), "Folder for the extracted features", "Output")
+    device: str | None = setting(None, "cpu, cuda or cuda:1; default: a GPU if there is one", "Performance")
 
     def __post_init__(self) -> None:
         if self.top < 1:

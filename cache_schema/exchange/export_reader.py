@@ -209,8 +209,8 @@ def read_description(file: Any) -> dict[str, Any]:
 def _records_of(place: Path, file: Any, kind: str, specs: Sequence[ArraySpec]) -> Iterator[ExportedRecord]:
     group, columns, arrays = file[kind], file[kind]["keys"], stored_arrays(specs)
     data = {array.name: opened(file, f"{kind}/{array.name}") for array in arrays}
-    for found in data.values():
-        _require_files(place, found, str(file.attrs["efile_prefix"]))
+    for dataset in data.values():
+        _require_files(place, dataset, str(file.attrs["efile_prefix"]))
     offsets = {array.name: group[f"{array.name}.offsets"][:] for array in arrays if array.ragged}
     crcs = {array.name: columns["crc32c"][array.name][:] for array in arrays}
     prompts, metadata = columns["prompt"].asstr()[:], columns["metadata"].asstr()[:]

@@ -104,6 +104,8 @@ def meanings(work: WorkList) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize(("model", "settings"), CASES, ids=lambda value: value if isinstance(value, str) else "")
 def test_settings_from_a_recipe_have_that_recipe(place: Path, model: str, settings: dict[str, Any]) -> None:
+    if settings.get("flow") == "dis":
+        pytest.importorskip("cv2", reason="needs OpenCV: pip install 'vfc[flow]'")
     where: dict[str, Any] = {"videos": place / "clips", "out": place / "store"}
     where["checkpoint"] = str(checkpoint(place, model))
     work = surveyed(ExtractConfig(model=model, **where, **settings))

@@ -441,7 +441,7 @@ def test_what_the_head_wants_of_a_store() -> None:
     ("change", "shape", "told"),
     [
         ({"rates": (2, 2)}, {}, "Rates of 2, 2 frames per token are not possible"),
-        ({"rates": (0,)}, {}, "Rates of 0 frames"),
+        ({"rates": (0,)}, {}, "--rates 0 cannot be used"),
         ({"attention_heads": 3}, {}, "A width of 16 cannot be divided among 3"),
         ({"attention_heads": 1}, {"width": 2}, "A width of 2 is too small"),
         ({"rates": (2,), "pairs": "all"}, {}, "there are no pairs"),

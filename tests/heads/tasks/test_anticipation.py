@@ -240,7 +240,7 @@ def test_a_run_from_end_to_end(store: Path, tmp_path: Path, told: Told, monkeypa
     assert row["updates"] == 2 * -(-10 * 3 // 8)
     assert len(row["watched"]) == 2
     assert row["watched"][-1]["moc"] == row["moc"]
-    shown, _ = results[0].tables()
+    shown = results[0].tables()[0]
     names = [line[0] for line in shown.rows]
     assert names[0] == "futr, last epoch"
     assert names[1].startswith("best on test (update ")

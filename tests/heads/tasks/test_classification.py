@@ -707,7 +707,7 @@ def test_it_learns_tests_and_writes_the_run(tmp_path: Path) -> None:
     for item in items:
         assert (item["label"] == item["predicted"]) == bool(item["correct"])
     assert "linear-probe" in (tmp_path / "run" / "report.html").read_text()
-    assert [table.title for table in result.tables()][1:] == ["Per class", "Training"]
+    assert [table.title for table in result.tables()][1:] == ["Per class", "Data", "Training"]
     assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["task"]["shots"] == 0
 
 
