@@ -84,10 +84,10 @@ TABLE = [
     Wrong("describe --checkpoint folder", "There is no class to describe.", "Give --class-list"),
     Wrong("describe --checkpoint folder --class-list none --count 0", "does not exist. --count is 0.", "1 or more"),
     Wrong("describe --checkpoint folder --cache folder", "is not a feature store", "Give the folder"),
-    Wrong("predict", "--head is missing. --support is missing. --query is missing.", "Give --head: "),
+    Wrong("predict", "--head is missing.", "Give --head: "),
     Wrong(
         "predict --head none --support nil --query no.mp4",
-        "nil does not exist. --query no.mp4",
+        "--query no.mp4 does not exist. --support nil",
         "vfc train-head",
     ),
     Wrong("predict --head folder --support folder --query file.txt --out file.txt/x", *_BELOW_FILE),
