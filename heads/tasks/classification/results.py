@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from vfc.heads.tasks.fewshot.episodes import half_width
 from .lists import Listed
 
 Numbers = npt.NDArray[np.float64]
+
+_LIKELIEST: Final = 5
+"""Classes per video whose probabilities are written to predictions.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -77,18 +80,24 @@ class Scored:
             if chosen.any()
         }
 
-    def items(self, group: str) -> list[Json]:
-        """One row per video, for comparisons item by item."""
+    def items(self, group: str, *, probabilities: bool = False) -> list[Json]:
+        """One row per video, for comparisons item by item; `scores`: its likeliest classes with their probabilities.
+
+        `probabilities`: whether the scores are such already, and not logits.
+        """
         names = self.listed.names
+        shares = self.scores if probabilities else _softmax(self.scores)
+        likeliest = np.argsort(-self.scores, axis=1, kind="stable")[:, :_LIKELIEST]
         return [
             {
                 "item": row.name,
                 "group": group,
                 "label": row.label,
-                "predicted": names[int(guess)],
+                "predicted": names[int(places[0])],
                 "correct": float(rank == 0),
+                "scores": {names[int(place)]: round(float(own[place]), 4) for place in places},
             }
-            for row, guess, rank in zip(self.listed.rows, self.guesses, self.ranks, strict=True)
+            for row, places, own, rank in zip(self.listed.rows, likeliest, shares, self.ranks, strict=True)
         ]
 
 
@@ -107,6 +116,11 @@ def result_of(groups: Mapping[str, Scored]) -> dict[str, Json]:
         "confusion": groups["base"].confusion().tolist(),
         **({"usage": groups["base"].mean_usage()} if groups["base"].usage else {}),
     }
+
+
+def _softmax(logits: Numbers) -> Numbers:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def harmonic_mean(base: float, novel: float) -> float:

@@ -102,6 +102,7 @@ class Classification:
         tests, views = self.lists.tests, self.config.test_views
         progress.begin("Test", sum(len(listed.rows) for listed in tests.values()), "videos")
         groups = {name: self.score(head, self.tested, listed, views, progress) for name, listed in tests.items()}
+        probabilities = self.config.view_sum == "probabilities"
         return {
             "task": "classification",
             "protocol": self.config.protocol,
@@ -114,7 +115,7 @@ class Classification:
             **self.facts,
             "class_names": list(self.train_names),
             **result_of(groups),
-            ITEMS: [row for name, scored in groups.items() for row in scored.items(name)],
+            ITEMS: [row for name, scored in groups.items() for row in scored.items(name, probabilities=probabilities)],
         }
 
     def score(self, head: Head, side: Side, listed: Listed, views: str, progress: Progress) -> Scored:

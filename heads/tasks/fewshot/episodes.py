@@ -120,11 +120,17 @@ class Tasks:
 
 @dataclass(frozen=True)
 class Score:
-    """One classifier on one list of tasks: accuracy of each task `[E]`, confusion `[C, C]` (rows: true class)."""
+    """One classifier on one list of tasks: accuracy of each task `[E]`, confusion `[C, C]` (rows: true class).
+
+    `ranked [E, Q, R]`, `shares [E, Q, R]`: the R likeliest of the W classes of the task per query, and their
+    probabilities, where they were asked for.
+    """
 
     labels: tuple[str, ...]
     per_task: npt.NDArray[np.float64]
     confusion: npt.NDArray[np.int64]
+    ranked: npt.NDArray[np.int64] | None = None
+    shares: npt.NDArray[np.float64] | None = None
 
     @cached_property
     def accuracy(self) -> float:
@@ -161,15 +167,36 @@ def half_width(values: npt.NDArray[np.float64]) -> float:
     return float(1.96 * values.std() / np.sqrt(len(values)))
 
 
-def score(tasks: Tasks, classify: Callable[[Tensor, Tensor], Tensor], chunk: int, progress: Progress) -> Score:
-    """Run `classify(support [B, W, K], query [B, Q]) -> logits [B, Q, W]` over all tasks, `chunk` at a time."""
+def score(
+    tasks: Tasks, classify: Callable[[Tensor, Tensor], Tensor], chunk: int, progress: Progress, *, rank: int = 0
+) -> Score:
+    """Run `classify(support [B, W, K], query [B, Q]) -> logits [B, Q, W]` over all tasks, `chunk` at a time.
+
+    `rank`: how many of the likeliest classes of every query are kept.
+    """
     accuracy = np.empty(len(tasks))
     confusion = np.zeros((len(tasks.labels), len(tasks.labels)), dtype=np.int64)
+    ranked, shares = [], []
     for start in range(0, len(tasks), chunk):
         part = slice(start, min(start + chunk, len(tasks)))
-        guess = classify(tasks.support[part], tasks.query[part]).argmax(dim=-1).cpu()
+        logits = classify(tasks.support[part], tasks.query[part])
+        guess = logits.argmax(dim=-1).cpu()
         accuracy[part] = (guess == tasks.target).double().mean(dim=1).numpy()
         classes = tasks.classes[part]
         np.add.at(confusion, (classes[:, tasks.target].numpy(), classes.gather(1, guess).numpy()), 1)
+        if rank:
+            order, probabilities = _likeliest(logits, guess, rank)
+            ranked.append(order)
+            shares.append(probabilities)
         progress.advance(part.stop - part.start)
-    return Score(tasks.labels, accuracy, confusion)
+    kept = (np.concatenate(ranked), np.concatenate(shares)) if rank else (None, None)
+    return Score(tasks.labels, accuracy, confusion, *kept)
+
+
+def _likeliest(logits: Tensor, guess: Tensor, rank: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The likeliest classes `[B, Q, R]` of logits `[B, Q, W]`, the guess `[B, Q]` first, and their probabilities."""
+    probabilities = logits.detach().double().softmax(dim=-1).cpu()
+    # Of equal scores argmax and sort may choose differently; the prediction is that of argmax.
+    keys = probabilities.scatter(-1, guess[..., None], 2.0)
+    order = keys.argsort(dim=-1, descending=True, stable=True)[..., :rank]
+    return order.numpy(), probabilities.gather(-1, order).numpy()

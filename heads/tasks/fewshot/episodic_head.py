@@ -93,12 +93,21 @@ def draw_peers(tasks: Tasks, per_class: int, generator: np.random.Generator) -> 
 
 
 def score_head(
-    head: EpisodicHead, clips: EpisodeDataset, index: EpisodeIndex, device: torch.device, progress: Progress
+    head: EpisodicHead,
+    clips: EpisodeDataset,
+    index: EpisodeIndex,
+    device: torch.device,
+    progress: Progress,
+    *,
+    rank: int = 0,
 ) -> Score:
-    """A head on frozen tasks; every clip is encoded once, as far as its text does not differ from task to task."""
+    """A head on frozen tasks; every clip is encoded once, as far as its text does not differ from task to task.
+
+    `rank`: see `score`.
+    """
     with torch.no_grad():
         classify, numbers = (_by_chunk if clips.known else _at_once)(head, clips, index, device)
-        return score(index.tasks, classify, tasks_at_once(index.tasks, numbers), progress)
+        return score(index.tasks, classify, tasks_at_once(index.tasks, numbers), progress, rank=rank)
 
 
 def _at_once(

@@ -44,6 +44,7 @@ from .episodes import ArraySettings, EpisodeSettings, Score, half_width, in_use
 from .episodic_head import EpisodeBatch as EpisodeBatch
 from .episodic_head import EpisodicHead as EpisodicHead
 from .episodic_head import batch_of, draw_peers, score_head
+from .items import RANK, items
 
 
 @dataclass(frozen=True)
@@ -131,16 +132,17 @@ class FewShot:
         """Accuracy on the frozen list of the val classes; None where the annotations have no val split."""
         return self.score(head, "val", Silent()).accuracy if "val" in self.lists else None
 
-    def score(self, head: Head, split: str, progress: Progress) -> Score:
-        """A head on the frozen tasks of a split."""
-        return score_head(cast("EpisodicHead", head), *self._frozen(self.store, split), self.device, progress)
+    def score(self, head: Head, split: str, progress: Progress, *, rank: int = 0) -> Score:
+        """A head on the frozen tasks of a split; `rank`: see `episodes.score`."""
+        clips, index = self._frozen(self.store, split)
+        return score_head(cast("EpisodicHead", head), clips, index, self.device, progress, rank=rank)
 
     def test(self, head: Head, progress: Progress) -> dict[str, Json]:
         """The head and the training-free baselines on the same frozen tasks of the test classes."""
         listed, pooled = self.lists["test"], self.store.of_frames()
         others = count(int(pooled.specs["visual"].shape[0] or 0), text=self.store.text is not None)
         progress.begin("Test", len(listed.episodes) * (1 + others), "tasks")
-        result = self.score(head, "test", progress)
+        result = self.score(head, "test", progress, rank=RANK)
         train = self._dataset(replace(pooled, text=None), "train", ())
         rows: list[Json] = []
         for name, other in baselines(*self._frozen(pooled, "test"), train, progress).items():
@@ -164,7 +166,7 @@ class FewShot:
             **self.facts,
             **result.to_json(),
             "baselines": rows,
-            ITEMS: [{"item": str(i), "correct": float(share)} for i, share in enumerate(result.per_task)],
+            ITEMS: items(listed.episodes, result),
         }
 
     def _dataset(
