@@ -29,6 +29,7 @@ from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Dtype, Jso
 from vfc.cache_schema.values.report import Report
 from vfc.cache_schema.writer import StoreWriter
 
+from .circumstances import as_text
 from .fitting import ProjectionFit
 from .stored import StoredPart, StoredRecord, live_rows
 
@@ -164,7 +165,14 @@ def _derive(reader: StoreReader, target: Path, plan: _Plan, progress: Progress) 
         projections = fit.projections(reader, target, partial(_require_own, target, Recipe(fields)), progress)
         fields["projection"] = {name: projection.digest for name, projection in projections.items()}
     # Parts end where those of the parent end.
-    writer = StoreWriter(target, Recipe(fields), worker=plan.function, part_bytes=1 << 62, part_seconds=float("inf"))
+    writer = StoreWriter(
+        target,
+        Recipe(fields),
+        worker=plan.function,
+        part_bytes=1 << 62,
+        part_seconds=float("inf"),
+        circumstances={"source": as_text(reader.root.absolute())},
+    )
     with writer:
         for kind, specs in plan.becomes.items():
             writer.declare(kind, specs)

@@ -27,6 +27,7 @@ from vfc.cache_schema.values.recipe import canonical
 from vfc.cache_schema.values.report import Report
 from vfc.cache_schema.writer import StoreWriter
 
+from .circumstances import as_text
 from .compacting import PART_BYTES
 from .inspecting import failed_record, names_in, open_failures
 from .stored import StoredPart, live_rows
@@ -102,7 +103,7 @@ def _copy_records(source: Path, out: Path, progress: Progress, part_bytes: int) 
         worker="merge",
         part_bytes=part_bytes,
         part_seconds=math.inf,
-        circumstances={"source": str(source)},
+        circumstances={"source": as_text(source.absolute())},
     ) as writer:
         for info, rows in live_rows(snapshot):
             if not rows:

@@ -22,6 +22,7 @@ _REWORDED: Final = {
     ),
 }
 """Words of stores written by version 0.1 to those of now, for the same numbers."""
+_PARENT: Final = "parent.digest"
 _NAMED: Final = 8
 """Differing fields that a message names; recipes of unlike stores differ in dozens."""
 
@@ -61,13 +62,19 @@ class Recipe:
         return digest(dict(self.fields))
 
     def difference(self, other: Recipe) -> list[tuple[str, Json, Json]]:
-        """(dotted name, here, there) of every leaf that differs; an absent leaf counts as None."""
+        """(dotted name, here, there) of every leaf that differs; an absent leaf counts as None.
+
+        A checkpoint with the same digest is the same weights, whatever its folder or hub id is called now.
+        """
         here, there = (
             {name: _REWORDED.get(str(leaf), leaf) for name, leaf in flatten(dict(recipe.fields))}
             for recipe in (self, other)
         )
+        names = sorted(here.keys() | there.keys())
         return [
-            (n, here.get(n), there.get(n)) for n in sorted(here.keys() | there.keys()) if here.get(n) != there.get(n)
+            (n, here.get(n), there.get(n))
+            for n in names
+            if here.get(n) != there.get(n) and not _names_same_weights(n, here, there)
         ]
 
     def require_equal(self, recipe: Recipe, where: str) -> None:
@@ -82,3 +89,22 @@ class Recipe:
                 f"The store {where} was made with another recipe: {listed}.",
                 "Another recipe is another store: give another --out, or the flags of the store.",
             )
+
+
+def _names_same_weights(name: str, leaves: Mapping[str, Json], others: Mapping[str, Json]) -> bool:
+    """Whether a leaf is the name of a checkpoint whose content is the same in both."""
+    if name == _PARENT:
+        return not Recipe(_below(leaves)).difference(Recipe(_below(others)))
+    owner, _, leaf = name.rpartition(".")
+    content = f"{owner}.digest"
+    return (
+        owner.rpartition(".")[2] == "checkpoint"
+        and leaf in ("id", "revision")
+        and leaves.get(content) is not None
+        and leaves.get(content) == others.get(content)
+    )
+
+
+def _below(leaves: Mapping[str, Json]) -> dict[str, Json]:
+    """The leaves of the recipe of the store that a derived one was made from."""
+    return {name: leaf for name, leaf in leaves.items() if name.startswith("parent.recipe.")}

@@ -13,7 +13,7 @@ from vfc.cache_schema.values.errors import BadInput, MissingPath, NotAStore, Rea
 from .flag import Flag
 
 _STORES: Final = {"cache", "query_cache", "test_cache", "store", "stores", "here", "there"}
-_OUTPUTS: Final = {"out", "page"}
+_OUTPUTS: Final = {"out", "page", "features"}
 # What must exist, and what to do where it does not.
 _INPUTS: Final = {
     "against": "Give the folder of a finished run, or a folder of such folders.",
@@ -21,6 +21,7 @@ _INPUTS: Final = {
     "config": "Give the config.json of an earlier run.",
     "descriptions": "Write both files with vfc describe.",
     "episodes": "Write a list with: vfc episodes --out FILE.",
+    "frame_classifier": "Give the folder that vfc train-head frame-classifier named.",
     "head": "Give the folder that vfc train-head named.",
     "labels": "Give a file or folder of labels.",
     "query": "Give video files, one folder or one list of the videos to name.",

@@ -14,12 +14,14 @@ from contextlib import closing
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from vfc.cache_schema.annotations import Annotations, load, source, update_rows, write_annotations
 from vfc.cache_schema.content import identical_files
 from vfc.cache_schema.reader import open_store
+from vfc.cache_schema.upkeep.circumstances import as_text
 from vfc.cache_schema.values.errors import UnknownName
 from vfc.cache_schema.values.progress import Progress, Silent
 from vfc.cache_schema.values.record import Json
@@ -27,6 +29,7 @@ from vfc.cache_schema.writer import StoreWriter
 from vfc.extract.backbone import TextBackbone
 from vfc.extract.collection import has_file
 from vfc.extract.config import ExtractConfig as ExtractConfig
+from vfc.extract.models.checkpoint import Checkpoint
 from vfc.extract.models.determinism import determinism
 
 from .device_copy import DeviceToHost
@@ -291,7 +294,10 @@ class _Run:
 
 
 def circumstances(work: WorkList) -> dict[str, Json]:
-    """Where and on what this run computes: stored beside the parts, never compared."""
+    """Where and on what this run computes: stored beside the parts, never compared.
+
+    `checkpoint` and `videos` are the absolute paths of the weights and of the folder of the videos.
+    """
     about: dict[str, Json] = {
         "vfc": version("vfc"),
         "host": platform.node(),
@@ -300,7 +306,20 @@ def circumstances(work: WorkList) -> dict[str, Json]:
         "device": str(work.device),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "torch_threads": torch.get_num_threads(),
+        "videos": as_text(work.root.resolve()),
     }
+    weights = _weights_path(work.backbone)
+    if weights is not None:
+        about["checkpoint"] = as_text(weights.absolute())
     if work.device.type == "cuda":
         about |= {"gpu": torch.cuda.get_device_name(work.device), "cuda": torch.version.cuda}
     return about
+
+
+def _weights_path(backbone: Any) -> Path | None:
+    """The folder or the file of the weights, where the family says it."""
+    checkpoint = getattr(backbone, "checkpoint", None)
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint.file or checkpoint.folder
+    place = getattr(backbone, "place", None)
+    return place if isinstance(place, Path) else None

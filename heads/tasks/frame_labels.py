@@ -147,7 +147,7 @@ class FrameLabels:
             for split, videos in self.videos.items():
                 for i, (name, truth) in enumerate(zip(videos.names, self._labels(split), strict=True)):
                     group = int(self.groups[i]) if split == "train" else -1
-                    predicted = self._labelled(cast("FrameHead", head), videos, i, len(truth), group)
+                    predicted = frame_labels(cast("FrameHead", head), videos, i, len(truth), group)
                     np.add.at(counts[split], (truth, predicted), 1)
                     if split == "test":
                         items.append({"item": name, "correct": float((truth == predicted).mean())})
@@ -175,15 +175,16 @@ class FrameLabels:
             ITEMS: items,
         }
 
-    def _labelled(self, head: FrameHead, videos: SequenceDataset, video: int, count: int, group: int) -> Ids:
-        """Predicted class ids of all `count` rows of one video."""
-        predicted = []
-        for start in range(0, count, _AT_ONCE):
-            rows = np.arange(start, min(start + _AT_ONCE, count))
-            frames = videos.steps(video, rows * videos.stride)
-            empty = torch.zeros(len(frames), dtype=torch.int64, device=frames.device)
-            predicted.append(head.scores(FrameBatch(frames, empty, empty + group)).argmax(dim=-1).cpu().numpy())
-        return np.concatenate(predicted)
+
+def frame_labels(head: FrameHead, videos: SequenceDataset, video: int, count: int, group: int = -1) -> Ids:
+    """Predicted class ids of the first `count` steps of one video; `group`: its part of the training videos, or -1."""
+    predicted = []
+    for start in range(0, count, _AT_ONCE):
+        rows = np.arange(start, min(start + _AT_ONCE, count))
+        frames = videos.steps(video, rows * videos.stride)
+        empty = torch.zeros(len(frames), dtype=torch.int64, device=frames.device)
+        predicted.append(head.scores(FrameBatch(frames, empty, empty + group)).argmax(dim=-1).cpu().numpy())
+    return np.concatenate(predicted)
 
 
 def _weights_digest(head: Head) -> str:

@@ -1,12 +1,14 @@
-"""The page of predictions: a self-contained HTML file with a bar per class, a search field and sorting."""
+"""The page of predictions: a self-contained HTML file with a card per video, a search field and sorting."""
 
 from __future__ import annotations
 
+import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-Ranked = Sequence[tuple[str, Sequence[tuple[str, float]]]]
+Pictures = Callable[[str], Sequence[bytes]]
 
 _STYLE: Final = """
 :root{color-scheme:light dark;--bar:#9cc3ec;--line:#ccc;--dim:#666}
@@ -26,19 +28,30 @@ background:linear-gradient(var(--bar),var(--bar)) no-repeat left/var(--share) 10
 p span:first-child{overflow-wrap:anywhere}
 p span:last-child{font-variant-numeric:tabular-nums}
 #count{color:var(--dim)}
+[hidden]{display:none}
+h3{font-size:.85rem;font-weight:400;margin:.5rem 0 .15rem;color:var(--dim)}
+.frames{display:flex;gap:.25rem;margin:0 0 .4rem}
+.frames img{flex:1 1 0;min-width:0;height:5rem;object-fit:cover;border-radius:.2rem}
+.strip{display:flex;height:1.2rem;border-radius:.2rem;overflow:hidden;border:1px solid var(--line)}
+.strip i{flex-basis:0!important;min-width:0}
+.past{background:repeating-linear-gradient(45deg,var(--line) 0 .25rem,transparent .25rem .5rem)}
+.key{display:flex;flex-wrap:wrap;gap:.1rem .7rem;font-size:.85rem;margin-top:.2rem}
+.key span{overflow-wrap:anywhere}
+.key b{display:inline-block;width:.7em;height:.7em;border-radius:.15em;margin-right:.3em}
 """
 
 _SCRIPT: Final = """
 const list = document.querySelector("ol"), items = [...list.children], form = document.querySelector("form");
-const text = item => item.textContent.toLowerCase(), name = item => item.querySelector("h2").textContent;
-const first = item => item.querySelector("p span").textContent, share = item => +item.dataset.share;
+const words = new Map(items.map(item => [item, item.textContent.toLowerCase()])), text = item => words.get(item);
+const name = item => item.querySelector("h2").textContent;
+const first = item => item.dataset.first, share = item => +(item.dataset.share || 0);
 const orders = {
   given: () => 0, name: (a, b) => name(a).localeCompare(name(b)), sure: (a, b) => share(b) - share(a),
   unsure: (a, b) => share(a) - share(b), class: (a, b) => first(a).localeCompare(first(b)) || share(b) - share(a),
 };
 function show() {
-  const words = form.search.value.toLowerCase().split(/\\s+/);
-  for (const item of items) item.hidden = !words.every(word => text(item).includes(word));
+  const wanted = form.search.value.toLowerCase().split(/\\s+/);
+  for (const item of items) item.hidden = !wanted.every(word => text(item).includes(word));
   list.append(...[...items].sort(orders[form.order.value]));
   document.querySelector("#count").textContent = items.filter(item => !item.hidden).length + " of " + items.length;
 }
@@ -53,10 +66,23 @@ _FORM: Final = """<form><input name="search" type="search" placeholder="Search v
 <option value="unsure">lowest probability</option></select></label><output id="count"></output></form>"""
 
 
-def page(title: str, ranked: Ranked, notes: Sequence[str]) -> str:
-    """The HTML of videos with their likeliest classes and probabilities (0 to 1), the likeliest first."""
+@dataclass(frozen=True)
+class Card:
+    """One video on the page: its name, its first class and that one's probability (None: none), and its HTML."""
+
+    name: str
+    first: str
+    share: float | None
+    body: str
+
+
+def page(title: str, cards: Iterable[Card], notes: Sequence[str], pictures: Pictures | None = None) -> str:
+    """The HTML of videos with what was predicted for them.
+
+    `pictures`: JPEG files of a video, by its name; asked for once per video, in order.
+    """
     lines = "".join(f"<div>{html.escape(note)}</div>\n" for note in notes)
-    items = "\n".join(_item(name, classes) for name, classes in ranked)
+    items = "\n".join(_item(card, pictures(card.name) if pictures else ()) for card in cards)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -66,9 +92,20 @@ def page(title: str, ranked: Ranked, notes: Sequence[str]) -> str:
     )
 
 
-def _item(name: str, classes: Sequence[tuple[str, float]]) -> str:
-    bars = "".join(
+def bars(classes: Sequence[tuple[str, float]]) -> str:
+    """Classes and their probabilities (0 to 1) as bars."""
+    return "".join(
         f'<p style="--share:{100 * share:.2f}%"><span>{html.escape(label)}</span><span>{100 * share:.1f} %</span></p>'
         for label, share in classes
     )
-    return f'<li data-share="{classes[0][1]:.6f}"><h2>{html.escape(name)}</h2>{bars}</li>'
+
+
+def _item(card: Card, pictures: Sequence[bytes]) -> str:
+    images = "".join(
+        f'<img alt="" loading="lazy" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
+        for data in pictures
+    )
+    strip = f'<div class="frames">{images}</div>' if images else ""
+    share = "" if card.share is None else f' data-share="{card.share:.6f}"'
+    first = html.escape(card.first, quote=True)
+    return f'<li data-first="{first}"{share}><h2>{html.escape(card.name)}</h2>{strip}{card.body}</li>'

@@ -4,20 +4,44 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Protocol
 
 from vfc.cache_schema.parts.atomic_files import replace_file
-from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import Json
 from vfc.heads.results.facts import fact_rows, facts_table
 from vfc.heads.results.tables import Table, lines_of, percent
 
-from .page import page
+from .page import Card, Pictures, bars, page
 
-SUFFIXES: Final = (".csv", ".jsonl", ".html")
+
+class Predictions(Protocol):
+    """What was predicted for the videos of a call: `Prediction` of classes, `Timelines` of segments."""
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """The videos, as they are shown."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user must know besides."""
+
+    def to_json(self) -> dict[str, Json]:
+        """All of it, and the data that the head was trained on."""
+
+    def tables(self) -> list[Table]:
+        """The same for the command line."""
+
+    def rows(self) -> list[dict[str, Json]]:
+        """Lines of a .jsonl file."""
+
+    def csv_rows(self) -> Iterable[Sequence[Any]]:
+        """Lines of a .csv file, its heading first."""
+
+    def cards(self) -> Iterable[Card]:
+        """One card per video for the page."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +84,19 @@ class Prediction:
         columns = ("video", *(f"class {place + 1}" for place in range(min(self.top, len(self.classes)))))
         return [Table(f"{len(self.queries)} videos, {len(self.classes)} classes", columns, rows)]
 
+    def csv_rows(self) -> Iterable[Sequence[Any]]:
+        """The heading, then one line per query."""
+        ranked = self.ranked()
+        count = len(ranked[0][1]) if ranked else 0
+        yield "video", *(f"{word}_{place + 1}" for place in range(count) for word in ("class", "probability"))
+        for name, classes in ranked:
+            yield name, *(value for pair in classes for value in pair)
+
+    def cards(self) -> Iterable[Card]:
+        """One card per query with a bar per class."""
+        for name, classes in self.ranked():
+            yield Card(name, *classes[0], bars(classes))
+
     def ranked(self) -> list[tuple[str, list[tuple[str, float]]]]:
         """Every query with its likeliest classes and their probabilities, the likeliest first."""
         return [
@@ -68,35 +105,16 @@ class Prediction:
         ]
 
 
-def require_suffixes(paths: Sequence[Path]) -> None:
-    """Check that files can be written as their names say.
-
-    Raises:
-        BadInput: another suffix.
-    """
-    for path in paths:
-        if path.suffix.lower() not in SUFFIXES:
-            raise BadInput(
-                f"--save {path} has no suffix that says how it is written.", f"Files are: {', '.join(SUFFIXES)}."
-            )
-
-
-def write(prediction: Prediction, path: Path, title: str) -> None:
-    """Write predictions as a table (.csv), as rows of JSON (.jsonl) or as a page (.html)."""
+def write(predictions: Predictions, path: Path, title: str, pictures: Pictures | None = None) -> None:
+    """Write predictions as a table (.csv), as rows of JSON (.jsonl) or as a page (.html) with `pictures` of videos."""
     suffix = path.suffix.lower()
     if suffix == ".html":
-        content = page(title, prediction.ranked(), prediction.notes)
+        content = page(title, predictions.cards(), predictions.notes, pictures)
+    elif suffix == ".csv":
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(predictions.csv_rows())
+        content = text.getvalue()
     else:
-        content = _csv(prediction) if suffix == ".csv" else lines_of(prediction.rows())
+        content = lines_of(predictions.rows())
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, content.encode())
-
-
-def _csv(prediction: Prediction) -> str:
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    count = len(prediction.ranked()[0][1]) if prediction.queries else 0
-    rows.writerow(("video", *(f"{word}_{place + 1}" for place in range(count) for word in ("class", "probability"))))
-    for name, ranked in prediction.ranked():
-        rows.writerow((name, *(value for pair in ranked for value in pair)))
-    return text.getvalue()

@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.values.errors import BadInput, MissingPath, RecipeMismatch
@@ -19,8 +19,6 @@ from vfc.heads.lookup import find
 from vfc.heads.results.tables import read_rows
 from vfc.heads.runs.run_folder import load_weights
 from vfc.heads.tasks.classification.contract import ClassifierHead
-
-_TASKS: Final = ("fewshot", "classification")
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,6 @@ class Run:
 
         Raises:
             MissingPath: it holds no run, or one that is not finished.
-            BadInput: a run of a head that names no videos.
         """
         for name in ("config.json", "head.safetensors", "results.jsonl"):
             if not (folder / name).exists():
@@ -52,12 +49,6 @@ class Run:
                     "Give the folder that `vfc train-head` named; run its line again if it was interrupted.",
                 )
         run = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if find(run["head"]).TASK not in _TASKS:
-            raise BadInput(
-                f"The head {run['head']!r} predicts segments or labels of long sequences; vfc predict names clips.",
-                "Give the run of a few-shot head or of a classifier; "
-                f"{folder / 'predictions.jsonl'} has this head's predictions for its test videos.",
-            )
         rows = read_rows(folder / "results.jsonl")
         return cls(folder, run["head"], run["config"], Recipe(run["recipe"]), run["data"], rows[0] if rows else {})
 
@@ -65,6 +56,11 @@ class Run:
     def few_shot(self) -> bool:
         """Whether the head names clips by labelled ones; else by the classes of its training."""
         return find(self.head).TASK == "fewshot"
+
+    @property
+    def of_sequences(self) -> bool:
+        """Whether the head predicts segments of long videos: anticipation and frame labels."""
+        return find(self.head).TASK in ("anticipation", "frame-labels")
 
     @property
     def prompt(self) -> str:
@@ -145,8 +141,8 @@ class Run:
 
 
 def tested_views(run: Run, reader: StoreReader) -> list[int]:
-    """The views of a store that the run averaged in its test; none for a few-shot head, which reads the clean view."""
-    if run.few_shot:
+    """The views of a store that the run averaged in its test; none for other heads, which read the clean view."""
+    if run.few_shot or run.of_sequences:
         return []
     in_use = test_views(reader, run.settings["task"]["test_views"])
     return sorted({key.view for key in reader.keys("video") if in_use(key.view)})

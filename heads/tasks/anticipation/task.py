@@ -22,8 +22,8 @@ from vfc.heads.runs.run_folder import ITEMS
 from . import trivial_baselines
 from .contract import AnticipationHead, Sampling, WindowBatch
 from .dataset import SequenceDataset
-from .decoding import Decoder
 from .facts import labels_digest, sequence_facts, sequence_specs
+from .forecast import predicted_futures
 from .ground_truth import resolve_sequences, stored_names
 from .moc import Tally
 from .observed_labels import disturbed, observed_labels
@@ -158,21 +158,18 @@ class Anticipation:
         videos = self.parts[split].videos
         tests = test_windows(videos, self.config)
         progress.begin("Test", len(tests), "windows")
-        order = sorted(range(len(tests)), key=lambda i: tests[i][1].cut.observed)
-        answers: dict[int, tuple[Any, Any]] = {}
-        for start in range(0, len(order), self.train.batch):
-            places = order[start : start + self.train.batch]
-            batch = self._collated(split, [tests[i][1] for i in places], learning=False)
-            answer = cast("AnticipationHead", head).predict(batch)
-            rows = zip(answer.actions.float().cpu().numpy(), answer.durations.float().cpu().numpy(), strict=True)
-            answers.update(zip(places, rows, strict=True))
-            progress.advance(len(places))
+        futures = predicted_futures(
+            cast("AnticipationHead", head),
+            tests,
+            lambda samples: self._collated(split, samples, learning=False),
+            batch=self.train.batch,
+            rule=self.config.decoding,
+            progress=progress,
+        )
         tally = Tally(len(self.class_names), self.config.observe, self.config.predict)
         scored = self._scored(videos)
         predicted = {}
-        decoders = [Decoder(self.config.decoding) for _ in self.config.observe]
-        for i, (place, sample) in enumerate(tests):
-            future = decoders[place](*answers[i], sample.cut.future)
+        for (place, sample), future in zip(tests, futures, strict=True):
             tally.add(place, scored[sample.video], future)
             predicted[place, sample.video] = future
         return Forecast(tally, predicted)
