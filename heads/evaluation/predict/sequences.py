@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -101,8 +101,7 @@ def _anticipated(
     progress: Progress,
     settings: SequenceSettings,
 ) -> Timelines:
-    task = {**run.settings["task"], "told": "predicted"}
-    config = replace(restored(Config, task), observe=run.settings["task"]["observe"])
+    config: Config = restored(Config, {**run.settings["task"], "told": "predicted"})
     ratios = settings.observe or tuple(config.observe)
     head_type = cast("type[AnticipationHead]", find(run.head).Head)
     stride = config.sampling(head_type.sampling(run.head_settings)).stride
