@@ -18,6 +18,8 @@ from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import Json
 
+from .derived import derive, origin_of, projection_store
+
 if TYPE_CHECKING:
     from vfc.extract.config import ExtractConfig
     from vfc.heads.evaluation.predict import Run
@@ -78,8 +80,12 @@ def extracted_clips(
     paths = [str(path.resolve()) for path in ((videos,) if root is None else config.query)]
     out = config.features / f"{name}-{digest([head.recipe.digest, *paths])[:12]}"
     progress.say(f"Features of the {name} clips: {out}")
-    settings = _extraction(head, config, videos, root, out, training_store)
-    summary = extract(settings, progress, projections=training_store)
+    original = origin_of(head.recipe)
+    extracted = out.with_name(f"{out.name}-extracted") if original.steps else out
+    settings = _extraction(head, original.fields, config, videos, root, extracted, training_store)
+    summary = extract(settings, progress, projections=projection_store(original, training_store))
+    if (extracted / "zarr.json").exists():
+        derive(original, extracted, out, progress)
     failed = {video for video, _ in (*summary.failed, *summary.failed_before)}
     collection = collect(settings.videos, root=settings.root)
     annotations = collection.annotations()
@@ -120,7 +126,13 @@ def _list(config: PredictConfig) -> Path:
 
 
 def _extraction(
-    head: Run, config: PredictConfig, videos: Path, root: Path | None, out: Path, training_store: Path | None
+    head: Run,
+    recipe: Mapping[str, Json],
+    config: PredictConfig,
+    videos: Path,
+    root: Path | None,
+    out: Path,
+    training_store: Path | None,
 ) -> ExtractConfig:
     """The settings that make features as the recipe of the head's training says, under its prompt and in its views."""
     from vfc.extract.config import ExtractConfig
@@ -135,21 +147,21 @@ def _extraction(
         "flow": config.flow and str(config.flow),
     }
     if config.checkpoint is None:
-        settings["checkpoint"] = _weights(head, training_store)
+        settings["checkpoint"] = _weights(recipe, training_store)
     settings = {name: value for name, value in settings.items() if value is not None}
     if head.prompt and training_store is None:
         settings["prompt"] = (head.prompt,)
     axes = {} if training_store is None else _axes(head, training_store)
-    return ExtractConfig.from_recipe(head.recipe.fields, axes=axes, **settings)
+    return ExtractConfig.from_recipe(recipe, axes=axes, **settings)
 
 
-def _weights(head: Run, training_store: Path | None) -> str | None:
+def _weights(recipe: Mapping[str, Json], training_store: Path | None) -> str | None:
     """Where the weights of the training store's extraction still are; None: only the recipe's hub id is left.
 
     Raises:
         MissingPath: a local checkpoint that is no longer there.
     """
-    about: Any = head.recipe.fields.get("checkpoint")
+    about: Any = recipe.get("checkpoint")
     last = "" if training_store is None else last_circumstance(training_store, "checkpoint")
     if last and Path(last).exists():
         return last
