@@ -130,9 +130,10 @@ def run(config: PredictConfig, progress: Progress) -> Outcome:
     result = name(head, config, query, training_store, progress)
     for note in result.notes:
         progress.say(note)
+    title = f"{len(result.queries)} videos, {'segments' if head.of_sequences else 'named'} by {head.head}"
     for path in config.out:
         pictures = pictures_of(query.scenes, len(result.queries), progress) if path.suffix.lower() == ".html" else None
-        write(result, path, f"{len(result.queries)} videos named by {head.head}", pictures)
+        write(result, path, title, pictures)
         progress.say(f"Predictions: {path}")
     return Outcome(result.to_json(), tables_text(result.tables()))
 

@@ -26,7 +26,7 @@ h2{font-size:1rem;margin:0 0 .3rem;overflow-wrap:anywhere}
 p{display:flex;justify-content:space-between;gap:.5rem;margin:.15rem 0;padding:0 .35rem;border-radius:.2rem;
 background:linear-gradient(var(--bar),var(--bar)) no-repeat left/var(--share) 100%}
 p span:first-child{overflow-wrap:anywhere}
-p span:last-child{font-variant-numeric:tabular-nums}
+p span:last-child{font-variant-numeric:tabular-nums;white-space:nowrap}
 #count{color:var(--dim)}
 [hidden]{display:none}
 h3{font-size:.85rem;font-weight:400;margin:.5rem 0 .15rem;color:var(--dim)}
@@ -49,10 +49,11 @@ const orders = {
   given: () => 0, name: (a, b) => name(a).localeCompare(name(b)), sure: (a, b) => share(b) - share(a),
   unsure: (a, b) => share(a) - share(b), class: (a, b) => first(a).localeCompare(first(b)) || share(b) - share(a),
 };
+let shown = "given";
 function show() {
   const wanted = form.search.value.toLowerCase().split(/\\s+/);
   for (const item of items) item.hidden = !wanted.every(word => text(item).includes(word));
-  list.append(...[...items].sort(orders[form.order.value]));
+  if (form.order.value !== shown) list.append(...[...items].sort(orders[shown = form.order.value]));
   document.querySelector("#count").textContent = items.filter(item => !item.hidden).length + " of " + items.length;
 }
 form.addEventListener("input", show);
@@ -62,8 +63,10 @@ show();
 
 _FORM: Final = """<form><input name="search" type="search" placeholder="Search videos and classes" aria-label="Search">
 <label>Sort by <select name="order"><option value="given">given order</option><option value="name">name</option>
-<option value="class">first class</option><option value="sure">highest probability</option>
-<option value="unsure">lowest probability</option></select></label><output id="count"></output></form>"""
+<option value="class">first class</option>%s</select></label><output id="count"></output></form>"""
+
+_PROBABILITIES: Final = """<option value="sure">highest probability</option>
+<option value="unsure">lowest probability</option>"""
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,15 @@ def page(title: str, cards: Iterable[Card], notes: Sequence[str], pictures: Pict
 
     `pictures`: JPEG files of a video, by its name; asked for once per video, in order.
     """
+    listed = [*cards]
+    form = _FORM % (_PROBABILITIES if any(card.share is not None for card in listed) else "")
     lines = "".join(f"<div>{html.escape(note)}</div>\n" for note in notes)
-    items = "\n".join(_item(card, pictures(card.name) if pictures else ()) for card in cards)
+    items = "\n".join(_item(card, pictures(card.name) if pictures else ()) for card in listed)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
-        f"<body><h1>{html.escape(title)}</h1>\n{lines}{_FORM}\n<ol>\n{items}\n</ol>\n"
+        f"<body><h1>{html.escape(title)}</h1>\n{lines}{form}\n<ol>\n{items}\n</ol>\n"
         f"<script>{_SCRIPT}</script></body></html>\n"
     )
 
