@@ -1,4 +1,4 @@
-"""Every family of models by every head of clips, by every metric: it runs, or the table says why it does not."""
+"""Every family of models by every head of clips, every metric and predict: it runs, or the table says why not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from suites.family_stores import ADAPTED, FAMILIES, TEXTS, extract_family, write_videos
 
 from vfc.cache_schema import StoreWriter
-from vfc.cache_schema.annotations import Annotation, Annotations, write_annotations
+from vfc.cache_schema.annotations import Annotation, Annotations, load, write_annotations
 from vfc.cache_schema.reduction.reduce import Reduction
 from vfc.cache_schema.upkeep.deriving import materialize
 from vfc.cache_schema.values.errors import BadInput, UnknownName
@@ -21,8 +21,10 @@ from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import ArraySpec, Key, Record
 from vfc.cli import matrix
 from vfc.heads.evaluation.evaluate import EvalConfig, evaluate
+from vfc.heads.evaluation.predict import Run, predict, predict_classes
 from vfc.heads.evaluation.probe import ProbeConfig, probe_layers
 from vfc.heads.lookup import configs
+from vfc.heads.results.tables import read_rows
 from vfc.heads.similarity.matching import METRICS
 from vfc.heads.training.fit import train
 
@@ -79,6 +81,22 @@ def measured(store: Path, page: Path, *, layers: bool, **settings: Any) -> None:
         probe_layers(probe, Silent())
 
 
+def named_again(store: Path, folder: Path) -> None:
+    """`vfc predict` reads the store too: a classifier's test videos get the scores of its test."""
+    finished = Run.read(folder)
+    if finished.few_shot:
+        first = {row.label: row for row in load(store).rows}
+        support, queries = Annotations(tuple([*first.values()][:3])), Annotations(load(store).rows[:4])
+        prediction = predict(finished, store, store, support, queries)
+        assert [sum(shares) for shares in prediction.shares] == pytest.approx([1] * 4)
+        return
+    items = {item["item"]: item["scores"] for item in read_rows(folder / "predictions.jsonl")}
+    prediction = predict_classes(finished, store, {name: name for name in items}, store, Silent(), device="cpu")
+    for name, shares in zip(prediction.queries, prediction.shares, strict=True):
+        of_class = dict(zip(prediction.classes, shares, strict=True))
+        assert {label: of_class[label] for label in items[name]} == pytest.approx(items[name], abs=1e-4)
+
+
 @pytest.fixture(scope="module")
 def answers() -> dict[str, dict[str, str]]:
     return matrix.matrix()
@@ -98,6 +116,7 @@ def test_a_head_runs_or_the_table_says_why_not(
         row = run(head, store_of(family), tmp_path / "run", **layer)
         assert row["parameters"] >= 0
         assert 0 <= row["accuracy" if head in FEWSHOT else "top1"] <= 1
+        named_again(store_of(family), tmp_path / "run")
     else:
         with pytest.raises(UnknownName, match=r"of the class names; it has of texts.*\n.*vfc extract"):
             run(head, store_of(family), tmp_path / "run")
@@ -150,4 +169,5 @@ def test_imported_int8_and_pooled_stores(kind: str, store_of: Stores, tmp_path: 
         materialize(store_of("qwen3-vl"), Reduction(pool=pool), Silent(), out=out, arrays=("layer3.visual",))
     for head in ("prototype", "trx", "fsar", "linear-probe", "mean-pool", "vidprism"):
         run(head, out, tmp_path / head)
+        named_again(out, tmp_path / head)
     measured(out, tmp_path / "page.html", layers=layers)

@@ -85,12 +85,16 @@ def _head(run: Run, store: StoreView) -> EpisodicHead:
 
 
 def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Two sets of encoded clips as one; texts of different length are filled up."""
+    """Two sets of encoded clips as one; shorter ones are filled up with zeros, which their masks leave out."""
     joined = {}
     for name in parts[0]:
         values = [part[name] for part in parts]
-        if name.startswith("text"):
-            longest = max(value.shape[1] for value in values)
-            values = [functional.pad(v, (0, 0) * (v.ndim - 2) + (0, longest - v.shape[1])) for v in values]
-        joined[name] = torch.cat(values)
+        longest = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
+        joined[name] = torch.cat([_filled(value, longest) for value in values])
     return joined
+
+
+def _filled(values: Tensor, sizes: list[int]) -> Tensor:
+    """`[M, ...]` with every further axis filled up to `sizes`."""
+    missing = [size - own for size, own in zip(sizes, values.shape[1:], strict=True)]
+    return functional.pad(values, [n for more in reversed(missing) for n in (0, more)])
