@@ -10,6 +10,7 @@ import pytest
 from suites.film import encode
 from suites.language import qwen3_checkpoint
 
+from vfc.cache_schema import open_store
 from vfc.cli import app
 from vfc.extract.synthetic.tiny_vit import write_tiny_vit
 
@@ -29,7 +30,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, label in enumerate(CLASSES):
         (folder / "videos" / label).mkdir(parents=True)
         for clip in range(3):
-            encode(folder / "videos" / label / f"{clip}.mp4", count=10, seed=10 * number + clip)
+            size = (96, 64) if clip < 2 else (160, 64)  # grids of Qwen that differ
+            encode(folder / "videos" / label / f"{clip}.mp4", count=10, size=size, seed=10 * number + clip)
             rows.append(f"{label}/{clip}.mp4,{label},{'test' if clip == 2 else 'train'}")
             few_shot.append(f"{label}/{clip}.mp4,{label},{'test' if number < 2 else 'train'}")
     (folder / "videos" / "classes.csv").write_text("\n".join(few_shot) + "\n")
@@ -103,4 +105,7 @@ def test_fsar_names_videos_from_a_qwen_store(place: Path, tmp_path: Path, capsys
     named = shares(capsys, run, "--query", str(place / "videos" / "hop" / "2.mp4"), *more)
     stored = shares(capsys, run, "--query-cache", str(tmp_path / "store"), *more)
     (probabilities,) = named.values()
+    with open_store(tmp_path / "store") as reader:
+        grids = {reader.view(key, "layer2.visual").shape for key in reader.keys("video")}
+    assert len(grids) == 2
     assert probabilities == pytest.approx(stored["hop/2.mp4"], abs=1e-5)
