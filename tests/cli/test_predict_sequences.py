@@ -126,6 +126,9 @@ def test_actionllm_reads_the_labels_of_a_frame_classifier(
     try:
         code, refused = asked(capsys, "--head", str(run), "--query-cache", str(store))
         assert (code, "--frame-classifier RUN" in refused["remedy"]) == (2, True)
+        line = f"--head {run} --query-cache {store} --frame-classifier {run}"
+        code, wrong = asked(capsys, *line.split())
+        assert (code, "is a run of actionllm" in wrong["problem"]) == (2, True)
         line = f"--head {run} --query-cache {store} --frame-classifier {classifier}"
         code, again = asked(capsys, *line.split())
     finally:

@@ -235,6 +235,11 @@ def _split(run: Run) -> dict[str, Any]:
 
 
 def _classified(classifier: Run, reader: StoreReader, sequences: _Sequences) -> list[Ids]:
+    if find(classifier.head).TASK != "frame-labels":
+        raise BadInput(
+            f"--frame-classifier {classifier.folder} is a run of {classifier.head}.",
+            "Give the folder that vfc train-head frame-classifier named.",
+        )
     classifier.require_recipe(reader)
     if tuple(classifier.result["per_class"]) != sequences.class_names:
         raise BadInput(

@@ -94,3 +94,21 @@ def test_words_of_version_0_1_for_the_same_numbers_are_no_difference() -> None:
     assert old.difference(new) == new.difference(old) == []
     normed = Recipe({"taps": {"frames": "mean over the tokens of the normed last state"}})
     assert [name for name, _, _ in old.difference(normed)] == ["taps.frames"]
+
+
+def test_the_name_of_a_checkpoint_is_no_difference_where_its_content_is_the_same() -> None:
+    def of(name: str, content: str | None = "ab", **more: Any) -> Recipe:
+        checkpoint = {"id": name, "revision": None, **({"digest": content} if content else {})}
+        return Recipe({"checkpoint": checkpoint, **more})
+
+    assert of("model").difference(of("moved")) == []
+    names = [name for name, *_ in of("model").difference(of("moved", "cd"))]
+    assert names == ["checkpoint.digest", "checkpoint.id"]
+    assert [name for name, *_ in of("model", None).difference(of("moved", None))] == ["checkpoint.id"]
+
+    def derived(parent: Recipe) -> Recipe:
+        return Recipe({"parent": {"digest": parent.digest, "recipe": dict(parent.fields)}, "function": "convert"})
+
+    assert derived(of("model")).difference(derived(of("moved"))) == []
+    names = [name for name, *_ in derived(of("model")).difference(derived(of("model", layer=3)))]
+    assert names == ["parent.digest", "parent.recipe.layer"]
