@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from vfc.cache_schema import Recipe, RecipeMismatch
 from vfc.cache_schema.values.recipe import canonical, digest, flatten
+from vfc.cache_schema.values.record import Json
 
 JSON = st.recursive(
     st.none()
@@ -98,7 +99,7 @@ def test_words_of_version_0_1_for_the_same_numbers_are_no_difference() -> None:
 
 def test_the_name_of_a_checkpoint_is_no_difference_where_its_content_is_the_same() -> None:
     def of(name: str, content: str | None = "ab", **more: Any) -> Recipe:
-        checkpoint = {"id": name, "revision": None, **({"digest": content} if content else {})}
+        checkpoint: dict[str, Json] = {"id": name, "revision": None, **({"digest": content} if content else {})}
         return Recipe({"checkpoint": checkpoint, **more})
 
     assert of("model").difference(of("moved")) == []
