@@ -16,6 +16,7 @@ from vfc.cache_schema.values.record import Key
 from vfc.extract.backbone import PromptedBackbone
 from vfc.extract.config import ExtractConfig
 from vfc.extract.decode import Clip, Failure
+from vfc.extract.models.memory import load_model
 
 from .chunked import in_chunks
 from .forward import Ready, forward, of_videos
@@ -114,7 +115,7 @@ def _measure_clips(config: ExtractConfig, items: Sequence[WorkItem], measurement
         for _, clip in stream:
             clips.append((clip, laps.lap()))
     laps = _Laps()
-    backbone.load()
+    load_model(backbone, measurements.work.device)
     measurements.load = laps.lap()
     prompting = prompting_of(backbone)
     for (job, group), (clip, decoding) in zip(jobs, clips, strict=True):
@@ -131,7 +132,7 @@ def _measure_chunks(config: ExtractConfig, items: Sequence[WorkItem], measuremen
     work = measurements.work
     measurements.progress.begin("calibrate", len(items), "videos")
     laps, timer = _Laps(), StageTimer()
-    work.backbone.load()
+    load_model(work.backbone, work.device)
     measurements.load = laps.lap()
     with prefetch(config, work.backbone, items, timer, limit=CHUNKS) as stream:
         for ready in stream:

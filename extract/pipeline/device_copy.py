@@ -77,6 +77,11 @@ class DeviceToHost:
         target.copy_(tensor.detach(), non_blocking=True)
         return target
 
+    def wait(self) -> None:
+        """Return once nothing is under way on the device."""
+        if self._stream is not None:
+            torch.cuda.synchronize(self.device)
+
     def busy(self) -> float:
         """Seconds that the device spent on forwards; waits for those under way."""
         if self._events:

@@ -19,6 +19,7 @@ from vfc.extract.backbone import Backbone, Encoded, PromptedBackbone, TextBackbo
 from vfc.extract.config import ExtractConfig
 from vfc.extract.decode import Undecodable
 from vfc.extract.models.determinism import Mode
+from vfc.extract.models.memory import free_unused, is_out_of_memory
 
 from .chunked import ChunkedVideo
 from .device_copy import DeviceToHost, Wait, host
@@ -100,12 +101,31 @@ def _encode_prompted(backbone: PromptedBackbone, batch: Sequence[Ready]) -> list
     return [replace(one, prompted=one.prompted[len(first) :]) for first, one in zip(front, encoded, strict=True)]
 
 
+class BatchSize:
+    """How many videos are forwarded at once: `now`. It halves where memory runs out, and stays so for the run."""
+
+    def __init__(self, size: int, say: Callable[[str], None] = lambda text: None) -> None:
+        self.now = size
+        self._say: Callable[[str], None] | None = say
+
+    def lower(self, size: int) -> None:
+        """No more than `size` (at least 1) from now on; this is said the first time."""
+        if size < self.now:
+            before, self.now = self.now, size
+            if self._say is not None:
+                self._say(
+                    f"Out of memory with {before} videos at once: the batch halves, to {size} now, and again where "
+                    f"that is too much. --batch {size} begins there."
+                )
+                self._say = None
+
+
 def batch_size(config: ExtractConfig, mode: Mode) -> int:
     """How many videos are forwarded at once; in deterministic mode each is alone."""
     return 1 if mode == "deterministic" else config.batch or FAST_BATCH
 
 
-def batches(items: Iterable[Ready | FailedRecord], size: int) -> Iterator[list[Ready] | FailedRecord]:
+def batches(items: Iterable[Ready | FailedRecord], batch: BatchSize) -> Iterator[list[Ready] | FailedRecord]:
     """Batches of videos of similar length; chunked videos alone; failed records as they come."""
     waiting: list[Ready] = []
     for item in items:
@@ -116,34 +136,58 @@ def batches(items: Iterable[Ready | FailedRecord], size: int) -> Iterator[list[R
             yield [item]
             continue
         waiting.append(item)
-        if len(waiting) == (size if size == 1 else SORTED_OVER * size):
-            yield from _cut(waiting, size)
+        if len(waiting) >= (batch.now if batch.now == 1 else SORTED_OVER * batch.now):
+            yield from _cut(waiting, batch)
             waiting = []
-    yield from _cut(waiting, size)
+    yield from _cut(waiting, batch)
 
 
-def _cut(items: Sequence[Ready], size: int) -> Iterator[list[Ready]]:
+def _cut(items: Sequence[Ready], batch: BatchSize) -> Iterator[list[Ready]]:
     in_order = sorted(items, key=lambda item: item.length)
-    for start in range(0, len(in_order), size):
-        yield in_order[start : start + size]
+    while in_order:
+        size = batch.now
+        yield in_order[:size]
+        in_order = in_order[size:]
 
 
 def forward(
-    encode: Encode, batch: Sequence[Ready], device_to_host: DeviceToHost | None = None
+    encode: Encode,
+    batch: Sequence[Ready],
+    device_to_host: DeviceToHost | None = None,
+    size: BatchSize | None = None,
 ) -> list[FinishedRecord | FailedRecord]:
     """The records of a batch, in its order, each video's own before those of its prompts.
 
-    A batch that fails is tried again one by one; a video that is refused with its prompts, prompt by prompt.
+    A batch that fails is tried again one by one; one that memory cannot hold, in halves, and `size` is lowered; a video
+    that is refused with its prompts, prompt by prompt.
 
     Raises:
-        Refused: out of memory.
+        Refused: out of memory with one video.
         torch.AcceleratorError: the device has failed.
     """
     device_to_host = device_to_host or DeviceToHost(torch.device("cpu"))
+    if (records := _tried(encode, batch, device_to_host)) is not None:
+        return records
+    # The error is gone here, and with it the tensors of the failed forward that its traceback held.
+    device_to_host.wait()
+    free_unused(device_to_host.device)
+    half = len(batch) // 2
+    if size is not None:
+        size.lower(half)
+    parts = (batch[start : start + half] for start in range(0, len(batch), half))
+    return [record for part in parts for record in forward(encode, part, device_to_host, size)]
+
+
+def _tried(
+    encode: Encode, batch: Sequence[Ready], device_to_host: DeviceToHost
+) -> list[FinishedRecord | FailedRecord] | None:
+    """As `forward`, but None where memory cannot hold several videos at once."""
     try:
         return _records(batch, *device_to_host.run(encode, batch))
     except Exception as error:
-        if len(batch) > 1 and not _fatal(error):
+        if len(batch) > 1 and is_out_of_memory(error):
+            return None
+        if len(batch) > 1 and not isinstance(error, torch.AcceleratorError):
             return [record for item in batch for record in forward(encode, [item], device_to_host)]
         several = len(batch) == 1 and (len(batch[0].keys) > 1 or batch[0].leading)
         if several and isinstance(error, RecordRejected):
@@ -192,23 +236,17 @@ def failed(key: Key, error: Exception, source: Path | None) -> FailedRecord:
         Refused: out of memory.
         torch.AcceleratorError: the device has failed.
     """
+    if is_out_of_memory(error):
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Refused(
+            f"Out of memory at the {key.kind} record of {key.name!r}: {first}",
+            "The records made before are kept. A smaller --batch and fewer --decode-workers continue this store; fewer "
+            "--num-frames, --max-pixels (qwen), --compute-dtype bf16 or a lower --layer need less memory and another "
+            "--out.",
+        ) from error
     if isinstance(error, torch.AcceleratorError):
         raise error
-    if _out_of_memory(error):
-        raise Refused(
-            f"Out of memory at the {key.kind} record of {key.name!r}: {str(error).splitlines()[0]}",
-            "The records made before are kept. Give a smaller --batch, fewer --decode-workers or --num-frames, or "
-            "--compute-dtype bf16, and run the same command again.",
-        ) from error
     if isinstance(error, Undecodable):
         return FailedRecord(key, str(error), source)
     reason = str(error).replace("\n", " ") if isinstance(error, VfcError) else f"{type(error).__name__}: {error}"
     return FailedRecord(key, reason, source, error)
-
-
-def _fatal(error: Exception) -> bool:
-    return isinstance(error, torch.AcceleratorError) or _out_of_memory(error)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

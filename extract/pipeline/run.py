@@ -31,11 +31,12 @@ from vfc.extract.collection import has_file
 from vfc.extract.config import ExtractConfig as ExtractConfig
 from vfc.extract.models.checkpoint import Checkpoint
 from vfc.extract.models.determinism import determinism
+from vfc.extract.models.memory import load_model
 
 from .device_copy import DeviceToHost
 from .failures import FailureList
 from .fit_projection import with_projections
-from .forward import Encode, Ready, batch_size, batches, forward, of_texts, of_videos
+from .forward import BatchSize, Encode, Ready, batch_size, batches, forward, of_texts, of_videos
 from .plan import refuse_what_cannot_fit
 from .prefetch import prefetch, ready_text
 from .publish_tail import publish_tail, with_tail
@@ -112,7 +113,6 @@ class _Run:
                 writer = self._store()
                 with writer, closing(FailureList(config.out, self.worker)) as failures:
                     self._declare(writer)
-                    writer.delete(key for key in self.work.replaced if key in writer)
                     self._add_tail()
                     self._annotate()
                     idle = min(max(config.part_seconds, 0.1), threading.TIMEOUT_MAX)
@@ -123,16 +123,18 @@ class _Run:
                         proven=bool(self.all_work.stored or self.all_work.replaced),
                         idle_seconds=idle,
                     )
-                    self._make(thread, reducing)
+                    self._make(thread, reducing, writer)
             except Interrupted as stop:
                 signum = stop.signum
         return self._summary(thread, writer.bytes_written if writer else 0, signum)
 
-    def _make(self, thread: WriterThread, reducing: ReducingWriter) -> None:
+    def _make(self, thread: WriterThread, reducing: ReducingWriter, writer: StoreWriter) -> None:
         try:
             if self.work.items or self.work.texts:
-                self.work.backbone.load()
+                load_model(self.work.backbone, self.work.device)
                 reducing.reducer = with_projections(self.config, self.work, self.progress, self.projections)
+            # Not before the model is there: a load that fails must not cost the records of before.
+            writer.delete(key for key in self.work.replaced if key in writer)
             self.timer = StageTimer()
             self.progress.begin("extract", self.work.to_do)
             for record in self.work.unfillable:
@@ -183,14 +185,15 @@ class _Run:
                 self._forward(ready, of_videos(backbone), thread)
 
     def _forward(self, items: Iterator[Ready | FailedRecord], encode: Encode, thread: WriterThread) -> None:
-        for batch in batches(items, batch_size(self.config, self.work.mode)):
+        size = BatchSize(batch_size(self.config, self.work.mode), self.progress.say)
+        for batch in batches(items, size):
             if isinstance(batch, FailedRecord):
                 thread.put(batch)
                 self._advance(1, thread)
                 continue
             with self.interrupts.shielded():
                 with self.timer.measure("forward"), torch.inference_mode():
-                    records = forward(encode, batch, self.device_to_host)
+                    records = forward(encode, batch, self.device_to_host, size)
                 self._hand_over(records, thread)
         with self.interrupts.shielded():
             self._hand_over([], thread)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ from vfc.cache_schema.values.record import Key
 from vfc.extract.backbone import Encoded
 from vfc.extract.models.determinism import THREADS, determinism
 from vfc.extract.pipeline.device_copy import host
-from vfc.extract.pipeline.forward import Ready, failed, forward
+from vfc.extract.pipeline.forward import BatchSize, Ready, batches, failed, forward
 from vfc.extract.pipeline.prefetch import in_threads
 from vfc.extract.pipeline.source_files import file_identity
 from vfc.extract.pipeline.stage_timer import STAGES, StageTimer
@@ -56,7 +57,54 @@ def test_out_of_memory_is_not_the_fault_of_one_video() -> None:
 
     with pytest.raises(Refused, match=r"Out of memory at the video record of 'a': CUDA out of memory"):
         forward(full, [item("a", 1), item("b", 1)])
-    assert calls == [2]
+    assert calls == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+    ],
+)
+def test_a_batch_that_memory_cannot_hold_halves_until_it_fits_and_loses_nothing(error: Exception) -> None:
+    sizes, said = list[int](), list[str]()
+
+    def small(batch: Batch) -> list[Encoded]:
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise error
+        return doubled(batch)
+
+    size = BatchSize(7, said.append)
+    videos = [item(str(number), number) for number in range(17)]
+    records = [
+        record
+        for batch in batches(videos, size)
+        if isinstance(batch, list)
+        for record in forward(small, batch, None, size)
+    ]
+    assert sizes == [7, 3, 1, 1, 1, 3, 1, 1, 1, 1, *[1] * 10]
+    assert [r.record.key.name for r in records if isinstance(r, FinishedRecord)] == [str(n) for n in range(17)]
+    values = [float(r.record.arrays["y"][0]) for r in records if isinstance(r, FinishedRecord)]
+    assert values == [2.0 * number for number in range(17)]
+    assert len(said) == 1
+    assert "--batch 3" in said[0]
+
+
+def test_a_failed_forward_frees_its_tensors_before_the_next_try() -> None:
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    def large(batch: Batch) -> list[Encoded]:
+        assert not [tensor for tensor in alive if tensor() is not None]
+        activations = torch.zeros(4)
+        alive.append(weakref.ref(activations))
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return doubled(batch)
+
+    assert len(forward(large, [item("a", 1), item("b", 2)])) == 2
 
 
 def test_errors_of_ours_are_told_in_their_own_words() -> None:

@@ -344,6 +344,53 @@ def test_what_no_video_can_survive_ends_the_run_and_keeps_what_was_made(
     assert run().done == 5
 
 
+class Narrow(ToyBackbone):
+    """Holds two videos at once."""
+
+    def encode_videos(self, batch: Sequence[Mapping[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().encode_videos(batch)
+
+
+def test_a_run_goes_on_with_smaller_batches_where_memory_runs_out(run: Run, tmp_path: Path) -> None:
+    said: list[str] = []
+    summary = run(Narrow, said, mode="fast", batch=8)
+    assert (summary.done, summary.failed, summary.exit_code) == (8, (), 0)
+    assert [line for line in said if "Out of memory" in line] == [
+        "Out of memory with 8 videos at once: the batch halves, to 4 now, and again where that is too much. "
+        "--batch 4 begins there."
+    ]
+    assert summary.digest == run(out=tmp_path / "singly", mode="fast", batch=1).digest
+
+
+class TooLarge(ToyBackbone):
+    """A model that memory cannot hold."""
+
+    def load(self) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n(a table)")
+
+
+def test_a_model_that_memory_cannot_hold_is_refused_with_what_helps(run: Run) -> None:
+    with pytest.raises(Refused, match=r"Out of memory while the model is loaded to cpu: .*Tried to allocate") as caught:
+        run(TooLarge)
+    assert caught.value.exit_code == 6
+    assert "--compute-dtype bf16" in caught.value.remedy
+    assert "--layer" in caught.value.remedy
+
+
+def test_a_refresh_whose_model_cannot_be_loaded_costs_no_record(run: Run, videos: Path) -> None:
+    before = run(videos=videos)
+    write_clip(next(iter(sorted(videos.rglob("*.mp4")))), 77)
+    with pytest.raises(Refused):
+        run(TooLarge, videos=videos, refresh=True)
+    with opened(before) as reader:
+        assert (len(reader), reader.digest) == (8, before.digest)
+    again = run(videos=videos, refresh=True)
+    assert (again.done, again.refreshed) == (1, 1)
+    assert again.digest != before.digest
+
+
 # A device whose results arrive later
 
 
