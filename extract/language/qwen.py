@@ -14,6 +14,7 @@ from vfc.cache_schema.values.layout import RAGGED_GRID, array_name
 from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.extract.backbone import Frames, Prepared
 from vfc.extract.frames.qwen_patches import PatchRule, read_patch_rule
+from vfc.extract.models.loading import end_to_end, on_device
 
 from .chat import ChatPrompt, chat_template, read_tokenizer
 from .model import LanguageBackbone
@@ -67,9 +68,20 @@ class QwenBackbone(LanguageBackbone):
         return positions[:, 0, :-1], int(positions[0, 0, -1])
 
     def _encode_vision(self, batch: Sequence[Mapping[str, Tensor]]) -> VisionOutput:
-        pixels = torch.cat([item["pixels"] for item in batch]) if len(batch) > 1 else batch[0]["pixels"]
-        grids = torch.stack([item["grid"] for item in batch]).to(self.compute.device, non_blocking=True)
-        output = self._model.get_video_features(self.compute.moved(pixels), grids, return_dict=True)
+        device = self.compute.device
+        pixels = self.compute.moved(end_to_end([item["pixels"] for item in batch], device))
+        grids = torch.stack([item["grid"] for item in batch])
+        places = _tower_inputs(self._model.visual, grids)
+        if places:
+            # The library splits rows by the grids, on the host: grids on the device would be waited for.
+            flash = self._model.visual.config._attn_implementation.startswith("flash")
+            on_host = () if flash else ("video_cu_seqlens",)
+            places = {name: value if name in on_host else on_device(value, device) for name, value in places.items()}
+            if flash:
+                places["video_max_seqlen"] = int((grids[:, 1] * grids[:, 2]).max())
+        else:
+            grids = on_device(grids, device)
+        output = self._model.get_video_features(pixels, grids, return_dict=True, **places)
         # Later versions of the library return these video by video.
         deeper = getattr(output, "deepstack_features", None) or ()
         features = [layer if isinstance(layer, Tensor) else torch.cat(tuple(layer)) for layer in deeper]
@@ -84,6 +96,34 @@ class QwenBackbone(LanguageBackbone):
     def _side_arrays(self, item: Mapping[str, Tensor]) -> dict[str, Tensor]:
         t, rows, columns = item["grid"].tolist()
         return {"visual.grid": torch.tensor(self.rule.tokens((t, rows, columns))), "visual.seconds": item["seconds"]}
+
+
+def _tower_inputs(visual: Any, grids: Tensor) -> dict[str, Any]:
+    """What the vision tower derives from `grids` `[B, 3]`, on the host; empty for a library that takes none of it.
+
+    Cumulative lengths of the frames, places of the patches, and where the table of positions is read.
+    """
+    try:
+        from transformers import vision_utils as library
+    except ImportError:
+        return {}
+    interpolated = hasattr(visual, "pos_embed")
+    if interpolated and not hasattr(library, "get_vision_interpolation_indices_and_weights"):
+        return {}
+    inputs = {
+        "video_cu_seqlens": library.get_vision_cu_seqlens(grids),
+        "video_position_ids": library.get_vision_position_ids(grids, visual.spatial_merge_size),
+    }
+    if interpolated:
+        indices, weights = library.get_vision_interpolation_indices_and_weights(
+            grids,
+            num_grid_per_side=visual.num_grid_per_side,
+            mode=visual.interpolation_mode,
+            align_corners=visual.interpolation_align_corners,
+            spatial_merge_size=visual.config.spatial_merge_size,
+        )
+        inputs |= {"video_interp_indices": indices, "video_interp_weights": weights}
+    return inputs
 
 
 def _render(tokenizer: Any, template: str) -> Callable[[str], str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vfc.extract.models.layers import NORM
+from vfc.extract.models.loading import on_device
 from vfc.extract.models.taps import Tap, block_tap, captured
 
 from .options import MASKED
@@ -136,9 +138,9 @@ class Runner:
         return streams
 
     def _suffix_rows(self, batch: SuffixBatch) -> SuffixRows:
-        hidden = self.embed(batch.ids.to(self.device, non_blocking=True))
-        positions = batch.positions.to(self.device, non_blocking=True)
-        mask = None if batch.mask is None else batch.mask.to(self.device, non_blocking=True)
+        hidden = self.embed(on_device(batch.ids, self.device))
+        positions = on_device(batch.positions, self.device)
+        mask = None if batch.mask is None else on_device(batch.mask, self.device)
         if mask is not None and self.attention == "eager":
             lowest = torch.finfo(hidden.dtype).min
             mask = torch.zeros(mask.shape, dtype=hidden.dtype, device=mask.device).masked_fill_(~mask, lowest)
@@ -149,17 +151,14 @@ class Runner:
         self, rows: Sequence[TokenRow], vision: VisionOutput, suffixes: Sequence[SuffixRows]
     ) -> dict[str, Tensor]:
         """One forward pass of the library's model; states `[B, P, D]` by layer, as `keep` returns them."""
-        ids, positions, visual = self._padded(rows)
-        hidden = self.embed(ids.to(self.device, non_blocking=True))
+        ids, positions = self._padded(rows)
+        hidden = self.embed(on_device(ids, self.device))
         for r, row in enumerate(rows):
             scattered(hidden[r], row.split.visual, vision.tokens[r])
-        positions = positions.to(self.device, non_blocking=True)
-        more: dict[str, Any] = {}
-        if vision.deeper:
-            marks = visual.to(self.device, non_blocking=True)
-            more = {"visual_pos_masks": marks, "deepstack_visual_embeds": list(vision.deeper)}
+        positions = on_device(positions, self.device)
         taps = {layer: Tap("norm") if layer == NORM else block_tap("layers", layer) for layer in self.layers}
         with (
+            deeper_added(self.model, [row.split.visual for row in rows], vision.deeper),
             suffixes_along(self.model, suffixes, self.layers, self.keep) as cache,
             captured(self.model, taps, self.keep, stop=True) as states,
         ):
@@ -169,22 +168,50 @@ class Runner:
                 position_ids=positions[0] if self.planes == 1 else positions,
                 past_key_values=cache,
                 use_cache=True,
-                **more,
             )
         return states
 
-    def _padded(self, rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids `[B, P]`, positions `[planes, B, P]` and marks of visual tokens `[B, P]`, padded on the right."""
+    def _padded(self, rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
+        """Ids `[B, P]` and positions `[planes, B, P]`, padded on the right."""
         longest = max(len(row.ids) for row in rows)
         ids = torch.zeros(len(rows), longest, dtype=torch.int64)
         positions = torch.zeros(self.planes, len(rows), longest, dtype=torch.int64)
-        visual = torch.zeros(len(rows), longest, dtype=torch.bool)
         for r, row in enumerate(rows):
             ids[r, : len(row.ids)] = row.ids
             positions[:, r, : len(row.ids)] = row.positions
-            for start, stop in row.split.visual:
-                visual[r, start:stop] = True
-        return ids, positions, visual
+        return ids, positions
+
+
+@contextmanager
+def deeper_added(
+    model: nn.Module, runs: Sequence[Sequence[tuple[int, int]]], deeper: Sequence[Tensor]
+) -> Iterator[None]:
+    """Add `deeper[i]` `[N, D]` to the visual tokens between block i + 1 and what follows it, within one forward pass.
+
+    The library does so through a mask, whose places the host must wait for; `runs` are known here. `runs[r]`: the
+    visual tokens of row r; those of all rows are end to end in `deeper[i]`.
+    """
+    following = [*cast("nn.ModuleList", model.layers), cast("nn.Module", model.norm)][1:]
+
+    def adding(features: Tensor) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+            hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+            first = 0
+            for row, row_runs in zip(hidden, runs, strict=True):
+                for start, stop in row_runs:
+                    row[start:stop] += features[first : first + stop - start].to(hidden.dtype)
+                    first += stop - start
+
+        return hook
+
+    # Where the model is cut above the highest tap, the blocks that the last features belong to may be gone.
+    pairs = zip(following, deeper, strict=False)
+    handles = [module.register_forward_pre_hook(adding(features), with_kwargs=True) for module, features in pairs]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _text_rows(row: TokenRow, states: Mapping[str, Tensor]) -> TextRows:

@@ -15,6 +15,7 @@ from vfc.cache_schema.values.record import ArraySpec
 from vfc.extract.backbone import Prepared
 
 from .checkpoint import TOKENIZER, Checkpoint
+from .loading import on_device
 
 TEXTS_PER_FORWARD: Final = 64
 
@@ -114,13 +115,11 @@ def encode_texts(
     encoded: list[dict[str, Tensor]] = []
     for start in range(0, len(batch), TEXTS_PER_FORWARD):
         part = batch[start : start + TEXTS_PER_FORWARD]
-        ids, mask = (
-            torch.stack([item[name] for item in part]).to(device, non_blocking=True) for name in ("ids", "mask")
-        )
+        ids, mask = (on_device(torch.stack([item[name] for item in part]), device) for name in ("ids", "mask"))
         layers, embeddings = run(ids, mask)
         for row, item in enumerate(part):
             length = int(item["eot"]) + 1
-            arrays = {"text.ids": item["ids"][:length].to(device), "text.eot": item["eot"].to(device)}
+            arrays = {"text.ids": item["ids"][:length], "text.eot": item["eot"]}
             if embeddings is not None:
                 arrays["embedding"] = embeddings[row]
             arrays.update({array_name(layer, "text"): tokens[row, :length] for layer, tokens in layers.items()})

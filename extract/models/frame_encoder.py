@@ -14,7 +14,7 @@ from vfc.extract.backbone import Chunking, Frames, Prepared
 from vfc.extract.frames.pixels import PixelRule, read_pixel_rule
 
 from .checkpoint import Checkpoint
-from .loading import Compute
+from .loading import Compute, end_to_end
 
 FRAMES_PER_FORWARD: Final = 64
 
@@ -56,7 +56,7 @@ def over_frames(
     Each item holds `pixels` `[T, 3, h, w]`, T may differ; `run` takes `[n, 3, h, w]` on the device, n at most
     `FRAMES_PER_FORWARD`, and returns arrays of n rows. One clip alone is always cut in the same way.
     """
-    frames = torch.cat([item["pixels"] for item in batch]) if len(batch) > 1 else batch[0]["pixels"]
+    frames = end_to_end([item["pixels"] for item in batch], compute.device)
     parts = [run(compute.moved(part)) for part in frames.split(FRAMES_PER_FORWARD)]
     return divided(joined(parts), [len(item["pixels"]) for item in batch])
 

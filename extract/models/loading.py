@@ -48,7 +48,28 @@ class Compute:
 
     def moved(self, tensor: Tensor) -> Tensor:
         """The tensor on the device in the dtype of the forward pass."""
-        return tensor.to(self.device, self.torch_dtype, non_blocking=True)
+        # Cast on the device: a cast on the way there makes a copy that is not pinned.
+        return on_device(tensor, self.device).to(self.torch_dtype)
+
+
+def on_device(tensor: Tensor, device: str) -> Tensor:
+    """The tensor on the device; a GPU reads it from pinned memory while the host goes on.
+
+    torch reuses pinned memory only once the copies from it have ended.
+    """
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def end_to_end(tensors: Sequence[Tensor], device: str) -> Tensor:
+    """`tensors` `[n, ...]` along their first axis, in pinned memory where the device is a GPU; one alone as it is."""
+    if len(tensors) == 1:
+        return tensors[0]
+    if torch.device(device).type != "cuda":
+        return torch.cat(list(tensors))
+    shape = (sum(map(len, tensors)), *tensors[0].shape[1:])
+    return torch.cat(list(tensors), out=torch.empty(shape, dtype=tensors[0].dtype, pin_memory=True))
 
 
 def on_meta(cls: Any, config: Any, attention: str | None) -> Any:
