@@ -104,6 +104,8 @@ def load(cls: Any, checkpoint: Checkpoint, config: Any, compute: Compute, may_la
     device is missing; MissingPath where there are no weights.
     """
     require_device(compute.device)
+    # A CPU needs no map; to a GPU the weights go one by one, so that this machine never holds the whole model.
+    placed = {} if compute.device == "cpu" else {"device_map": {"": torch.device(compute.device)}}
     with silenced_transformers():
         model, info = cls.from_pretrained(
             checkpoint.folder,
@@ -113,6 +115,7 @@ def load(cls: Any, checkpoint: Checkpoint, config: Any, compute: Compute, may_la
             use_safetensors=checkpoint.weights()[0].suffix == ".safetensors",
             local_files_only=True,
             output_loading_info=True,
+            **placed,
         )
     refuse_missing_weights(
         checkpoint,

@@ -289,6 +289,14 @@ class BackboneSuite(PlainBackboneSuite):
         assert arrays
         assert all(torch.equal(states, whole[name]) for name, states in arrays.items())
 
+    def test_the_host_waits_for_no_value_of_the_device(self, checkpoint: Path) -> None:
+        """On torch's meta device any read of a value by the host raises, as it would block on a GPU."""
+        backbone = self.opened(checkpoint, device="meta")
+        backbone.load()
+        for specs, seeds in ((features(backbone), (1,)), (features(backbone), (1, 2))):
+            for arrays in self.encode(backbone, *seeds):
+                assert all(arrays[spec.name].device.type == "meta" for spec in specs)
+
     def test_recipe_follows_the_weights(self, checkpoint: Path, backbone: Backbone, tmp_path: Path) -> None:
         other = Path(shutil.copytree(checkpoint, tmp_path / checkpoint.name))
         assert self.opened(other).recipe() == backbone.recipe()

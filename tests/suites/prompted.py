@@ -232,6 +232,18 @@ class PromptedSuite(BackboneSuite):
                     for answer in encoded.prompted:
                         self.matches(backbone.specs()["prompted"], answer)
 
+    @pytest.mark.parametrize("batching", ["serial", "packed", "batched", "single"])
+    def test_the_host_waits_for_no_value_of_the_device_with_prompts(self, checkpoint: Path, batching: str) -> None:
+        backbone = self.loaded(checkpoint, device="meta", prompt_batching=batching)
+        items = [backbone.pixels(clip_of(*clip)).tensors for clip in CLIPS]
+        prompts = [[backbone.prompt(text).tensors for text in PROMPTS]] * len(items)
+        for encoded in backbone.encode_prompted(items, prompts):
+            for answer in encoded.prompted:
+                assert all(
+                    rows.device.type == ("cpu" if name in ("text.ids", "text.positions") else "meta")
+                    for name, rows in answer.items()
+                )
+
     def test_rows_are_foretold(self, checkpoint: Path) -> None:
         for frames, height, width in ((4, 48, 64), (3, 40, 30)):
             backbone = self.loaded(checkpoint, num_frames=frames)

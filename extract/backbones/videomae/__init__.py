@@ -23,7 +23,7 @@ from vfc.extract.frames.windows import Windows
 from vfc.extract.models.checkpoint import Checkpoint, locate
 from vfc.extract.models.frame_encoder import FrameEncoder, divided, joined, square_pixel_rule
 from vfc.extract.models.layers import NORM, check_kept, chosen_layers, kept_streams, layer_names, layer_specs
-from vfc.extract.models.loading import Compute, attention_of, load, on_meta
+from vfc.extract.models.loading import Compute, attention_of, end_to_end, load, on_meta
 from vfc.extract.models.recipe import model_recipe
 from vfc.extract.models.taps import block_tap, captured, shortened, transferred
 from vfc.extract.models.window_encoder import WindowEncoder
@@ -110,7 +110,7 @@ class VideomaeBackbone(FrameEncoder):
         """See `Backbone.encode_videos`: the clips of one video one by one, those of several in batches."""
         clips = [self._clips(item["pixels"]) for item in batch]
         size = 1 if len(batch) == 1 else CLIPS_PER_FORWARD
-        arrays = joined([self._forward(part) for part in torch.cat(clips).split(size)])
+        arrays = joined([self._forward(part) for part in end_to_end(clips, self.compute.device).split(size)])
         videos = divided(arrays, [len(of_video) * (self._length // self._tubelet) for of_video in clips])
         rows = [-(-len(item["pixels"]) // self._tubelet) for item in batch]
         return [{name: array[:count] for name, array in one.items()} for one, count in zip(videos, rows, strict=True)]
