@@ -19,7 +19,8 @@ from vfc.extract.decode import Clip, Failure
 from vfc.extract.models.memory import load_model
 
 from .chunked import in_chunks
-from .forward import Ready, forward, of_videos
+from .device_copy import DeviceToHost
+from .forward import BatchSize, Ready, batch_size, batches, forward, of_videos
 from .prefetch import PIXEL_THREADS, decode_workers, decoded, jobs_of, prefetch, prompting_of, ready_item
 from .stage_timer import StageTimer
 from .summary import record_name
@@ -28,7 +29,10 @@ from .worklist import WorkList
 from .writer_thread import FailedRecord, FinishedRecord
 
 CALIBRATED: Final = 4
-"""Videos that a plan decodes and forwards; the first one warms up and is not timed."""
+"""Videos that a plan decodes and forwards, where the run takes them singly; the first one warms up and is not timed.
+
+Where it takes batches: two of those; the first one warms up.
+"""
 CHUNKS: Final = 3
 """Chunks of each, of videos that come in chunks."""
 PROMPTS_COUNTED: Final = 8
@@ -56,10 +60,11 @@ class Calibration:
 
 @dataclass
 class _Measurements:
-    """Seconds of each video by stage, and rows of each ragged array, one per record."""
+    """Seconds of each video by stage, and rows of each ragged array, one per record. The first `warming` warm up."""
 
     work: WorkList
     progress: Progress
+    warming: int = 1
     load: float = 0.0
     seconds: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
     rows: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -80,11 +85,11 @@ class _Measurements:
         self.progress.advance()
 
     def result(self) -> tuple[Calibration | None, dict[str, float]]:
-        """Medians without the first video, and mean rows by array."""
+        """Medians without the videos that warm up, and mean rows by array."""
         if not self.seconds:
             self.progress.say("None of the videos tried could be used, so there is no estimate.")
             return None, {}
-        timed = list(self.seconds.values())[1:] or list(self.seconds.values())
+        timed = list(self.seconds.values())[self.warming :] or list(self.seconds.values())
         medians = {stage: statistics.median(spent[stage] for spent in timed) for stage in timed[0]}
         device = self.work.device
         on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
@@ -97,16 +102,18 @@ class _Measurements:
 def calibrate(config: ExtractConfig, work: WorkList, progress: Progress) -> tuple[Calibration | None, dict[str, float]]:
     """Times and memory of the first videos by hash (the same on every call), and the rows of their ragged arrays."""
     first = sorted({item.video.name for item in work.items}, key=lambda name: Key("video", name).hash128())
-    items = [item for item in work.items if item.video.name in first[:CALIBRATED]]
-    measurements = _Measurements(work, progress)
-    measure = _measure_chunks if in_chunks(config, work.backbone, work.items) else _measure_clips
+    chunked = in_chunks(config, work.backbone, work.items)
+    size = 1 if chunked else batch_size(config, work.mode)
+    items = [item for item in work.items if item.video.name in first[: CALIBRATED if size == 1 else 2 * size]]
+    measurements = _Measurements(work, progress, warming=size)
+    measure = _measure_chunks if chunked else _measure_clips
     measure(config, items, measurements)
     return measurements.result()
 
 
 def _measure_clips(config: ExtractConfig, items: Sequence[WorkItem], measurements: _Measurements) -> None:
-    """Whole clips: all are decoded first, by one process and with nothing else running, then forwarded."""
-    backbone = measurements.work.backbone
+    """Whole clips: all are decoded first, by one process and with nothing else running, then forwarded in batches."""
+    work, backbone = measurements.work, measurements.work.backbone
     jobs = jobs_of(config, items)
     measurements.progress.begin("calibrate", len(jobs), "clips")
     clips: list[tuple[Clip | Failure, float]] = []
@@ -115,40 +122,64 @@ def _measure_clips(config: ExtractConfig, items: Sequence[WorkItem], measurement
         for _, clip in stream:
             clips.append((clip, laps.lap()))
     laps = _Laps()
-    load_model(backbone, measurements.work.device)
+    load_model(backbone, work.device)
     measurements.load = laps.lap()
-    prompting = prompting_of(backbone)
+    prompting, device_to_host = prompting_of(backbone), DeviceToHost(work.device)
+    waiting, costs = list[Ready | FailedRecord](), dict[str, dict[str, float]]()
     for (job, group), (clip, decoding) in zip(jobs, clips, strict=True):
         laps = _Laps()
-        ready = [one for item in group for one in ready_item(backbone, prompting, item, clip)]
-        pixels = laps.lap()
-        records = [record for one in ready for record in _forward(measurements.work, one)]
-        seconds = {"decode": decoding, "pixels": pixels, "forward": laps.lap()}
-        measurements.add(job.name, seconds, records, 1.0)
+        for item in group:
+            waiting += ready_item(backbone, prompting, item, clip, pin=device_to_host.asynchronous)
+        cost = costs.setdefault(job.name, {"decode": 0.0, "pixels": 0.0})
+        cost["decode"] += decoding
+        cost["pixels"] += laps.lap()
+    size = BatchSize(batch_size(config, work.mode), measurements.progress.say)
+    for batch in batches(waiting, size):
+        laps = _Laps()
+        items_of_batch = [batch] if isinstance(batch, FailedRecord) else batch
+        records = _forward(work, items_of_batch, device_to_host, size)
+        each = laps.lap() / len(items_of_batch)
+        names = [item.key.name for item in items_of_batch]
+        for name in dict.fromkeys(names):
+            own = [record for record in records if _key(record).name == name]
+            measurements.add(name, {**costs.pop(name, {}), "forward": each * names.count(name)}, own, 1.0)
 
 
 def _measure_chunks(config: ExtractConfig, items: Sequence[WorkItem], measurements: _Measurements) -> None:
     """The first chunks of the videos, and from them what whole videos would cost."""
     work = measurements.work
     measurements.progress.begin("calibrate", len(items), "videos")
-    laps, timer = _Laps(), StageTimer()
+    laps, timer, device_to_host = _Laps(), StageTimer(), DeviceToHost(work.device)
     load_model(work.backbone, work.device)
     measurements.load = laps.lap()
-    with prefetch(config, work.backbone, items, timer, limit=CHUNKS) as stream:
+    with prefetch(config, work.backbone, items, timer, pin=device_to_host.asynchronous, limit=CHUNKS) as stream:
         for ready in stream:
             laps, before = _Laps(), dict(timer.seconds)
-            records = _forward(work, ready)
+            records = _forward(work, [ready], device_to_host)
             waited = {stage: timer.seconds[stage] - before[stage] for stage in ("decode", "pixels")}
             seconds = {**waited, "forward": laps.lap() - sum(waited.values())}
             share = ready.chunks.share if isinstance(ready, Ready) and ready.chunks is not None else 1.0
             measurements.add(ready.key.name, seconds, records, share)
 
 
-def _forward(work: WorkList, item: Ready | FailedRecord) -> list[FinishedRecord | FailedRecord]:
-    if isinstance(item, FailedRecord):
-        return [item]
+def _forward(
+    work: WorkList,
+    items: Sequence[Ready | FailedRecord],
+    device_to_host: DeviceToHost,
+    size: BatchSize | None = None,
+) -> list[FinishedRecord | FailedRecord]:
+    """The records of a batch, complete on the host."""
+    ready = [item for item in items if isinstance(item, Ready)]
+    if not ready:
+        return [item for item in items if isinstance(item, FailedRecord)]
     with torch.inference_mode():
-        return forward(of_videos(work.backbone), [item])
+        records = forward(of_videos(work.backbone), ready, device_to_host, size)
+    device_to_host.wait()
+    return records
+
+
+def _key(record: FinishedRecord | FailedRecord) -> Key:
+    return record.key if isinstance(record, FailedRecord) else record.record.key
 
 
 class _Laps:

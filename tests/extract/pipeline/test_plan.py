@@ -3,11 +3,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections import namedtuple
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import torch
 from suites.checkpoints import clip_checkpoint, image_checkpoint, videomae_checkpoint
 from suites.language import qwen3_checkpoint
 from suites.toy import WIDTH, ToyBackbone, toy_family, write_clip, write_clips
@@ -80,6 +81,27 @@ def test_a_plan_sees_what_is_there_and_what_failed(planned: Planning, settings: 
     assert (video.wanted, video.there, video.failed, video.to_do) == (8, 6, 1, 1)
     (video,) = planned(videos=videos, retry_failed=True).kinds
     assert (video.failed, video.to_do) == (0, 2)
+
+
+class Noted(ToyBackbone):
+    """Notes how many videos come at once."""
+
+    sizes: ClassVar[list[int]] = []
+
+    def encode_videos(self, batch: Sequence[Mapping[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+        self.sizes.append(len(batch))
+        return super().encode_videos(batch)
+
+
+@pytest.mark.parametrize(("mode", "batch", "sizes"), [("fast", 2, [2, 2]), ("deterministic", None, [1, 1, 1, 1])])
+def test_calibration_takes_the_batches_of_the_run(
+    planned: Planning, mode: str, batch: int | None, sizes: list[int]
+) -> None:
+    Noted.sizes = []
+    measured = planned(Noted, mode=mode, batch=batch).calibration
+    assert Noted.sizes == sizes
+    assert measured is not None
+    assert measured.videos == sum(sizes)
 
 
 def test_calibration_measures_and_can_be_left_out(planned: Planning) -> None:
