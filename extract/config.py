@@ -187,7 +187,7 @@ class ExtractConfig:
         "Performance",
     )
     decode_workers: int | None = setting(
-        None, "Processes that decode videos; default: one per core, 8 at most", "Performance"
+        None, "Processes that decode videos; default: two fewer than cores, 2 to 32", "Performance"
     )
     seconds_per_video: float = setting(
         60.0, "Time limit of the decoder per video, or per chunk of a long one", "Performance"

@@ -74,7 +74,7 @@ class VideoLlavaBackbone(LanguageBackbone):
         return 1 + self._grid * self._grid
 
     def _vision_inputs(self, clip: Frames) -> Prepared:
-        return Prepared({"pixels": self.rule(clip.frames)}, {})
+        return Prepared({"pixels": self.compute.pixels(self.rule, clip.frames)}, {})
 
     def _video_ids(self, frames: int, height: int, width: int, indices: Sequence[int], fps: float) -> list[int]:
         return [self.video_token] * (frames * self._tokens)
@@ -84,7 +84,9 @@ class VideoLlavaBackbone(LanguageBackbone):
             output = self._model.get_video_features(pixel_values_videos=pixels[None], return_dict=True)
             return {"tokens": output.pooler_output}
 
-        return VisionOutput([arrays["tokens"].flatten(0, 1) for arrays in over_frames(batch, run, self.compute)])
+        return VisionOutput(
+            [arrays["tokens"].flatten(0, 1) for arrays in over_frames(batch, run, self.compute, self.rule)]
+        )
 
     def _visual_spec(self, layer: str) -> ArraySpec:
         layout = Layout(FRAME_MAJOR, 1, (self._grid, self._grid))

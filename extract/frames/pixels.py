@@ -8,6 +8,7 @@ read from the checkpoint's own JSON (see `processor_file`).
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -68,6 +69,10 @@ class PixelRule:
 
         Raises BadInput for anything but uint8 `[T, H, W, 3]`. Safe to call from several threads.
         """
+        return self.normalise(self.resized(frames))
+
+    def resized(self, frames: npt.NDArray[Any] | Tensor) -> Tensor:
+        """The same without `normalise`: uint8 `[T, 3, h, w]`, a quarter of the bytes; float32 with `rescale_first`."""
         x = torch.as_tensor(frames)
         if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[-1] != 3 or 0 in x.shape:
             raise BadInput(
@@ -79,7 +84,7 @@ class PixelRule:
         x = self._resize(x)
         for crop in self.crops:
             x = centre_crop(x, crop)
-        return self._normalise(x)
+        return x
 
     def _resize(self, x: Tensor) -> Tensor:
         old = (x.shape[-2], x.shape[-1])
@@ -89,21 +94,26 @@ class PixelRule:
         # On uint8 this is torch's fixed-point kernel: the float kernel, then rounding, gives other grey levels.
         return torch.nn.functional.interpolate(x, new, mode=self.resample, align_corners=False, antialias=True)
 
-    def _normalise(self, x: Tensor) -> Tensor:
+    def normalise(self, x: Tensor) -> Tensor:
+        """Pixel values float32 of `resized` ones `[..., 3, h, w]`, with the same bits on every device."""
         rescale = None if self.rescale_first else self.rescale
-        mean, std = (None if v is None else torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
-        if rescale is not None and mean is not None and std is not None and not self.offset:
-            # (x / 255 - mean) / std differs from this in the last bits.
-            mean, scaled_std = mean * (1.0 / rescale), std * (1.0 / rescale)
-            x = x.to(torch.float32).sub_(mean).div_(scaled_std)
-        else:
-            if rescale is not None:
-                x = x * rescale - self.offset if self.offset else x * rescale
-            if mean is not None and std is not None:
-                x = x.to(torch.float32, copy=True).sub_(mean).div_(std)
+        fused = rescale is not None and self.mean is not None and self.std is not None and not self.offset
+        # (x / 255 - mean) / std differs from the fused steps in the last bits.
+        factor = 1.0 / rescale if fused and rescale is not None else 1.0
+        if rescale is not None and not fused:
+            x = x * rescale - self.offset if self.offset else x * rescale
+        if self.mean is not None and self.std is not None:
+            mean, std = (_per_channel(values, factor, x.device) for values in (self.mean, self.std))
+            x = x.to(torch.float32, copy=True).sub_(mean).div_(std)
         if self.second_std is not None:
-            x = x.to(torch.float32).div(torch.tensor(self.second_std).view(-1, 1, 1))
-        return (x.flip(1) if self.bgr else x).to(torch.float32).contiguous()
+            x = x.to(torch.float32).div(_per_channel(self.second_std, 1.0, x.device))
+        return (x.flip(-3) if self.bgr else x).to(torch.float32).contiguous()
+
+
+@functools.lru_cache(maxsize=64)
+def _per_channel(values: tuple[float, ...], factor: float, device: torch.device) -> Tensor:
+    """`factor * values` `[3, 1, 1]`, computed on the CPU and copied to the device once."""
+    return (torch.tensor(values) * factor).view(-1, 1, 1).to(device)
 
 
 def resized(height: int, width: int, shortest: int, longest: int | None = None) -> tuple[int, int]:

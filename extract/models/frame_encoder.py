@@ -30,12 +30,12 @@ class FrameEncoder(ABC):
         """Arrays of n rows, of `pixels` `[n, 3, h, w]` on the device."""
 
     def pixels(self, clip: Frames) -> Prepared:
-        """See `Backbone.pixels`: `pixels` float32 `[T, 3, h, w]`."""
-        return Prepared({"pixels": self.rule(clip.frames)}, {})
+        """See `Backbone.pixels`: `pixels` `[T, 3, h, w]`, float32; for a GPU as `Compute.pixels` leaves them."""
+        return Prepared({"pixels": self.compute.pixels(self.rule, clip.frames)}, {})
 
     def encode_videos(self, batch: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
         """See `Backbone.encode_videos`."""
-        return over_frames(batch, self._forward, self.compute)
+        return over_frames(batch, self._forward, self.compute, self.rule)
 
     @property
     def chunking(self) -> Chunking:
@@ -49,15 +49,19 @@ class FrameEncoder(ABC):
 
 
 def over_frames(
-    batch: Sequence[Mapping[str, Tensor]], run: Callable[[Tensor], dict[str, Tensor]], compute: Compute
+    batch: Sequence[Mapping[str, Tensor]],
+    run: Callable[[Tensor], dict[str, Tensor]],
+    compute: Compute,
+    rule: PixelRule | None = None,
 ) -> list[dict[str, Tensor]]:
     """Run an image network over the frames of several clips, and return the rows of each clip.
 
-    Each item holds `pixels` `[T, 3, h, w]`, T may differ; `run` takes `[n, 3, h, w]` on the device, n at most
-    `FRAMES_PER_FORWARD`, and returns arrays of n rows. One clip alone is always cut in the same way.
+    Each item holds `pixels` `[T, 3, h, w]`, T may differ; uint8 ones are normalised by `rule`. `run` takes
+    `[n, 3, h, w]` on the device, n at most `FRAMES_PER_FORWARD`, and returns arrays of n rows. One clip alone is always
+    cut in the same way.
     """
     frames = end_to_end([item["pixels"] for item in batch], compute.device)
-    parts = [run(compute.moved(part)) for part in frames.split(FRAMES_PER_FORWARD)]
+    parts = [run(compute.moved(part, rule)) for part in frames.split(FRAMES_PER_FORWARD)]
     return divided(joined(parts), [len(item["pixels"]) for item in batch])
 
 

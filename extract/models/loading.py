@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.extract.backbone import BackboneOptions
+from vfc.extract.frames.pixels import PixelRule
 
 from .checkpoint import Checkpoint
 
@@ -46,10 +48,18 @@ class Compute:
         """The dtype in torch's terms."""
         return COMPUTE[self.dtype]
 
-    def moved(self, tensor: Tensor) -> Tensor:
-        """The tensor on the device in the dtype of the forward pass."""
+    def pixels(self, rule: PixelRule, frames: npt.NDArray[Any] | Tensor) -> Tensor:
+        """Pixels `[T, 3, h, w]` of frames `[T, H, W, 3]`: float32, for a GPU uint8, which `moved` normalises there."""
+        on_cpu = torch.device(self.device).type == "cpu" or rule.rescale_first
+        return rule(frames) if on_cpu else rule.resized(frames)
+
+    def moved(self, tensor: Tensor, rule: PixelRule | None = None) -> Tensor:
+        """The tensor on the device in the dtype of the forward pass; uint8 pixels are normalised there by `rule`."""
         # Cast on the device: a cast on the way there makes a copy that is not pinned.
-        return on_device(tensor, self.device).to(self.torch_dtype)
+        moved = on_device(tensor, self.device)
+        if rule is not None and tensor.dtype == torch.uint8:
+            moved = rule.normalise(moved)
+        return moved.to(self.torch_dtype)
 
 
 def on_device(tensor: Tensor, device: str) -> Tensor:

@@ -38,8 +38,13 @@ Prompting = Callable[[str], Prepared]
 
 
 def decode_workers(config: ExtractConfig) -> int:
-    """How many processes decode: as set, else one per core, 8 at most."""
-    return config.decode_workers or min(8, os.cpu_count() or 1)
+    """How many processes decode: as set, else as `usual_workers` says."""
+    return config.decode_workers or usual_workers(os.cpu_count() or 1)
+
+
+def usual_workers(cores: int) -> int:
+    """Two cores are left to the forward and the writer, where there are more than three; 32 at most."""
+    return min(cores, max(2, cores - 2), 32)
 
 
 def jobs_of(config: ExtractConfig, items: Iterable[WorkItem]) -> list[tuple[Job, tuple[WorkItem, ...]]]:

@@ -21,6 +21,7 @@ from vfc.cache_schema.values.errors import BadInput, MissingPath
 from vfc.cache_schema.values.layout import FRAME_MAJOR, PATCH_MAJOR, RAGGED_GRID, STEPS, TOKENS, Layout
 from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec
 from vfc.extract.backbone import Backbone, BackboneOptions, find_family, open_backbone
+from vfc.extract.frames.pixels import PixelRule
 from vfc.extract.models.taps import TRANSFER
 
 SIDE = {"int64": torch.int64, "int32": torch.int32, "uint8": torch.uint8, "float64": torch.float64}
@@ -296,6 +297,20 @@ class BackboneSuite(PlainBackboneSuite):
         for specs, seeds in ((features(backbone), (1,)), (features(backbone), (1, 2))):
             for arrays in self.encode(backbone, *seeds):
                 assert all(arrays[spec.name].device.type == "meta" for spec in specs)
+
+    def test_pixels_for_a_gpu_give_the_same_bits(self, checkpoint: Path, backbone: Backbone) -> None:
+        """They leave the CPU as uint8 where the rule allows, and are normalised by the forward."""
+        device: Any = self.opened(checkpoint, device="meta")
+        for seed in (1, 2):
+            prepared = device.pixels(clip_of(seed)).tensors
+            plain = backbone.pixels(clip_of(seed)).tensors
+            sizes = {name: (prepared[name].nbytes, plain[name].nbytes) for name in plain}
+            rule = getattr(device, "rule", None)
+            if isinstance(rule, PixelRule) and not rule.rescale_first:
+                name = "rgb" if "rgb" in plain else "pixels"
+                assert prepared[name].dtype == torch.uint8
+                assert 4 * sizes[name][0] == sizes[name][1]
+            assert equal(backbone.encode_videos([prepared])[0], backbone.encode_videos([plain])[0])
 
     def test_recipe_follows_the_weights(self, checkpoint: Path, backbone: Backbone, tmp_path: Path) -> None:
         other = Path(shutil.copytree(checkpoint, tmp_path / checkpoint.name))

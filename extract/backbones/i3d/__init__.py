@@ -102,7 +102,7 @@ class I3dBackbone:
         """See `Backbone.pixels`: `rgb` `[T, 3, h, w]`, `flow` `[T, 2, h, w]` or one less of it, `seconds` `[T]`."""
         tensors = {SECONDS: torch.from_numpy(np.array(clip.seconds, np.float64))}
         if "rgb" in self.streams:
-            tensors["rgb"] = self.rule(clip.frames)
+            tensors["rgb"] = self.compute.pixels(self.rule, clip.frames)
         if self._flow is not None:
             fields = self._flow(clip.frames, str(getattr(clip, "name", "")), clip.indices.tolist())
             tensors["flow"] = normalised(fields, self.rule)
@@ -127,7 +127,11 @@ class I3dBackbone:
         yield from over_windows(without_overlap(), self.windows, self.streams, self._vector)
 
     def _vector(self, window: Mapping[str, Tensor]) -> Tensor:
-        inputs = {name: self.compute.moved(window[name]).transpose(0, 1)[None] for name in self._models}
+        # Flow comes normalised.
+        rules = {"rgb": self.rule}
+        inputs = {
+            name: self.compute.moved(window[name], rules.get(name)).transpose(0, 1)[None] for name in self._models
+        }
         vectors = [model.vectors(inputs[name]).mean(dim=1) for name, model in self._models.items()]
         return transferred(torch.cat(vectors, dim=1), self._storage)
 

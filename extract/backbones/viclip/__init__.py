@@ -24,7 +24,7 @@ from vfc.extract.frames.windows import Windows
 from vfc.extract.models.checkpoint import locate
 from vfc.extract.models.clip_tokenizer import encode_texts, text_specs
 from vfc.extract.models.layers import check_kept, chosen_layers, kept_streams, layer_names, layer_specs
-from vfc.extract.models.loading import Compute, require_device
+from vfc.extract.models.loading import Compute, end_to_end, require_device
 from vfc.extract.models.recipe import model_recipe
 from vfc.extract.models.taps import transferred
 from vfc.extract.models.window_encoder import WindowEncoder
@@ -126,8 +126,8 @@ class ViclipBackbone:
             self._text = self._tower(TextTower, "text", TEXT)
 
     def pixels(self, clip: Frames) -> Prepared:
-        """See `Backbone.pixels`: `pixels` float32 `[T, 3, h, w]`."""
-        return Prepared({"pixels": self.rule(clip.frames)}, {})
+        """See `Backbone.pixels`: `pixels` `[T, 3, h, w]`, float32; for a GPU as `Compute.pixels` leaves them."""
+        return Prepared({"pixels": self.compute.pixels(self.rule, clip.frames)}, {})
 
     @torch.inference_mode()
     def encode_videos(self, batch: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
@@ -135,7 +135,7 @@ class ViclipBackbone:
         clips = [item["pixels"] for item in batch]
         if len({len(clip) for clip in clips}) > 1:
             return [self._videos(clip[None])[0] for clip in clips]
-        return self._videos(torch.stack(clips))
+        return self._videos(end_to_end([clip[None] for clip in clips], self.compute.device))
 
     def tokens(self, text: str) -> Prepared:
         """See `TextBackbone.tokens`, and `Texts`."""
@@ -205,7 +205,7 @@ class ViclipBackbone:
     def _videos(self, clips: Tensor) -> list[dict[str, Tensor]]:
         assert self._vision is not None, "load() comes first"
         layers, embeddings = self._vision(
-            self.compute.moved(clips),
+            self.compute.moved(clips, self.rule),
             self._layers["visual"],
             lambda x: transferred(x, self._storage),
             embed=self._embeds["visual"],

@@ -140,7 +140,7 @@ class VideomaeBackbone(FrameEncoder):
 
         frames: dict[str, Tensor] = {}
         with captured(self._model, self._taps, keep, stop=not self._pooled) as states:
-            last = self._model(pixel_values=self.compute.moved(pixels)).last_hidden_state
+            last = self._model(pixel_values=self.compute.moved(pixels, self.rule)).last_hidden_state
             frames["frames"] = transferred(last.reshape(-1, tokens, last.shape[-1]).mean(dim=1), self._storage)
         return {**frames, **{array_name(layer, "visual"): states[layer] for layer in self.layers}}
 

@@ -34,7 +34,8 @@ class _Reads:
         self.num_bytes: dict[str, int] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        num_bytes, opened = self.num_bytes, safetensors.safe_open(*args, **kwargs)
+        num_bytes = self.num_bytes
+        opened: Any = safetensors.safe_open(*args, **kwargs)
 
         class Slice:
             def __init__(self, name: str) -> None:

@@ -21,6 +21,7 @@ from vfc.extract.config import ExtractConfig, PlanConfig
 from vfc.extract.decode import Decoders
 from vfc.extract.pipeline import prefetch as prefetch_module
 from vfc.extract.pipeline.plan import Plan, free_bytes, plan
+from vfc.extract.pipeline.prefetch import usual_workers
 from vfc.extract.pipeline.run import extract
 
 EACH = 4 * WIDTH * 2  # four frames of fp16
@@ -81,6 +82,11 @@ def test_a_plan_sees_what_is_there_and_what_failed(planned: Planning, settings: 
     assert (video.wanted, video.there, video.failed, video.to_do) == (8, 6, 1, 1)
     (video,) = planned(videos=videos, retry_failed=True).kinds
     assert (video.failed, video.to_do) == (0, 2)
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 2), (3, 2), (4, 2), (8, 6), (16, 14), (128, 32)])
+def test_decoders_leave_two_cores_to_the_rest(cores: int, workers: int) -> None:
+    assert usual_workers(cores) == workers
 
 
 class Noted(ToyBackbone):
