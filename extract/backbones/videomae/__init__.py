@@ -23,7 +23,7 @@ from vfc.extract.frames.windows import Windows
 from vfc.extract.models.checkpoint import Checkpoint, locate
 from vfc.extract.models.frame_encoder import FrameEncoder, divided, joined, square_pixel_rule
 from vfc.extract.models.layers import NORM, check_kept, chosen_layers, kept_streams, layer_names, layer_specs
-from vfc.extract.models.loading import Compute, attention_of, end_to_end, load, on_meta
+from vfc.extract.models.loading import Compute, attention_of, end_to_end, load, on_device, on_meta
 from vfc.extract.models.recipe import model_recipe
 from vfc.extract.models.taps import block_tap, captured, shortened, transferred
 from vfc.extract.models.window_encoder import WindowEncoder
@@ -100,6 +100,9 @@ class VideomaeBackbone(FrameEncoder):
         cls = self._class if needs_all else shortened(self._class, self._taps[self.layers[-1]].module)
         read = load_original if is_original(self.checkpoint) else load
         self._model = read(cls, self.checkpoint, self._config, self.compute, () if needs_all else ("layernorm.",))
+        # The library's table is no buffer: it would be copied to the device in every forward.
+        embeddings = self._model.embeddings
+        embeddings.position_embeddings = on_device(embeddings.position_embeddings, self.compute.device)
 
     @property
     def chunking(self) -> Chunking:

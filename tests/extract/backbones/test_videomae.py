@@ -239,3 +239,11 @@ def test_contradictions_are_refused(tmp_path: Path, options: dict[str, Any], mes
     checkpoint = videomae(tmp_path / "tiny")
     with pytest.raises(BadInput, match=message):
         open_backbone("videomae", BackboneOptions(str(checkpoint), **{"num_frames": 4, **options}))
+
+
+def test_the_table_of_positions_is_on_the_device_before_the_first_forward(tmp_path: Path) -> None:
+    backbone: Any = open_backbone(
+        "videomae", BackboneOptions(str(videomae(tmp_path / "tiny")), num_frames=4, device="meta")
+    )
+    backbone.load()
+    assert backbone._model.embeddings.position_embeddings.device.type == "meta"
