@@ -121,7 +121,8 @@ class Head(AnticipationHead):
                 f"A window of {steps} observed steps does not fit into {len(self.positions)} learned positions.",
                 f"Give a larger --stride, or --positions {steps}.",
             )
-        x = functional.relu(self.read(batch.visual))
+        # Attention gives padding the weight 0, and 0 times a number that is none is none.
+        x = functional.relu(self.read(torch.where(batch.valid[..., None], batch.visual, 0)))
         for layer in self.encoder:
             x = layer(x, self.positions[:steps], ~batch.valid)
         return x

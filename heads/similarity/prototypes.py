@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .token_distances import Distance, TokenDistances, mpmm, pairwise
+from .token_distances import Distance, TokenDistances, pairwise
 
 PadPolicy = Literal["mask", "literal"]
 
@@ -113,13 +113,36 @@ def _unit(rows: Tensor) -> Tensor:
 def adaptive_alpha(visual: TokenDistances, text: TokenDistances, peers: Tensor | None) -> Tensor:
     """Alpha `[B, G]` of Eq. 12: 0.1 if the visual branch matches better than the text branch, else 0.9.
 
-    The distance of a branch is MPMM averaged over the pairs (class, query) of a group of queries, with `u` = number of
-    visual tokens in both branches. The paper's sentence after Eq. 12 says the opposite of the equation; its motivation
-    agrees with the equation, which is followed here.
+    The distance of a branch is averaged over the pairs (class, query) of a group of queries. Of a pair it is the mean
+    of the largest nearest-neighbour distances, as many in both branches as the pair has visual tokens (Eq. 11): those
+    of the prototype one way, those of the query the other way. The paper, where each video has 8, names one number.
+    The paper's sentence after Eq. 12 says the opposite of the equation; its motivation agrees with the equation, which
+    is followed here.
     """
-    count = visual.distance.shape[-1]
-    means = [gather_peers(mpmm([branch], u=count).mean(dim=-1), peers).mean(dim=-1) for branch in (visual, text)]
+    visual_to_query, visual_to_support = visual.nearest()
+    counts = _count(visual_to_query, visual.support_valid), _count(visual_to_support, visual.query_valid)
+    means = []
+    for branch in (visual, text):
+        to_query, to_support = branch.nearest()
+        pairs = _largest(to_query, branch.support_valid, counts[0], visual_to_query.shape[-1])
+        pairs = pairs + _largest(to_support, branch.query_valid, counts[1], visual_to_support.shape[-1])
+        means.append(gather_peers(pairs.mean(dim=-1), peers).mean(dim=-1))
     return torch.where(means[0] < means[1], 0.1, 0.9)
+
+
+def _count(values: Tensor, valid: Tensor | None) -> Tensor:
+    """How many of `values [..., L]` are no padding, `[...]`."""
+    return torch.full_like(values[..., 0], values.shape[-1], dtype=torch.int64) if valid is None else valid.sum(dim=-1)
+
+
+def _largest(values: Tensor, valid: Tensor | None, count: Tensor, most: int) -> Tensor:
+    """Mean of the `count [...]` largest valid values of `[..., L]`, or of all if fewer; no count is above `most`."""
+    count = torch.minimum(count, _count(values, valid)).clamp(min=1)
+    if valid is not None:
+        values = values.masked_fill(~valid, -torch.inf)
+    top = values.topk(min(values.shape[-1], most), dim=-1).values
+    used = torch.arange(top.shape[-1], device=top.device) < count[..., None]
+    return torch.where(used, top, 0).sum(dim=-1) / count
 
 
 def prototype_distances(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.contract.head import Head
@@ -56,6 +57,35 @@ class AnticipationHeadSuite(HeadSuite):
             actions=actions.masked_fill(~there, -1),
             durations=durations / durations.sum(dim=1, keepdim=True),
         )
+
+    def ragged(self, poison: float) -> WindowBatch:
+        """Two more steps of padding than the longest window needs."""
+        batch = self.batch(seed=11)
+        assert batch.observed_labels is not None
+        valid = functional.pad(batch.valid, (0, 2), value=False)
+        visual = functional.pad(batch.visual, (0, 0, 0, 2))
+        return replace(
+            batch,
+            visual=torch.where(valid[..., None], visual, poison),
+            valid=valid,
+            observed_labels=functional.pad(batch.observed_labels, (0, 2), value=-1),
+            past=functional.pad(batch.past, (0, 2), value=-100),
+        )
+
+    def trimmed(self, batch: WindowBatch) -> WindowBatch:
+        cut = self.selected(batch, torch.arange(len(batch.valid)))
+        segments = int((cut.actions >= 0).sum(dim=1).max())
+        return replace(cut, actions=cut.actions[:, :segments], durations=cut.durations[:, :segments])
+
+    def shares(self, head: Head, batch: WindowBatch) -> Mapping[str, Tensor]:
+        """Means over steps, over answers and over segments, of which windows have different numbers."""
+        classes, _ = targets(batch, head.queries, self.classes)  # type: ignore[arg-type]
+        steps = (batch.past >= 0).sum(dim=1)
+        return {
+            **dict.fromkeys(("past", "past text", "past visual"), steps),
+            "action": (classes >= 0).sum(dim=1),
+            "duration": ((classes >= 0) & (classes != self.classes)).sum(dim=1),
+        }
 
     def selected(self, batch: WindowBatch, order: Tensor) -> WindowBatch:
         """Only these windows; steps that are padding in all of them are cut off, as the task does."""

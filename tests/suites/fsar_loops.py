@@ -191,12 +191,13 @@ def otam(query: Sequence[Tensor], proto: Sequence[Tensor], smoothing: float, dis
 
 
 def gate(queries: Sequence[Sequence[Tensor]], protos: Sequence[Sequence[Tensor]], distance: str = "euclidean") -> float:
-    """Eq. 11 averaged over all pairs, Eq. 12."""
+    """Eq. 11 averaged over all pairs, Eq. 12; each direction takes as many distances as its side has frames."""
     sums = [0.0, 0.0]
     for query in queries:
         for proto in protos:
             for branch in (0, 1):
-                for values in charges(query[branch], proto[branch], distance):
-                    count = min(len(proto[0]), len(values))
+                of_both = charges(query[branch], proto[branch], distance)
+                for values, frames in zip(of_both, (len(proto[0]), len(query[0])), strict=True):
+                    count = min(frames, len(values))
                     sums[branch] += sum(sorted(values, reverse=True)[:count]) / count
     return 0.1 if sums[0] < sums[1] else 0.9

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from safetensors.torch import save_file
+from suites import padding
 from torch import Tensor, nn
 
 from vfc.cache_schema.values.errors import Damaged, UnknownName
@@ -42,6 +43,8 @@ class HeadSuite(ABC):
     bf16_tolerance: ClassVar[float] = 0.05
     overfit_steps: ClassVar[int] = 100
     overfit_lr: ClassVar[float] = 1e-2
+    of_the_batch: ClassVar[Mapping[str, str]] = {}
+    """Loss terms that the method defines over all tasks of a batch, and how: not a mean of what each task has."""
 
     @abstractmethod
     def batch(self, tasks: int = 4, seed: int = 0) -> Any:
@@ -50,6 +53,18 @@ class HeadSuite(ABC):
     @abstractmethod
     def selected(self, batch: Any, order: Tensor) -> Any:
         """Only the tasks at `order`, in this order, with nothing of the others left in the batch."""
+
+    def ragged(self, poison: float) -> Any:
+        """Four tasks of different size where the head takes such, padded further than needed, padding of `poison`."""
+        return self.batch(seed=11)
+
+    def trimmed(self, batch: Any) -> Any:
+        """The same tasks without what is padding in all of them."""
+        return batch
+
+    def shares(self, head: Head, batch: Any) -> Mapping[str, Tensor]:
+        """Loss term -> how much each task of a batch counts in it, where that is not the same for all."""
+        return {}
 
     @abstractmethod
     def without_answers(self, batch: Any) -> Any:
@@ -114,6 +129,43 @@ class HeadSuite(ABC):
             for i in range(len(order)):
                 alone = head.scores(self.selected(batch, order[i : i + 1]))
                 torch.testing.assert_close(alone, scores[order[i : i + 1]], rtol=1e-4, atol=1e-5)
+
+    def test_padding_changes_no_score_and_no_loss(self) -> None:
+        head, batch = self.head().eval(), self.ragged(float("nan"))
+        if head.transductive and self.task_is_one_query:
+            pytest.skip("declared transductive")
+
+        def loss_of(some: Any) -> dict[str, Tensor]:
+            torch.manual_seed(0)
+            return dict(head.loss(some))
+
+        each = [self.trimmed(self.selected(batch, torch.tensor([i]))) for i in range(4)]
+        shares = self.shares(head, batch)
+        with torch.no_grad():
+            alone = torch.cat([head.scores(one) for one in each])
+            torch.testing.assert_close(head.scores(batch), alone, rtol=1e-5, atol=1e-5)
+            terms, parts = loss_of(batch), [loss_of(one) for one in each]
+        for name, term in terms.items():
+            share = shares.get(name, torch.ones(4)).double()
+            values = torch.stack([part.get(name, torch.zeros(())) for part in parts]).double()
+            mean = torch.where(share > 0, share * values, 0).sum() / share.sum()
+            if name not in self.of_the_batch:
+                torch.testing.assert_close(term.double(), mean, rtol=1e-5, atol=1e-5)
+
+    def test_padding_changes_no_gradient(self) -> None:
+        head, gradients = self.head().eval(), []
+        self.trainable(head)
+        for batch in (self.ragged(1e30), self.trimmed(self.ragged(0.0))):
+            head.zero_grad()
+            torch.manual_seed(0)
+            self.total(head, batch).backward()
+            gradients.append({name: p.grad for name, p in head.named_parameters() if p.grad is not None})
+        assert gradients[0].keys() == gradients[1].keys()
+        # Some gradients are 0 but for rounding: that of the bias of a key, of a weight behind a gate that is shut.
+        largest = max(float(gradient.abs().max()) for gradient in gradients[1].values())
+        for name, gradient in gradients[0].items():
+            scale = gradients[1][name].abs().max().clamp(min=1e-3 * largest)
+            torch.testing.assert_close(gradient / scale, gradients[1][name] / scale, rtol=0, atol=1e-4)
 
     def test_scores_do_not_read_the_answers(self) -> None:
         head, batch = self.head().eval(), self.batch()
@@ -188,6 +240,16 @@ class EpisodicHeadSuite(HeadSuite):
         target = torch.arange(self.way).repeat_interleave(self.queries).expand(tasks, -1)
         return EpisodeBatch(videos, support, places[:, self.way * self.shot :], target)
 
+    def ragged(self, poison: float) -> EpisodeBatch:
+        """Every clip has its own number of steps, of tokens and of text rows, if the head takes masks."""
+        batch = self.batch(seed=11)
+        if not self.head().masks:
+            return batch
+        return replace(batch, videos=padding.ragged_videos(self.specs, len(batch.videos["visual"]), poison))
+
+    def trimmed(self, batch: EpisodeBatch) -> EpisodeBatch:
+        return replace(batch, videos=padding.trimmed(batch.videos))
+
     def selected(self, batch: EpisodeBatch, order: Tensor) -> EpisodeBatch:
         support, query = batch.support[order], batch.query[order]
         used, places = torch.cat([support.flatten(), query.flatten()]).unique(return_inverse=True)
@@ -235,6 +297,18 @@ class EpisodicHeadSuite(HeadSuite):
             some = head.encode({role: values[:2] for role, values in batch.videos.items()})
             for name, values in encoded.items():
                 torch.testing.assert_close(some[name], values[:2], rtol=1e-4, atol=1e-5)
+
+    def test_a_padded_clip_is_encoded_as_it_is_alone(self) -> None:
+        head, videos = self.head().eval(), self.ragged(float("nan")).videos
+        assert isinstance(head, EpisodicHead)
+        with torch.no_grad():
+            encoded = head.encode(videos)
+            for clip in range(6):
+                alone = head.encode(padding.without_padding(videos, clip))
+                for name, values in alone.items():
+                    valid = encoded.get(f"{name}.valid")
+                    padded = encoded[name][clip] if valid is None else encoded[name][clip][valid[clip]]
+                    torch.testing.assert_close(padded, values[0], rtol=1e-5, atol=1e-5)
 
     def test_a_clip_of_the_support_is_given_its_class(self) -> None:
         """Untrained, or after training on such tasks: not so if a distance is a logit without its minus sign."""
@@ -292,6 +366,14 @@ class ClassifierHeadSuite(HeadSuite):
     def selected(self, batch: classification.ClipBatch, order: Tensor) -> classification.ClipBatch:
         return replace(batch, clips={role: v[order] for role, v in batch.clips.items()}, labels=batch.labels[order])
 
+    def ragged(self, poison: float) -> classification.ClipBatch:
+        """Clips have one size, as they are served to these heads; texts of classes differ in their number of rows."""
+        batch = self.batch(seed=11)
+        return replace(batch, classes=padding.ragged_texts(batch.classes, poison))
+
+    def trimmed(self, batch: classification.ClipBatch) -> classification.ClipBatch:
+        return replace(batch, classes=padding.trimmed(batch.classes))
+
     def without_answers(self, batch: classification.ClipBatch) -> classification.ClipBatch:
         return replace(batch, labels=torch.zeros_like(batch.labels))
 
@@ -314,6 +396,17 @@ class ClassifierHeadSuite(HeadSuite):
         )
         with torch.no_grad():
             torch.testing.assert_close(head.scores(turned), head.scores(batch)[:, order], rtol=1e-4, atol=1e-5)
+
+    def test_the_text_of_a_class_is_read_as_it_is_alone(self) -> None:
+        head, batch = self.head().eval(), self.ragged(float("nan"))
+        if not any(name.endswith(".valid") for name in batch.classes):
+            pytest.skip("no texts of different length")
+        with torch.no_grad():
+            scores = head.scores(batch)
+            for i in range(self.count):
+                one = {name: values[i : i + 1] for name, values in batch.classes.items()}
+                alone = head.scores(self.trimmed(replace(batch, names=batch.names[i : i + 1], classes=one)))
+                torch.testing.assert_close(alone, scores[:, i : i + 1], rtol=1e-5, atol=1e-5)
 
     def test_a_clip_at_the_text_of_a_class_is_given_that_class(self) -> None:
         """For heads that compare clips with class texts in one space: not so if the sign of the logits is wrong."""

@@ -150,8 +150,20 @@ def qwen2_checkpoint(folder: Path, *, dtype: torch.dtype = torch.float32, seed: 
     return folder
 
 
-def qwen3_checkpoint(folder: Path, *, dtype: torch.dtype = torch.float32, seed: int = 0, **text: Any) -> Path:
-    """A tiny Qwen3-VL with features added behind its first two blocks."""
+def qwen3_checkpoint(
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    vision: Mapping[str, Any] | None = None,
+    pixels: tuple[int, int] = (512, 6000),
+    draw: Callable[[nn.Module, int], nn.Module] = randomise,
+    **text: Any,
+) -> Path:
+    """A tiny Qwen3-VL with features added behind its first two blocks; `vision`, `text` change its size.
+
+    `pixels`: the fewest and the most of a clip. `draw` gives it its random weights.
+    """
     tokenizer = qwen_tokenizer(QWEN3_TEMPLATE)
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
     given = {**TEXT, "head_dim": 8, "rope_parameters": rope, **text}
@@ -166,14 +178,16 @@ def qwen3_checkpoint(folder: Path, *, dtype: torch.dtype = torch.float32, seed: 
             "patch_size": 4,
             "num_position_embeddings": 16,
             "deepstack_visual_indexes": [0, 1],
+            **(vision or {}),
         },
         **_ids(tokenizer),
     )
-    _save(transformers.Qwen3VLForConditionalGeneration(config), folder, tokenizer, dtype, seed)
-    size = {"shortest_edge": 512, "longest_edge": 6000}
+    _save(transformers.Qwen3VLForConditionalGeneration(config), folder, tokenizer, dtype, seed, draw)
+    size = dict(zip(("shortest_edge", "longest_edge"), pixels, strict=True))
+    patch_size = config.vision_config.patch_size
     _write(
         folder / "video_preprocessor_config.json",
-        {"video_processor_type": "Qwen3VLVideoProcessor", "size": size, "patch_size": 4},
+        {"video_processor_type": "Qwen3VLVideoProcessor", "size": size, "patch_size": patch_size},
     )
     return folder
 

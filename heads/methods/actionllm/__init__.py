@@ -198,7 +198,8 @@ class Head(AnticipationHead):
         count, steps = batch.valid.shape
         rows = {"query": self.adapter(self.query).expand(count, -1, -1)}
         if "visual" in self.past:
-            rows["visual"] = self.adapter(batch.visual)
+            # Attention gives padding the weight 0, and 0 times a number that is none is none.
+            rows["visual"] = self.adapter(torch.where(batch.valid[..., None], batch.visual, 0))
         if "text" in self.past:
             rows["text"] = self._text(batch)
         order = (*self.past, "query")

@@ -75,7 +75,9 @@ class Config:
         "match", "CTPCM in training: as many queries per class as at test, or all.", "Model"
     )
     pad_policy: Literal["mask", "literal"] = setting(
-        "mask", "Padding of texts of different length: ignore it, or count it as zeros (as the paper says).", "Model"
+        "mask",
+        "Padding of texts and clips of different length: ignore it, or count it as zeros (as the paper says).",
+        "Model",
     )
     metric: Literal["mpmm", "bi-mhm", "hausdorff", "otam"] = setting(
         "mpmm", "Distance between two token sequences.", "Model"

@@ -37,7 +37,7 @@ class Fusion(nn.Module):
     def self_attention(self, frames: Tensor, valid: Tensor | None = None) -> Tensor:
         """`[V, T, N, D']` to `[V, T, D']`: the part that does not depend on the text.
 
-        `valid [V, T, N]` is False at padding, which no attention and no mean reads; a step of padding becomes zeros.
+        `valid [V, T, N]` is False at padding, whose values are never used; a step of padding becomes zeros.
         """
         count, times = frames.shape[:2]
         tokens = frames.flatten(0, 1)
@@ -46,8 +46,10 @@ class Fusion(nn.Module):
             pooled: Tensor = tokens.mean(dim=1).view(count, times, -1)
             return pooled if self.temporal is None else self.temporal(pooled)
         steps, within = valid.any(dim=2), valid.flatten(0, 1)
+        # A masked key still multiplies: 0 times a number that is none is none.
+        tokens = torch.where(within[..., None], tokens, 0)
         if self.spatial is not None:
-            # A step of padding reads its own padding: softmax over no key at all is not a number.
+            # A step of padding reads its own zeros: softmax over no key at all is not a number.
             tokens = self.spatial(tokens, valid=within | ~within.any(dim=1, keepdim=True))
         total = torch.where(within[..., None], tokens, 0).sum(dim=1)
         pooled = (total / within.sum(dim=1).clamp(min=1)[:, None]).view(count, times, -1)
@@ -67,15 +69,17 @@ class Fusion(nn.Module):
         Args:
             frames: `[V, T, D']`, from `self_attention`.
             text: `[M, L, D']`, one row per (video, prompt).
-            valid: `[M, L]`, False for padding.
+            valid: `[M, L]`, False for padding, whose values are never used.
             video: `[M]`, the position in V of each text's video; None if M = V in the same order.
-            steps: `[V, T]`, False for time steps that are padding.
+            steps: `[V, T]`, False for time steps that are padding, which must be zeros.
         """
         if video is not None:
             frames = frames[video]
             steps = None if steps is None else steps[video]
         if text is None:
             return frames, None
+        if valid is not None:
+            text = torch.where(valid[..., None], text, 0)
         # Both directions read the tokens before fusion, not each other's output.
         fused_frames = frames if self.visual is None else self.visual(frames, text, valid)
         fused_text = text if self.text is None else self.text(text, frames, steps)

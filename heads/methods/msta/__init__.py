@@ -154,7 +154,11 @@ class Head(ClassifierHead):
             return classes["embedding"]
         tokens = classes["tokens"]
         valid = classes.get("tokens.valid")
-        last = torch.full((len(tokens),), tokens.shape[1], device=tokens.device) if valid is None else valid.sum(dim=1)
+        if valid is None:
+            last = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
+        else:
+            # Attention gives padding the weight 0, and 0 times a number that is none is none.
+            tokens, last = torch.where(valid[..., None], tokens, 0), valid.sum(dim=1)
         return text_embeddings(self.text_tail, self.adapters, tokens, last - 1)
 
     def _classes_once(self, classes: Mapping[str, Tensor]) -> Tensor:

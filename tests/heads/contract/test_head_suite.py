@@ -34,6 +34,10 @@ ENCODED = "test_each_clip_is_encoded_by_itself"
 SUPPORT = "test_a_clip_of_the_support_is_given_its_class"
 TEXTS = "test_a_clip_at_the_text_of_a_class_is_given_that_class"
 ANSWERS = "test_scores_do_not_read_the_answers"
+PADDING = "test_padding_changes_no_score_and_no_loss"
+GRADIENTS = "test_padding_changes_no_gradient"
+CLIP_ALONE = "test_a_padded_clip_is_encoded_as_it_is_alone"
+TEXT_ALONE = "test_the_text_of_a_class_is_read_as_it_is_alone"
 
 
 class Nearest(fewshot.EpisodicHead):
@@ -81,6 +85,68 @@ class DistanceAsLogit(Nearest):
 class ReadsTheTarget(Nearest):
     def match(self, batch: fewshot.EpisodeBatch) -> Tensor:
         return super().match(batch) + functional.one_hot(batch.target, batch.support.shape[1])
+
+
+class MaskedNearest(Nearest):
+    """Clips of any length, by their mean over what is no padding. No mistake."""
+
+    masks = True
+
+    def encode(self, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        frames, valid = videos["visual"], videos.get("visual.valid")
+        if valid is None:
+            return super().encode(videos)
+        total = torch.where(valid[..., None], frames, 0).sum(dim=1)
+        return {"clip": self.project(total / valid.sum(dim=1, keepdim=True))}
+
+
+class ReadsPadding(MaskedNearest):
+    def encode(self, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return Nearest.encode(self, videos)
+
+
+class PaddingAsZeros(MaskedNearest):
+    def encode(self, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        frames, valid = videos["visual"], videos.get("visual.valid")
+        return {"clip": self.project((frames if valid is None else torch.where(valid[..., None], frames, 0)).mean(1))}
+
+
+class LossOfTheBatch(Nearest):
+    def loss(self, batch: fewshot.EpisodeBatch) -> dict[str, Tensor]:
+        return {"cross-entropy": super().loss(batch)["cross-entropy"] * len(batch.target)}
+
+
+class MeanOfRows(classification.ClassifierHead):
+    """The distance of a clip to the mean of the rows of a class's text, behind one linear layer. No mistake."""
+
+    def __init__(self, config: Any, specs: Mapping[str, ArraySpec]) -> None:
+        super().__init__(config, specs)
+        self.project = nn.Linear(24, 8)
+
+    def texts(self, rows: Tensor, valid: Tensor) -> Tensor:
+        return torch.where(valid[..., None], rows, 0).sum(dim=1) / valid.sum(dim=1, keepdim=True)
+
+    def scores(self, batch: classification.ClipBatch) -> Tensor:
+        texts = self.texts(batch.classes["rows"], batch.classes["rows.valid"])
+        return -torch.cdist(self.project(batch.clips["visual"].mean(dim=1)), self.project(texts))
+
+
+class ReadsPaddedRows(MeanOfRows):
+    def texts(self, rows: Tensor, valid: Tensor) -> Tensor:
+        return rows.mean(dim=1)
+
+
+class PaddedRowsAsZeros(MeanOfRows):
+    def texts(self, rows: Tensor, valid: Tensor) -> Tensor:
+        return torch.where(valid[..., None], rows, 0).mean(dim=1)
+
+
+class AllSteps(futr.Head):
+    def loss(self, batch: Windows) -> dict[str, Tensor]:
+        return super().loss(replace(batch, valid=torch.ones_like(batch.valid)))
+
+    def predict(self, batch: Windows) -> Prediction:
+        return super().predict(replace(batch, valid=torch.ones_like(batch.valid)))
 
 
 class CentredClips(linear_probe.Head):
@@ -135,6 +201,13 @@ class Clips(ClassifierHeadSuite):
         torch.manual_seed(seed)
         config = linear_probe.Config() if issubclass(self.kind, linear_probe.Head) else mote.Config(layers=1)
         return self.kind(config, self.specs)
+
+
+class Texts(Clips):
+    specs: ClassVar[Mapping[str, ArraySpec]] = {
+        **ClassifierHeadSuite.specs,
+        "class.rows": ArraySpec("rows", "fp32", (None, 24)),
+    }
 
 
 class Anticipated(AnticipationHeadSuite):
@@ -205,6 +278,25 @@ def test_mistakes_of_an_anticipation_head(head: type[Head], expected: set[str]) 
     assert failures(Anticipated, head, OTHERS, ANSWERS) == expected
 
 
+@pytest.mark.parametrize(
+    ("suite", "head", "expected"),
+    [
+        (Episodes, Nearest, set()),
+        (Episodes, MaskedNearest, set()),
+        (Episodes, ReadsPadding, {PADDING, GRADIENTS, CLIP_ALONE}),
+        (Episodes, PaddingAsZeros, {PADDING, GRADIENTS, CLIP_ALONE}),
+        (Episodes, LossOfTheBatch, {PADDING}),
+        (Texts, MeanOfRows, set()),
+        (Texts, ReadsPaddedRows, {PADDING, GRADIENTS, TEXT_ALONE}),
+        (Texts, PaddedRowsAsZeros, {GRADIENTS, PADDING, TEXT_ALONE}),
+        (Anticipated, AllSteps, {PADDING, GRADIENTS}),
+    ],
+)
+def test_mistakes_with_padding(suite: type[HeadSuite], head: type[Head], expected: set[str]) -> None:
+    tests = [name for name in (PADDING, GRADIENTS, CLIP_ALONE, TEXT_ALONE) if hasattr(suite, name)]
+    assert failures(suite, head, *tests) == expected
+
+
 NEAREST_MEAN = '''"""The class whose mean is nearest."""
 
 from dataclasses import dataclass
@@ -252,7 +344,11 @@ def test_a_new_head_is_one_file_and_a_test_of_two_lines(
             test(*[tmp_path] if "tmp_path" in inspect.signature(test).parameters else [])
         except pytest.skip.Exception:
             skipped.add(name)
-    assert skipped == {"test_gradients_reach_every_trainable_parameter", "test_one_batch_can_be_overfitted"}
+    assert skipped == {
+        "test_gradients_reach_every_trainable_parameter",
+        "test_one_batch_can_be_overfitted",
+        GRADIENTS,
+    }
     assert len(tests) >= 12
 
     parts = configs("nearest-mean")

@@ -19,6 +19,7 @@ from torch.nn import functional
 from vfc.cache_schema.values.errors import BadInput, Damaged, MissingExtra, MissingPath
 from vfc.cache_schema.values.progress import Silent
 from vfc.cache_schema.values.record import ArraySpec
+from vfc.heads.contract.head import Head as AnyHead
 from vfc.heads.methods.actionllm import TRAIN, Config, Head, checkpoint
 from vfc.heads.methods.actionllm.cmib import Cmia, Cmib, sinusoids
 from vfc.heads.methods.actionllm.names import name_table
@@ -114,6 +115,10 @@ class TestActionLlm(AnticipationHeadSuite):
 
     def head(self, seed: int = 0) -> Head:
         return made(self.config, seed=seed, given=self.specs)
+
+    def shares(self, head: AnyHead, batch: WindowBatch) -> Mapping[str, Tensor]:
+        """The squared errors of the durations are divided by the number of windows, as in the released code."""
+        return {**super().shares(head, batch), "duration": torch.ones(len(batch.valid))}
 
 
 class TestPublishedCounts:

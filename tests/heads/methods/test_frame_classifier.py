@@ -11,6 +11,7 @@ from suites.head import HeadSuite
 from torch import Tensor
 
 from vfc.cache_schema.values.record import ArraySpec
+from vfc.heads.contract.head import Head
 from vfc.heads.lookup import find
 from vfc.heads.methods import frame_classifier
 from vfc.heads.tasks.frame_labels import GROUPS, FrameBatch
@@ -34,6 +35,10 @@ class FrameSuite(HeadSuite):
 
     def selected(self, batch: FrameBatch, order: Tensor) -> FrameBatch:
         return FrameBatch(batch.frames[order], batch.labels[order], batch.group[order])
+
+    def shares(self, head: Head, batch: FrameBatch) -> dict[str, Tensor]:
+        """A classifier is trained on the frames of the other parts."""
+        return {f"without part {part + 1}": batch.group != part for part in range(GROUPS)}
 
     def without_answers(self, batch: FrameBatch) -> FrameBatch:
         return replace(batch, labels=torch.zeros_like(batch.labels))

@@ -80,9 +80,9 @@ def test_the_settled_defaults() -> None:
 
 
 class Ragged:
-    """Two 3-way tasks with texts of 1 to 6 rows."""
+    """Two 3-way tasks with texts of 1 to 6 rows; `grids`: and clips of 1 to 4 steps of 1 to 5 tokens."""
 
-    def __init__(self, shots: int, seed: int = 0) -> None:
+    def __init__(self, shots: int, seed: int = 0, *, grids: bool = False) -> None:
         generator = torch.Generator().manual_seed(seed)
         clips = 2 * 3 * (shots + 2)
         self.frames = torch.randn(clips, 4, 5, 24, generator=generator)
@@ -92,11 +92,18 @@ class Ragged:
         places = torch.randperm(clips, generator=generator).view(2, 3, shots + 2)
         target = torch.arange(3).repeat_interleave(2).expand(2, -1)
         videos = {"visual": self.frames, "text": self.text, "text.valid": self.valid}
+        self.sizes = torch.tensor([[4, 5]]).expand(clips, 2)
+        if grids:
+            self.sizes = torch.stack([torch.randint(1, most + 1, (clips,), generator=generator) for most in (4, 5)], 1)
+            steps, tokens = (torch.arange(most) < self.sizes[:, axis, None] for axis, most in enumerate((4, 5)))
+            inside = steps[:, :, None] & tokens[:, None]
+            videos |= {"visual": torch.where(inside[..., None], self.frames, torch.nan), "visual.valid": inside}
         self.batch = EpisodeBatch(videos, places[..., :shots], places[..., shots:].flatten(1), target)
 
     def clip(self, number: int) -> tuple[Tensor, Tensor]:
         """Frames and words of one video at their true length."""
-        return self.frames[number], self.text[number][self.valid[number]]
+        steps, tokens = self.sizes[number].tolist()
+        return self.frames[number, :steps, :tokens], self.text[number][self.valid[number]]
 
     def fused(self, head: Head, number: int) -> tuple[Tensor, Tensor]:
         return loops.fused(head, *self.clip(number))
@@ -109,19 +116,31 @@ class Ragged:
         return torch.stack(tasks)
 
 
+@pytest.mark.parametrize("grids", [False, True])
 @pytest.mark.parametrize("shots", [1, 5])
 @pytest.mark.parametrize("mode", ["transductive", "inductive", "one-query"])
-def test_the_whole_forward_equals_loops(shots: int, mode: Any) -> None:
+def test_the_whole_forward_equals_loops(shots: int, mode: Any, grids: bool) -> None:
     torch.manual_seed(shots)
     head = Head(replace(SMALL, mode=mode, u=4, alpha=0.3), BOTH).eval()
-    case = Ragged(shots)
+    case = Ragged(shots, grids=grids)
     with torch.no_grad():
         torch.testing.assert_close(head.scores(case.batch), case.slow(head, 0.3), rtol=1e-5, atol=1e-5)
 
 
-def test_the_adaptive_gate_is_decided_per_task() -> None:
+@pytest.mark.parametrize(
+    "change",
+    [{"metric": "otam"}, {"metric": "hausdorff"}, {"mode": "one-query", "alpha_mode": "adaptive"}, {"spatial": False}],
+    ids=str,
+)
+def test_padding_changes_nothing_under_other_settings(change: dict[str, Any]) -> None:
+    case = type("Case", (TestFsar,), {"config": replace(SMALL, **change)})()
+    case.test_padding_changes_no_score_and_no_loss()
+
+
+@pytest.mark.parametrize("grids", [False, True])
+def test_the_adaptive_gate_is_decided_per_task(grids: bool) -> None:
     torch.manual_seed(0)
-    head, case = Head(replace(SMALL, alpha_mode="adaptive"), BOTH).eval(), Ragged(1)
+    head, case = Head(replace(SMALL, alpha_mode="adaptive"), BOTH).eval(), Ragged(1, grids=grids)
     with torch.no_grad():
         for b in range(2):
             queries = [case.fused(head, int(clip)) for clip in case.batch.query[b]]

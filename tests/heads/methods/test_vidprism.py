@@ -49,6 +49,7 @@ class TestVidPrism(ClassifierHeadSuite):
     never_trained = gates_of({2, 5, 6, 7}, 3)
     overfit_steps = 30
     overfit_lr = 3e-3
+    of_the_batch: ClassVar[Mapping[str, str]] = {"balance": "squares of the shares' means over the batch"}
 
 
 class TestVidPrismAsReleased(TestVidPrism):

@@ -182,6 +182,31 @@ def test_the_gate_equals_its_loop(shots: int) -> None:
     assert seen == {0.1, 0.9}
 
 
+def test_the_gate_takes_as_many_text_distances_as_a_pair_has_frames() -> None:
+    """Whatever longer clips stand in the same batch."""
+    decided = set()
+    for seed in range(12):
+        case = Episode(1, seed)
+        generator = torch.Generator().manual_seed(seed)
+        of_support, of_query = (torch.randint(1, 6, shape, generator=generator) for shape in ((2, 3), (2, 4)))
+        scale = (0.3, 1.0, 1.4)[seed % 3]
+        support, query = case.frames_support[:, :, 0] * scale, case.frames_query * scale
+        support_valid, query_valid = (torch.arange(5) < lengths[..., None] for lengths in (of_support, of_query))
+        proto, in_use = prototypes(case.support, case.support_valid)
+        visual = prototype_distances(query, query_valid, support[:, None], support_valid, None)
+        text = prototype_distances(case.query, case.query_valid, proto[:, None], in_use, None)
+        alphas = adaptive_alpha(visual, text, None)
+        for b in range(2):
+            words = case.queries(b, [0, 1, 2, 3])
+            slow = loops.gate(
+                [(query[b, q, : of_query[b, q]], words[q]) for q in range(4)],
+                [(support[b, w, : of_support[b, w]], loops.prototype(case.shots(b, w))) for w in range(3)],
+            )
+            assert alphas[b, 0].item() == pytest.approx(slow)
+            decided.add(slow)
+    assert decided == {0.1, 0.9}
+
+
 def test_the_gate_follows_the_equation_not_the_sentence_after_it() -> None:
     near, far = TokenDistances(torch.full((1, 2, 3, 8, 8), 0.5)), TokenDistances(torch.full((1, 2, 3, 20, 20), 2.0))
     assert adaptive_alpha(near, far, None).item() == pytest.approx(0.1)
