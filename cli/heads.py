@@ -83,7 +83,8 @@ def report() -> TyperCommand:
         lambda config, progress: _outcome(report(config, progress)),
         "vfc report runs --against runs/linear-probe-1a2b3c4d",
         "Runs that differ in the seed alone are one group, and so are the folds or splits of one protocol. A group is "
-        "better than another if the 95 % bootstrap interval over test items is above 0 and every seed agrees in sign.",
+        "better than another if there are two seeds or more, the 95 % interval (over test classes, files or videos) is "
+        "above 0 and every seed agrees in sign.",
     ).build()
 
 

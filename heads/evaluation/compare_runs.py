@@ -70,15 +70,10 @@ class Report:
         drawn = [Table(title, ("", "mean ± std over seeds", "seeds", "folds", "95 % over folds"), self._rows())]
         if self.differences:
             rows = tuple(
-                (
-                    f"{a} - {b}",
-                    f"{100 * d.mean:+.2f} [{100 * d.low:+.2f}, {100 * d.high:+.2f}]",
-                    " ".join(f"{100 * value:+.2f}" for value in d.per_seed),
-                    "yes" if d.beyond else "no",
-                )
+                (f"{a} - {b}", _within(d), f"{d.units} {d.over}", _items(d), _seeds(d.per_seed), _beyond(d))
                 for (a, b), d in self.differences.items()
             )
-            columns = ("paired item by item", "points [95 % bootstrap]", "seed by seed", "beyond")
+            columns = ("paired item by item", "points [95 %]", "over", "over test items", "seed by seed", "beyond")
             drawn.append(Table("Differences", columns, rows))
         data = facts_table({name: group.runs[0].row for name, group in self.groups.items()}, "Data of the first run")
         return [*drawn, *self.more, *data]
@@ -98,6 +93,26 @@ class Report:
                 )
             )
         return tuple(rows)
+
+
+def _within(difference: Difference) -> str:
+    return f"{100 * difference.mean:+.2f} [{100 * difference.low:+.2f}, {100 * difference.high:+.2f}]"
+
+
+def _items(difference: Difference) -> str:
+    """The interval over items: of few-shot runs, over tasks of these clips."""
+    low, high = difference.over_items
+    name = "tasks of these clips" if difference.over == "test classes" else "items"
+    return f"[{100 * low:+.2f}, {100 * high:+.2f}] over {difference.items} {name}"
+
+
+def _seeds(per_seed: Sequence[float]) -> str:
+    return " ".join(f"{100 * value:+.2f}" for value in per_seed)
+
+
+def _beyond(difference: Difference) -> str:
+    """One seed is never every seed."""
+    return "1 seed" if len(difference.per_seed) == 1 else "yes" if difference.beyond else "no"
 
 
 def report(config: ReportConfig, progress: Progress) -> Report:

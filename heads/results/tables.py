@@ -38,9 +38,16 @@ def percent(value: float, half_width: float | None = None) -> str:
     return f"{100 * value:.2f} %" if half_width is None else f"{100 * value:.2f} ± {100 * half_width:.2f} %"
 
 
-def points(value: float, half_width: float) -> str:
+def share_within(value: float, half_width: float, within: Sequence[float] | None) -> str:
+    """`percent`, or `98.00 [93.00, 99.45] %` where an interval `within` is given (of a share near 0 or 1)."""
+    if within is None:
+        return percent(value, half_width)
+    return f"{100 * value:.2f} [{100 * within[0]:.2f}, {100 * within[1]:.2f}] %"
+
+
+def points(value: float, half_width: float | None) -> str:
     """A difference of two shares as `+3.20 ± 0.35`, in percentage points."""
-    return f"{100 * value:+.2f} ± {100 * half_width:.2f}"
+    return f"{100 * value:+.2f}" + ("" if half_width is None else f" ± {100 * half_width:.2f}")
 
 
 def append_rows(path: Path, rows: Iterable[Mapping[str, Json]]) -> None:

@@ -1,30 +1,31 @@
 """Statistics over runs: mean and deviation over seeds, and paired differences on the same test items.
 
-One group of runs is better than another beyond the interval if the 95 % bootstrap interval of the paired difference
-(seeds averaged first, items resampled) is above 0 and the difference has the same sign in every seed.
+One group of runs is better than another beyond the interval if the 95 % interval of the paired difference (seeds
+averaged first, Student's t over test classes, files or videos) is above 0, there are two seeds or more, and the
+difference has the same sign in every seed.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, reduce
+from operator import add
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from vfc.cache_schema.annotations.groups import group_of
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import Json
 from vfc.heads.results.tables import read_rows
 
+from .intervals import DRAWS, Units, bootstrap, mean_interval, over_units
 from .run_folder import read_items
-
-DRAWS: Final = 10_000
-_AT_ONCE: Final = 1 << 22
 
 Items = dict[tuple[str, str], float]
 
@@ -61,6 +62,27 @@ class Run:
         """The mean over its items."""
         return float(np.mean(list(self.items.values())))
 
+    @cached_property
+    def units(self) -> Units:
+        """What the interval of a difference is over: test classes (few-shot), videos, or files with several items."""
+        task, confusion = self.row.get("task"), self.row.get("confusion")
+        if task == "fewshot" and confusion:
+            rows = zip(self.row["per_class"], np.array(confusion), strict=True)
+            return Units("test classes", {n: (float(r[i]), float(r.sum())) for i, (n, r) in enumerate(rows) if r.sum()})
+        if task == "anticipation":
+            return self._by("videos", "videos", lambda item: item.rpartition(" after ")[0])
+        if task == "classification":
+            return self._by("videos", "files", group_of)
+        return self._by("items", "items", str)
+
+    def _by(self, alone: str, several: str, unit_of: Callable[[str], str]) -> Units:
+        """Items by unit, named `alone` where every item is a unit of its own."""
+        values: dict[str, list[float]] = {}
+        for item, value in self.items.items():
+            values.setdefault(unit_of(item), []).append(value)
+        sums = {unit: (sum(of_unit), float(len(of_unit))) for unit, of_unit in values.items()}
+        return Units(alone if len(sums) == len(self.items) else several, sums)
+
 
 @dataclass(frozen=True)
 class Group:
@@ -76,6 +98,10 @@ class Group:
     def of_seed(self, seed: int) -> Items:
         """(list, item) -> `correct`, of the runs of one seed."""
         return {(run.tested, item): value for run in self.runs if run.seed == seed for item, value in run.items.items()}
+
+    def units(self, seed: int) -> Units:
+        """The units of the runs of one seed, over all its lists."""
+        return reduce(add, (run.units for run in self.runs if run.seed == seed))
 
     def per_seed(self) -> npt.NDArray[np.float64]:
         """For each seed, the mean over its test lists."""
@@ -95,25 +121,31 @@ class Group:
             "std": float(seeds.std(ddof=1)) if len(seeds) > 1 else None,
             "seeds": len(seeds),
             "lists": len(lists),
-            "interval_over_lists": _half_width(lists) if len(lists) > 2 else None,
+            "interval_over_lists": mean_interval(lists) if len(lists) > 2 else None,
             "runs": [str(run.folder) for run in self.runs],
         }
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The accuracy difference of two groups, from -1 to 1: mean, 95 % interval, and the mean of each seed."""
+    """The accuracy difference of two groups, from -1 to 1: mean, 95 % interval, and the mean of each pair of seeds.
+
+    The interval is over `units` units named `over`; `over_items` is the bootstrap interval over the `items` themselves.
+    """
 
     mean: float
     low: float
     high: float
     per_seed: tuple[float, ...]
     items: int
+    over: str = "items"
+    units: int = 0
+    over_items: tuple[float, float] = (-1.0, 1.0)
 
     @property
     def beyond(self) -> bool:
-        """Whether the first group is better beyond the interval, and in every seed."""
-        return self.low > 0 and all(value > 0 for value in self.per_seed)
+        """Whether the first group is better beyond the interval, and in every seed of two or more."""
+        return self.low > 0 and len(self.per_seed) > 1 and all(value > 0 for value in self.per_seed)
 
     def to_json(self) -> dict[str, Json]:
         """All of it."""
@@ -121,6 +153,9 @@ class Difference:
             "mean": self.mean,
             "low": self.low,
             "high": self.high,
+            "over": self.over,
+            "units": self.units,
+            "over_items": [*self.over_items],
             "per_seed": [*self.per_seed],
             "items": self.items,
             "beyond": self.beyond,
@@ -136,70 +171,50 @@ def difference(first: Group, second: Group, *, draws: int = DRAWS) -> Difference
     """The accuracy of `first` minus that of `second` on the same items, seeds averaged first.
 
     Seeds are paired by their number; a group with a single seed (a method without random draws) is paired with every
-    seed of the other. Items of several lists (folds, splits) are pooled.
+    seed of the other. Items of several lists (folds, splits) are pooled; a class or file of several lists is one unit.
 
     Raises:
         BadInput: the seeds or the items differ.
     """
-    if 1 in (len(first.seeds), len(second.seeds)):
-        pairs = list(itertools.product(first.seeds, second.seeds))
-    elif first.seeds == second.seeds:
-        pairs = [(seed, seed) for seed in first.seeds]
-    else:
-        raise BadInput(
-            f"The runs have different seeds: {_listed(first.seeds)} and {_listed(second.seeds)}.",
-            "Train both with the same --seed numbers.",
-        )
-    parts = []
+    pairs = _seed_pairs(first, second)
+    parts, sums = [], []
     for seed, other in pairs:
         ours, theirs = first.of_seed(seed), second.of_seed(other)
-        if ours.keys() != theirs.keys():
+        units, others = first.units(seed).sums, second.units(other).sums
+        if ours.keys() != theirs.keys() or units.keys() != others.keys():
             raise BadInput(
                 f"The runs were not tested on the same items: {len(ours)} and {len(theirs)} items, "
                 f"{len(ours.keys() & theirs.keys())} in common.",
                 "Use the same store, annotations, splits, folds and test settings for both.",
             )
         parts.append([ours[item] - theirs[item] for item in sorted(ours)])
+        sums.append([units[unit][0] - others[unit][0] for unit in sorted(units)])
     differences = np.array(parts)
-    low, high = bootstrap(differences.mean(axis=0), draws)
+    over = first.units(first.seeds[0])
+    counts = np.array([over.sums[unit][1] for unit in sorted(over.sums)])
+    _, half = over_units(np.array(sums).mean(axis=0), counts)
+    mean, half = float(differences.mean()), min(half, 2.0)
     return Difference(
-        float(differences.mean()), low, high, tuple(map(float, differences.mean(axis=1))), differences.shape[1]
+        mean,
+        max(-1.0, mean - half),
+        min(1.0, mean + half),
+        tuple(map(float, differences.mean(axis=1))),
+        differences.shape[1],
+        over.name,
+        len(counts),
+        bootstrap(differences.mean(axis=0), draws),
     )
 
 
-def bootstrap(values: npt.NDArray[np.float64], draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
-    """Bootstrap interval: 2.5 and 97.5 % quantiles of the mean of `draws` resamples of `values`."""
-    generator, count = np.random.default_rng(seed), len(values)
-    at_once = max(1, _AT_ONCE // count)
-    means = np.concatenate(
-        [
-            values[generator.integers(count, size=(min(at_once, draws - start), count))].mean(axis=1)
-            for start in range(0, draws, at_once)
-        ]
+def _seed_pairs(first: Group, second: Group) -> list[tuple[int, int]]:
+    if 1 in (len(first.seeds), len(second.seeds)):
+        return list(itertools.product(first.seeds, second.seeds))
+    if first.seeds == second.seeds:
+        return [(seed, seed) for seed in first.seeds]
+    raise BadInput(
+        f"The runs have different seeds: {_listed(first.seeds)} and {_listed(second.seeds)}.",
+        "Train both with the same --seed numbers.",
     )
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _half_width(values: npt.NDArray[np.float64]) -> float:
-    """Half of Student's 95 % interval of the mean of a few values."""
-    return student(len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
-
-
-def student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t; accurate to 3 % from 2 degrees of freedom, to 0.3 % from 5.
-
-    By the Cornish-Fisher expansion (Abramowitz and Stegun 26.7.5).
-    """
-    z = 1.959964
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return float(sum(term / freedom**i for i, term in enumerate(terms)))
 
 
 def _listed(seeds: Sequence[int]) -> str:

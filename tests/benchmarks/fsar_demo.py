@@ -37,7 +37,7 @@ from vfc.extract.synthetic import render_collection
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.evaluation.evaluate import EvalConfig, evaluate
 from vfc.heads.methods import fsar
-from vfc.heads.runs.paired_statistics import bootstrap
+from vfc.heads.runs.intervals import bootstrap
 from vfc.heads.runs.run_folder import read_items
 from vfc.heads.tasks import fewshot
 from vfc.heads.training.fit import train

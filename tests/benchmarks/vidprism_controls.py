@@ -34,7 +34,8 @@ from vfc.extract.pipeline.run import extract
 from vfc.extract.synthetic import SPLIT_OF, render_collection
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.methods import linear_probe, mean_pool, vidprism
-from vfc.heads.runs.paired_statistics import Difference, Group, Run, difference, student
+from vfc.heads.runs.intervals import mean_interval
+from vfc.heads.runs.paired_statistics import Difference, Group, Run, difference
 from vfc.heads.tasks import classification
 from vfc.heads.training.fit import train
 
@@ -154,7 +155,7 @@ def accuracy(found: Group) -> str:
     folds, seeds = found.per_list(), found.per_seed()
     told = f"{100 * seeds.mean():.1f}"
     if len(folds) > 2:
-        half = student(len(folds) - 1) * float(folds.std(ddof=1)) / np.sqrt(len(folds))
+        half = mean_interval(folds)
         return f"{told} ± {100 * half:.1f}"
     return f"{told} ({', '.join(f'{100 * value:.1f}' for value in seeds)})"
 

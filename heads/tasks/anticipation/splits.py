@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -12,7 +11,7 @@ import numpy.typing as npt
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.heads.results.tables import Table
-from vfc.heads.runs.paired_statistics import student
+from vfc.heads.runs.intervals import mean_interval
 
 from .tables import cells
 
@@ -100,7 +99,7 @@ def over_splits(results: Sequence[Mapping[str, Any]]) -> list[Table]:
 
 def _difference(head: str, of_head: Grids, name: str, of_name: Grids) -> tuple[str, ...]:
     points = [100 * float((of_head[split] - of_name[split]).mean()) for split in of_head]
-    half = "" if len(points) < 3 else f" ± {_half_width(points):.2f}"
+    half = "" if len(points) < 3 else f" ± {mean_interval(np.array(points)):.2f}"
     above = sum(value > 0 for value in points)
     return (
         f"{head} - {name}",
@@ -108,8 +107,3 @@ def _difference(head: str, of_head: Grids, name: str, of_name: Grids) -> tuple[s
         f"{above} of {len(points)}",
         ", ".join(f"{value:+.2f}" for value in points),
     )
-
-
-def _half_width(values: Sequence[float]) -> float:
-    """Of the 95 % interval of the mean of a few values, by Student's t."""
-    return student(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))

@@ -9,8 +9,10 @@ from typing import Any, Final, cast
 import numpy as np
 import numpy.typing as npt
 
+from vfc.cache_schema.annotations.groups import group_of
 from vfc.cache_schema.values.record import Json
-from vfc.heads.results.tables import Confusion, Table, percent
+from vfc.heads.results.tables import Confusion, Table, percent, share_within
+from vfc.heads.runs.intervals import over_units, wilson
 from vfc.heads.tasks.fewshot.episodes import half_width
 
 from .lists import Listed
@@ -47,15 +49,32 @@ class Scored:
         return np.asarray(self.scores.argmax(axis=1), dtype=np.int64)
 
     def shares(self) -> dict[str, Json]:
-        """Top-1 with the half width of its 95 % interval over videos, and top-5."""
+        """Top-1 with the half width of its 95 % interval, and top-5.
+
+        The interval is over videos, and over files where several videos are segments of one (Student's t). Of a share
+        near 0 or 1 (fewer than 10 videos right, or wrong) `within` is Wilson's interval.
+        """
         right = (self.ranks == 0).astype(np.float64)
+        files = self._files()
+        counts = np.bincount(files).astype(np.float64)
+        sums = np.bincount(files, right).astype(np.float64)
+        alone = len(counts) == len(right)
+        near = min(right.sum(), (1 - right).sum()) < 10
         return {
             "top1": float(right.mean()),
-            "interval": half_width(right),
+            "interval": half_width(right) if alone or len(counts) < 2 else over_units(sums, counts)[1],
+            **({} if alone else {"interval_over": "files"}),
+            **({"within": [*wilson(float(right.mean()), len(counts))]} if near else {}),
             "top5": float((self.ranks < 5).mean()),
             "classes": len(self.listed.names),
             "videos": len(right),
         }
+
+    def _files(self) -> npt.NDArray[np.int64]:
+        """For each video the number of its group: of its file, where segments of one file are tested."""
+        group = {row.name: group_of(row.name, row.group) for row in self.listed.rows}
+        number = {name: i for i, name in enumerate(dict.fromkeys(group.values()))}
+        return np.array([number[group[row.name]] for row in self.listed.rows], dtype=np.int64)
 
     def confusion(self) -> npt.NDArray[np.int64]:
         """How often a class (row) was taken for another (column)."""
@@ -173,7 +192,11 @@ def over_runs(results: Sequence[Mapping[str, Any]]) -> list[Table]:
 
 
 def _cells(shares: Mapping[str, Any]) -> tuple[str, str, str]:
-    return percent(shares["top1"], shares["interval"]), percent(shares["top5"]), str(shares["classes"])
+    return (
+        share_within(shares["top1"], shares["interval"], shares.get("within")),
+        percent(shares["top5"]),
+        str(shares["classes"]),
+    )
 
 
 def confusion(result: Mapping[str, Any]) -> Confusion:

@@ -22,6 +22,7 @@ from vfc.cache_schema.values.record import Json
 from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.ranges import AT_LEAST_ONE, AT_LEAST_TWO, check_range
 from vfc.heads.data.store_view import DividedRows, rows_in_use, split_rule
+from vfc.heads.runs.intervals import over_units
 
 _GATHER_BYTES: Final = 64 << 20
 
@@ -139,8 +140,20 @@ class Score:
 
     @cached_property
     def interval(self) -> float:
-        """Half width of the 95 % interval over tasks: 1.96 standard errors."""
+        """Half width of the 95 % interval over tasks of these clips: 1.96 standard errors."""
         return half_width(self.per_task)
+
+    def over_classes(self, other: Score | None = None) -> float | None:
+        """Half width of Student's 95 % interval over the test classes, of the accuracy or of its lead over `other`.
+
+        None where the queries are of one class. 10,000 tasks share few clips, so that the interval over tasks says
+        nothing of other clips and classes.
+        """
+        right, counts = self.confusion.diagonal().astype(np.float64), self.confusion.sum(axis=1).astype(np.float64)
+        if other is not None:
+            right = right - other.confusion.diagonal()
+        half = over_units(right[counts > 0], counts[counts > 0])[1]
+        return half if np.isfinite(half) else None
 
     def to_json(self) -> dict[str, Json]:
         """Shares, not percentages; `interval` is the half width."""

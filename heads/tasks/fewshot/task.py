@@ -154,6 +154,7 @@ class FewShot:
                     "interval": other.interval,
                     "difference": float(difference.mean()),
                     "difference_interval": half_width(difference),
+                    "difference_interval_over_classes": result.over_classes(other),
                 }
             )
         spec = listed.spec
@@ -165,6 +166,7 @@ class FewShot:
             "tasks": len(listed.episodes),
             **self.facts,
             **result.to_json(),
+            "interval_over_classes": result.over_classes(),
             "baselines": rows,
             ITEMS: items(listed.episodes, result),
         }
@@ -259,18 +261,24 @@ def prepare(
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
     """The head beside the baselines on the same tasks, with paired differences; then one row per class."""
-    head = (str(result.get("head", "head")), percent(result["accuracy"], result["interval"]), "")
+    head = (str(result.get("head", "head")), percent(result["accuracy"], result["interval"]), "", "")
     others = [
-        (b["name"], percent(b["accuracy"], b["interval"]), points(b["difference"], b["difference_interval"]))
+        (
+            b["name"],
+            percent(b["accuracy"], b["interval"]),
+            points(b["difference"], b.get("difference_interval_over_classes")),
+            f"± {100 * b['difference_interval']:.2f}",
+        )
         for b in result["baselines"]
     ]
-    chance = ("chance", percent(1 / result["way"]), "")
+    chance = ("chance", percent(1 / result["way"]), "", "")
     title = (
         f"{result['way']}-way {result['shot']}-shot, {result['tasks']} test tasks, {result['queries']} query per class"
     )
+    columns = ("", "accuracy ± 95 % over tasks of these clips", "head - this, paired ± 95 % over test classes")
     shares = tuple((name, "not asked" if x is None else percent(x)) for name, x in result["per_class"].items())
     return [
-        Table(title, ("", "accuracy", "head - this, paired"), (head, *others, chance)),
+        Table(title, (*columns, "over tasks of these clips"), (head, *others, chance)),
         Table("Per class", ("class", "accuracy"), shares),
     ]
 

@@ -14,7 +14,8 @@ from suites.motion_store import Told
 from vfc.cache_schema.values.errors import BadInput, MissingPath
 from vfc.cache_schema.values.progress import Silent
 from vfc.heads.evaluation.compare_runs import ReportConfig, report
-from vfc.heads.runs.paired_statistics import Run, beyond, bootstrap, student
+from vfc.heads.runs.intervals import bootstrap, student
+from vfc.heads.runs.paired_statistics import Run, beyond
 
 
 def write_run(
@@ -119,7 +120,7 @@ def test_runs_are_grouped_over_seeds_and_folds(tmp_path: Path) -> None:
     tables = result.tables()
     assert tables[0].rows[0][:4] == ("a", f"{100 * a['mean']:.2f} ± {100 * a['std']:.2f} %", "2", "3")
     assert tables[1].rows[0][0] == "a - b"
-    assert tables[1].rows[0][3] == "yes"
+    assert tables[1].rows[0][5] == "yes"
 
 
 def test_groups_are_named_by_what_sets_them_apart(tmp_path: Path) -> None:
@@ -164,3 +165,54 @@ def test_the_same_training_twice_and_none_at_all_are_refused(tmp_path: Path) -> 
         report(ReportConfig(), Silent())
     with pytest.raises(MissingPath, match="no finished run"):
         report(ReportConfig((tmp_path / "nothing",)), Silent())
+
+
+def test_few_shot_runs_are_beyond_over_test_classes_not_over_tasks(tmp_path: Path) -> None:
+    # 400 tasks of 4 classes with 100 queries each; one class alone makes the whole difference of 10 points.
+    def few_shot(name: str, hits: tuple[int, ...], seed: int) -> Path:
+        right = sum(hits)
+        folder = write_run(tmp_path / name, name[0], {str(i): float(i < right) for i in range(400)}, seed)
+        row = {"list_digest": "list", "task": "fewshot", "per_class": dict.fromkeys("pqrs")}
+        confusion = [[0] * i + [n] + [0] * (3 - i) for i, n in enumerate(hits)]
+        for i, n in enumerate(hits):
+            confusion[i][i - 1] = 100 - n
+        (folder / "results.jsonl").write_text(json.dumps({**row, "confusion": confusion}) + "\n")
+        return folder
+
+    here = [few_shot(f"a{s}", (90, 50, 50, 50), s) for s in (0, 1)]
+    there = [few_shot(f"b{s}", (50, 50, 50, 50), s) for s in (0, 1)]
+    apart = beyond(here, there)
+    assert (apart.over, apart.units, apart.items) == ("test classes", 4, 400)
+    assert apart.mean == pytest.approx(0.1)
+    # Student's t with 3 degrees of freedom on 0.4, 0, 0, 0: 0.1 -+ 3.1824 * 0.2 / 2.
+    assert (apart.low, apart.high) == pytest.approx((0.1 - 0.31824, 0.1 + 0.31824), abs=1e-5)
+    assert apart.over_items[0] > 0
+    assert not apart.beyond
+    every = beyond([few_shot(f"c{s}", (60, 59, 61, 60), s) for s in (0, 1)], there)
+    assert every.beyond
+
+
+def test_one_seed_is_not_every_seed(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / "two" / f"a{seed}", "a", shares("1" * 20), seed)
+        write_run(tmp_path / "two" / f"b{seed}", "b", shares("0" * 19 + "1"), seed)
+    assert beyond([tmp_path / "two/a0", tmp_path / "two/a1"], [tmp_path / "two/b0"]).beyond
+    alone = report(ReportConfig((tmp_path / "two/a0",), against=(tmp_path / "two/b0",)), Silent())
+    (apart,) = alone.differences.values()
+    assert apart.low > 0
+    assert not apart.beyond
+    assert alone.tables()[1].rows[0][-1] == "1 seed"
+
+
+def test_segments_of_a_file_and_windows_of_a_video_are_one_unit(tmp_path: Path) -> None:
+    segments = {f"v{i // 5}.mp4#t={i % 5}-{i % 5 + 1}": float(i < 15) for i in range(30)}
+    windows = {f"v{i // 2} after {0.2 + 0.1 * (i % 2):g}": float(i < 15) for i in range(30)}
+    for task, items, name, count in (
+        ("classification", segments, "files", 6),
+        ("classification", {f"v{i}.mp4": 1.0 for i in range(30)}, "videos", 30),
+        ("anticipation", windows, "videos", 15),
+    ):
+        folder = write_run(tmp_path / f"{task}{name}{count}", "a", items)
+        (folder / "results.jsonl").write_text(json.dumps({"list_digest": "x", "task": task}) + "\n")
+        units = Run.read(folder).units
+        assert (units.name, len(units.sums)) == (name, count)

@@ -769,3 +769,20 @@ def test_shares_by_hand() -> None:
         {"head": "h", "shots": 0, "train_videos": 1, "train_views": 1.0, "test_videos": 4, **found}
     )
     assert shown[1].rows[0] == ("a", "1.500")
+
+
+def test_the_interval_of_a_share_is_over_files_and_near_the_ends_wilsons() -> None:
+    # 4 files of 10 segments each, right or wrong as a whole; then 40 files, all right but one.
+    names = ("a", "b")
+    segments = tuple(Annotation(f"v{i // 10}.mp4#t={i % 10}-{i % 10 + 1}", "a") for i in range(40))
+    scores = np.array([[1.0, 0.0]] * 20 + [[0.0, 1.0]] * 20)
+    shares: dict[str, Any] = Scored(Listed(segments, names), scores, {}).shares()
+    assert (shares["interval_over"], shares["interval"]) == ("files", pytest.approx(3.182446 * np.sqrt(1 / 3) / 2))
+    assert "within" not in shares
+    files = tuple(Annotation(f"v{i}.mp4", "a") for i in range(40))
+    most = np.array([[1.0, 0.0]] * 39 + [[0.0, 1.0]])
+    result: dict[str, Any] = result_of({"test": Scored(Listed(files, names), most, {})})
+    assert "interval_over" not in result
+    assert result["within"] == pytest.approx([0.8712, 0.9956], abs=1e-4)
+    facts = {"head": "h", "shots": 0, "train_videos": 1, "train_views": 1.0, "test_videos": 40}
+    assert classification.tables({**facts, **result})[0].rows[0][1] == "97.50 [87.12, 99.56] %"
