@@ -122,7 +122,7 @@ def control(store: Path, unit: Unit, config: dict[str, Any]) -> dict[str, float]
         spec = EpisodeSpec("test", task.way, task.shot, task.queries, task.episode_seed)
         index = clips["test"].index(EpisodeList.draw(rows, spec, task.tasks).episodes)
         raw = RawTokens(clips["test"], index, mean_frames(clips["train"]))
-        classify = corrected_mpmm(raw, RawSettings(), alpha=config["head"].get("alpha", 0.9))
+        classify = corrected_mpmm(raw, RawSettings(), alpha=config["head"].get("alpha") or 0.9)
         found = score(index.tasks, classify, tasks_at_once(index.tasks, raw.numbers_per_entry), Silent())
     return {"accuracy": found.accuracy, "interval": found.interval}
 

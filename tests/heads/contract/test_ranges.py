@@ -110,6 +110,6 @@ def test_of_the_heads(head: str, names: tuple[str, ...], value: float) -> None:
 def test_what_is_left_to_a_preset_and_the_ends_of_a_range_are_taken() -> None:
     assert msta.Config(dim=None, strength=0.0).factor == 0
     assert TrainConfig(steps=0, lr=0.0, betas=(0.0, 0.5)).steps == 0
-    assert configs("fsar")["head"].alpha == 0.9
+    assert configs("fsar")["head"].alpha is None
     for alpha in (0.0, 1.0):
         assert replace(configs("fsar")["head"], alpha=alpha).alpha == alpha

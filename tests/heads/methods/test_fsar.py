@@ -18,7 +18,7 @@ from vfc.heads.lookup import configs
 from vfc.heads.methods.fsar import Config, Head
 from vfc.heads.tasks.fewshot import EpisodeBatch
 
-SMALL = Config(dim=16, down_hidden=12, ffn_dim=20, attention_heads=2)
+SMALL = Config(dim=16, down_hidden=12, ffn_dim=20, attention_heads=2, alpha_mode="fixed")
 BOTH = {
     "visual": ArraySpec("layer3.visual", "fp32", (4, 5, 24)),
     "text": ArraySpec("layer3.text", "fp32", (None, 24)),
@@ -71,9 +71,33 @@ def test_the_published_count_at_width_2048() -> None:
         assert count(Head(Config(), specs)) / 2**20 == pytest.approx(7.26, abs=0.005)
 
 
+_ALPHAS: dict[str, Any] = {
+    "as it is": {}, "alpha given": {"alpha": 0.1}, "one branch": {"text_branch": False}, "global alone": {"lpc": False},
+}  # fmt: skip
+
+
+def test_alpha_by_itself_is_that_of_eq_12() -> None:
+    case = Ragged(2)
+    scores = []
+    for change in ({"alpha_mode": "auto"}, {"alpha_mode": "adaptive"}, {"alpha": 0.9}):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            scores.append(Head(replace(SMALL, **change), BOTH).eval().scores(case.batch))
+    assert torch.equal(scores[0], scores[1])
+    assert not torch.equal(scores[0], scores[2])
+
+
 def test_the_settled_defaults() -> None:
     built = configs("fsar")
-    assert built["head"] == Config(dim=256, alpha=0.9, u=10, dropout=0.2, ffn_dropout=0.05, mode="transductive")
+    assert built["head"] == Config(
+        dim=256, alpha=None, alpha_mode="auto", u=10, dropout=0.2, ffn_dropout=0.05, mode="transductive"
+    )
+    text = {"visual": BOTH["visual"], "text": BOTH["text"]}
+    modes = {name: replace(SMALL, alpha_mode="auto", **change) for name, change in _ALPHAS.items()}
+    assert {name: Head(config, text).alpha_mode for name, config in modes.items()} == {
+        "as it is": "adaptive", "alpha given": "fixed", "one branch": "fixed", "global alone": "fixed",
+    }  # fmt: skip
+    assert Head(modes["as it is"], {"visual": BOTH["visual"]}).alpha_mode == "fixed"
     train: TrainConfig = built["train"]
     assert (train.lr, train.weight_decay, train.optimizer, train.schedule) == (1e-4, 5e-5, "adam", "multistep")
     assert (train.batch, train.clip, train.steps * train.batch) == (4, 1.0, 10_000)
