@@ -108,7 +108,7 @@ class ExtractConfig:
     checkpoint: str | None = setting(None, "Hub id or folder of the weights; default: the family's own", "Model")
     layer: tuple[str, ...] = setting(
         (),
-        "Layers to keep: 0 (input of block 1), 1, 2 ..., or norm (after the final norm)",
+        "Layers to keep: 0 (input of block 1), 1, 2 ..., norm (after the final norm), 0-32, 0:32:4 (both ends), all",
         "Model",
         metavar="LAYER,...",
     )

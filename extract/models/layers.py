@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from vfc.cache_schema.values.errors import BadInput, unknown_name
+from vfc.cache_schema.values.layer_ranges import expand_layers
 from vfc.cache_schema.values.layout import Layout, array_name
 from vfc.cache_schema.values.record import ArraySpec, Dtype
 
@@ -17,20 +18,21 @@ def layer_names(depth: int, *, norm: bool = True) -> tuple[str, ...]:
 
 
 def chosen_layers(requested: Sequence[str], available: Sequence[str], where: str) -> tuple[str, ...]:
-    """The requested layers, each once, in the order of `available`, from the lowest up.
+    """The requested layers and ranges, each layer once, in the order of `available`, from the lowest up.
 
     Raises BadInput, with the range, for a layer that is not available; negative numbers are refused.
     """
     numbers = [name for name in available if name.isdigit()]
     others = [name for name in available if not name.isdigit()]
-    for layer in requested:
+    layers = expand_layers(requested, available)
+    for layer in layers:
         if layer not in available:
             hint = "; layers count from the front" if layer.startswith("-") else ""
             raise BadInput(
                 f"There is no layer {layer!r} in {where}{hint}.",
                 f"Allowed: {numbers[0]} to {numbers[-1]}" + (f", or {', '.join(others)}." if others else "."),
             )
-    return tuple(name for name in available if name in requested)
+    return tuple(name for name in available if name in layers)
 
 
 def kept_streams(requested: Sequence[str], streams: Mapping[str, Sequence[str]]) -> dict[str, frozenset[str]]:

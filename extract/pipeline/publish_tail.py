@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from vfc.cache_schema.reduction import frozen_blocks as kept
 from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.layer_ranges import expand_layers
 from vfc.extract.backbone import Backbone
 from vfc.extract.config import ExtractConfig
 
@@ -47,8 +48,8 @@ def with_tail(backbone: Backbone, model: str, k: int) -> TailBackbone:
 def missing_flags(config: ExtractConfig) -> str:
     """The flags that keep the arrays which enter the tail, where they are not given."""
     below = str((config.tail or 1) - 1)
-    flags = [] if below in config.layer else [f"--layer {below}"]
-    if config.texts is not None and below not in config.text_layer:
+    flags = [] if below in expand_layers(config.layer, [below]) else [f"--layer {below}"]
+    if config.texts is not None and below not in expand_layers(config.text_layer, [below]):
         flags.append(f"--text-layer {below}")
     return " ".join(flags)
 

@@ -23,7 +23,7 @@ from vfc.heads.data.dataset import in_view
 from vfc.heads.data.facts import FACTS, set_facts, view_facts
 from vfc.heads.data.serving import ServingSettings
 from vfc.heads.data.store_view import DividedRows, StoreView, Wants, resolve
-from vfc.heads.results.facts import facts_table
+from vfc.heads.results.facts import centre_text, facts_table
 from vfc.heads.results.tables import Table, percent
 from vfc.heads.similarity.matching import METRICS, REPRESENTATIONS, comparable
 from vfc.heads.tasks.fewshot.dataset import EpisodeDataset
@@ -46,7 +46,8 @@ class MeasureSettings(ServingSettings, RawSettings, EpisodeSettings):
 
     centre: Literal["none", "train", "all"] = setting(
         "none",
-        "Subtract the mean feature of the clips in the train split, or of all clips in use.",
+        "Subtract the mean feature of the clips in the train split, or of all clips in use (transductive: the mean of "
+        "the test clips too).",
         "Protocol",
         choices=("none", "train", "all"),
     )
@@ -152,7 +153,7 @@ class EvalResult:
         title = f"{facts['way']}-way {facts['shot']}-shot, {facts['metric']}, {compared}"
         rows = [("accuracy", percent(self.score.accuracy, self.score.interval))]
         rows += [
-            (name.replace("_", " "), str(value))
+            (name.replace("_", " "), centre_text(str(value)) if name == "centre" else str(value))
             for name, value in facts.items()
             if name not in FACTS and not isinstance(value, dict) and (name == "list_digest" or "digest" not in name)
         ]

@@ -2,134 +2,259 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import asdict, dataclass, fields
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
+from vfc.cache_schema.protocol import EpisodeList
 from vfc.cache_schema.reader import StoreReader, open_store
-from vfc.cache_schema.values.errors import UnknownName, unknown_name
+from vfc.cache_schema.values.errors import BadInput, UnknownName, unknown_name
+from vfc.cache_schema.values.layer_ranges import HELP as LAYER_HELP
+from vfc.cache_schema.values.layer_ranges import expand_layers
 from vfc.cache_schema.values.layout import ArrayName
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import Json
 from vfc.cache_schema.values.settings import setting
 from vfc.heads.data.arrays import array_names
 from vfc.heads.data.serving import servable
-from vfc.heads.data.store_view import Wants, resolve
-from vfc.heads.results.facts import facts_table
+from vfc.heads.data.store_view import DividedRows, StoreView, Wants, resolve
+from vfc.heads.results.facts import centre_text, facts_table
 from vfc.heads.results.tables import Table, layers_picture, percent, write_page
 from vfc.heads.similarity.matching import METRICS
 from vfc.heads.tasks.fewshot.episodes import Score
 
 from .evaluate import EvalConfig, MeasureSettings, annotated, episode_list, eval_facts, measure, task_spec
 
+_SPLITS: Final = ("test", "val", "train", "all")
+
 
 @dataclass(frozen=True)
 class ProbeConfig(MeasureSettings):
-    """`vfc probe-layers`: as `vfc eval`, for several metrics and all layers."""
+    """`vfc probe-layers`: as `vfc eval`, for several metrics, all layers, and perhaps several stores."""
 
+    split: Literal["test", "val", "train", "all"] = setting(
+        "val",
+        "Classes by whose tasks layers are compared. val: the best layer alone is then measured on the test classes.",
+        "Protocol",
+        choices=_SPLITS,
+    )
     metrics: tuple[str, ...] = setting(
         ("avg", "dec-avg", "mpmm"), "Metrics to run.", "Protocol", flag="metric", choices=("avg", "dec-avg", *METRICS)
     )
-    layers: tuple[str, ...] = setting((), "Only these layers.", "Input", flag="layer", metavar="LAYER,...")
+    layers: tuple[str, ...] = setting(
+        (), f"Only these layers; {LAYER_HELP}.", "Input", flag="layer", metavar="LAYER,..."
+    )
+    more_cache: tuple[Path, ...] = setting(
+        (), "More stores to probe; the layer is chosen by the average over all stores.", "Input", metavar="STORE,..."
+    )
     both: bool = setting(True, "Run mpmm with both distances, Euclidean and cosine (no paper says which).", "Protocol")
     page: Path = setting(Path("layers.html"), "HTML page with table and curve.", "Output")
+
+    @property
+    def stores(self) -> tuple[Path, ...]:
+        """All stores."""
+        return (self.cache, *self.more_cache)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One metric on one layer."""
+    """One metric on one layer of one store."""
 
     layer: str
     metric: str
     score: Score
     details: dict[str, Json]
+    store: str = ""
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Every metric on every layer."""
+    """Every metric on every layer; `tested`: on test classes, the layer that was best on the val classes."""
 
     probes: tuple[Probe, ...]
     provenance: dict[str, Json]
     page: Path
+    tested: tuple[Probe, ...] = ()
 
     def to_json(self) -> dict[str, Json]:
-        """One row per (layer, metric), and what all share."""
-        rows: list[Json] = [
-            {
-                "layer": probe.layer,
-                "metric": probe.metric,
-                "accuracy": probe.score.accuracy,
-                "interval": probe.score.interval,
-                **probe.details,
-            }
-            for probe in self.probes
-        ]
-        return {**self.provenance, "rows": rows, "page": str(self.page)}
+        """One row per (store, layer, metric), and what all share."""
+        tested: dict[str, Json] = {"tested": [_row(probe) for probe in self.tested]} if self.tested else {}
+        return {**self.provenance, "rows": [_row(probe) for probe in self.probes], **tested, "page": str(self.page)}
 
     def tables(self) -> list[Table]:
-        """Layers down, metrics across."""
-        metrics = list(dict.fromkeys(probe.metric for probe in self.probes))
-        scores = {(probe.layer, probe.metric): probe.score for probe in self.probes}
-        rows = tuple(
-            (layer, *(percent(scores[layer, m].accuracy, scores[layer, m].interval) for m in metrics))
-            for layer in dict.fromkeys(probe.layer for probe in self.probes)
-        )
+        """Layers down, metrics across (of several stores: stores across, a table per metric); the best layers."""
         facts = self.provenance
         title = f"{facts['way']}-way {facts['shot']}-shot, {facts['tasks']} tasks of the {facts['split']} classes"
-        best = tuple(
-            (m, max((p for p in self.probes if p.metric == m), key=lambda p: p.score.accuracy).layer) for m in metrics
+        title += f", centre {centre_text(str(facts['centre']))}"
+        metrics, stores = _unique(p.metric for p in self.probes), _unique(p.store for p in self.probes)
+        scores = {(p.layer, p.metric, p.store): p.score for p in self.probes}
+        layers = _unique(p.layer for p in self.probes)
+
+        def shares(layer: str, metric: str) -> tuple[str, ...]:
+            return tuple(_percent(scores[layer, metric, store]) for store in stores)
+
+        if len(stores) == 1:
+            rows = tuple((layer, *(shares(layer, m)[0] for m in metrics)) for layer in layers)
+            drawn = [Table(title, ("layer", *metrics), rows)]
+        else:
+            averages = mean_over_stores(self.probes)
+            drawn = [
+                Table(
+                    f"{m}: {title}",
+                    ("layer", *stores, "average"),
+                    tuple((layer, *shares(layer, m), percent(averages[m][layer])) for layer in layers),
+                )
+                for m in metrics
+            ]
+        return [*drawn, self._best(), *facts_table({"": facts})]
+
+    def _best(self) -> Table:
+        best = {m: max(layers, key=lambda layer: layers[layer]) for m, layers in mean_over_stores(self.probes).items()}
+        if not self.tested:
+            return Table(f"Best layer on the {self.provenance['split']} classes", ("metric", "layer"), (*best.items(),))
+        stores = _unique(p.store for p in self.tested)
+        scores = {(p.metric, p.store): p.score for p in self.tested}
+        averages = mean_over_stores(self.tested)
+        rows = []
+        for metric, layer in best.items():
+            cells = [_percent(scores[metric, store]) for store in stores]
+            cells += [percent(averages[metric][layer])] if len(stores) > 1 else []
+            rows.append((metric, layer, *cells))
+        names = ("test",) if len(stores) == 1 else (*stores, "average")
+        return Table(
+            "Chosen on the val classes, measured on the test classes", ("metric", "layer", *names), tuple(rows)
         )
-        title += f", centre {facts['centre']}"
-        return [
-            Table(title, ("layer", *metrics), rows),
-            Table("Best layer", ("metric", "layer"), best),
-            *facts_table({"": facts}),
-        ]
+
+
+def _row(probe: Probe) -> Json:
+    return {
+        **({"store": probe.store} if probe.store else {}),
+        "layer": probe.layer,
+        "metric": probe.metric,
+        "accuracy": probe.score.accuracy,
+        "interval": probe.score.interval,
+        **probe.details,
+    }
+
+
+def _percent(score: Score) -> str:
+    return percent(score.accuracy, score.interval)
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def mean_over_stores(probes: Sequence[Probe]) -> dict[str, dict[str, float]]:
+    """Metric -> layer -> accuracy, averaged over stores."""
+    shares: dict[str, dict[str, list[float]]] = {}
+    for probe in probes:
+        shares.setdefault(probe.metric, {}).setdefault(probe.layer, []).append(probe.score.accuracy)
+    return {m: {layer: sum(s) / len(s) for layer, s in layers.items()} for m, layers in shares.items()}
 
 
 def probe_layers(config: ProbeConfig, progress: Progress) -> ProbeResult:
-    """Run training-free metrics on every layer that a store holds; Table 12 of the FSAR-LLaVA paper in one go.
+    """Run training-free metrics on every layer that the stores hold; Table 12 of the FSAR-LLaVA paper in one go.
 
     Raises:
-        UnknownName: the store has no visual array of a layer, or none of a layer asked for.
-        BadInput: see `evaluate`.
+        UnknownName: a store has no visual array of a layer, or none of a layer asked for.
+        BadInput: stores with different layers; see `evaluate`.
     """
-    with open_store(config.cache) as reader:
-        layers = _layers(reader, config.layers)
-        spec = task_spec(config)
-        rows = annotated(reader, config, spec, progress, centre=config.centre)
-        listed = episode_list(config, spec, rows.annotations)
-        shared = {setting.name: getattr(config, setting.name) for setting in fields(MeasureSettings)}
-        measures = []
-        for layer, metric in itertools.product(layers, config.metrics):
-            for name, distance in _variants(config, metric):
-                one = EvalConfig(**{**shared, "layer": layer, "metric": metric, "distance": distance})
-                store = resolve(
-                    reader, Wants(text=one.raw), lambda: rows, layer=layer, prompt=config.prompt, settings=config
-                )
-                measures.append((name, one, store))
-        probes = []
-        for name, one, store in measures:
-            score, details = measure(one, store, listed, progress)
-            probes.append(Probe(one.layer, name, score, details))
-            progress.say(f"Layer {one.layer}, {name}: {percent(score.accuracy, score.interval)}.")
-        provenance: dict[str, Json] = {
-            "centre": config.centre,
-            **cast("dict[str, Json]", asdict(listed.spec)),
-            "tasks": len(listed.episodes),
-            "list_digest": listed.digest,
-            "annotations_digest": rows.annotations.digest,
-            "store_digest": reader.digest,
-            **eval_facts(config, measures[0][2]),
-        }
-    result = ProbeResult(tuple(probes), provenance, config.page)
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(open_store(store)) for store in config.stores]
+        layers = [_layers(reader, config.layers) for reader in readers]
+        if any(of_store != layers[0] for of_store in layers):
+            listed = "; ".join(f"{r.root}: {', '.join(of)}" for r, of in zip(readers, layers, strict=True))
+            raise BadInput(f"The stores hold different layers: {listed}.", "Name layers that all have: --layer 8,16.")
+        parts = [_StoreProbe.of(config, reader, several=len(readers) > 1, progress=progress) for reader in readers]
+        if config.split == "test":
+            progress.say("--split test: the best layer is then chosen on the test classes. The default is --split val.")
+        probes = [probe for part in parts for layer in layers[0] for probe in part.probes(layer, progress)]
+        tested: list[Probe] = []
+        if parts[0].tested is not None:
+            for metric, shares in mean_over_stores(probes).items():
+                layer = max(shares, key=lambda layer: shares[layer])
+                tested += [part.probe(layer, metric, part.tested, progress) for part in parts if part.tested]
+        provenance = parts[0].provenance()
+        if len(parts) > 1:
+            provenance["stores"] = {part.name: part.provenance() for part in parts}
+    result = ProbeResult(tuple(probes), provenance, config.page, tuple(tested))
     curves: dict[str, list[tuple[str, float, float]]] = {}
     for probe in probes:
-        curves.setdefault(probe.metric, []).append((probe.layer, probe.score.accuracy, probe.score.interval))
-    write_page(config.page, f"Layers of {config.cache}", result.tables(), [layers_picture(curves)])
+        name = f"{probe.store}: {probe.metric}" if probe.store else probe.metric
+        curves.setdefault(name, []).append((probe.layer, probe.score.accuracy, probe.score.interval))
+    title = f"Layers of {', '.join(map(str, config.stores))}"
+    write_page(config.page, title, result.tables(), [layers_picture(curves)])
     return result
+
+
+@dataclass(frozen=True)
+class _StoreProbe:
+    """One store with its tasks; `tested`: those of the test classes, where layers are chosen on the val classes."""
+
+    config: ProbeConfig
+    reader: StoreReader
+    rows: DividedRows
+    listed: EpisodeList
+    tested: EpisodeList | None
+    name: str
+
+    @classmethod
+    def of(cls, config: ProbeConfig, reader: StoreReader, *, several: bool, progress: Progress) -> _StoreProbe:
+        spec = task_spec(config)
+        rows = annotated(reader, config, spec, progress, centre=config.centre)
+        if spec.split == "val" and "val" not in rows.annotations.splits():
+            raise BadInput(
+                f"The annotations of {reader.root} have no val classes to choose a layer on.",
+                "Give --classes seeded or a list with a val split; --split test or all chooses on those classes.",
+            )
+        tested = None
+        if spec.split == "val" and config.episodes is None and "test" in rows.annotations.splits():
+            tested = EpisodeList.draw(rows.annotations, replace(spec, split="test"), config.tasks)
+        listed = episode_list(config, spec, rows.annotations)
+        return cls(config, reader, rows, listed, tested, str(reader.root) if several else "")
+
+    def probes(self, layer: str, progress: Progress) -> Iterator[Probe]:
+        """Every metric on one layer."""
+        for metric in self.config.metrics:
+            for name, _ in _variants(self.config, metric):
+                yield self.probe(layer, name, self.listed, progress)
+
+    def probe(self, layer: str, name: str, listed: EpisodeList, progress: Progress) -> Probe:
+        """One metric on one layer, on the tasks `listed`."""
+        one, store = self._measured(layer, name)
+        score, details = measure(one, store, listed, progress)
+        where = f"{self.name}, " if self.name else ""
+        progress.say(f"{where}layer {layer}, {name}, {listed.spec.split} classes: {_percent(score)}.")
+        return Probe(layer, name, score, details, self.name)
+
+    def _measured(self, layer: str, name: str) -> tuple[EvalConfig, StoreView]:
+        shared = {setting.name: getattr(self.config, setting.name) for setting in fields(MeasureSettings)}
+        metric = name.partition(", ")[0]
+        distance = dict(_variants(self.config, metric))[name]
+        one = EvalConfig(**{**shared, "layer": layer, "metric": metric, "distance": distance})
+        prompt = self.config.prompt
+        store = resolve(
+            self.reader, Wants(text=one.raw), lambda: self.rows, layer=layer, prompt=prompt, settings=self.config
+        )
+        return one, store
+
+    def provenance(self) -> dict[str, Json]:
+        """What the scores rest on."""
+        layer, metric = _layers(self.reader, self.config.layers)[0], self.config.metrics[0]
+        _, store = self._measured(layer, _variants(self.config, metric)[0][0])
+        return {
+            "centre": self.config.centre,
+            **cast("dict[str, Json]", asdict(self.listed.spec)),
+            "tasks": len(self.listed.episodes),
+            "list_digest": self.listed.digest,
+            **({} if self.tested is None else {"test_list_digest": self.tested.digest}),
+            "annotations_digest": self.rows.annotations.digest,
+            "store_digest": self.reader.digest,
+            **eval_facts(self.config, store),
+        }
 
 
 def _variants(config: ProbeConfig, metric: str) -> list[tuple[str, Literal["euclidean", "cosine"] | None]]:
@@ -147,10 +272,11 @@ def _layers(reader: StoreReader, chosen: tuple[str, ...]) -> list[str]:
             f"The store {reader.root} has no visual array of a layer to probe.",
             f"It holds: {array_names(reader)}. Extract several layers: --layer 0,8,16,24,31.",
         )
-    for layer in chosen:
+    names = expand_layers(chosen, layers, within=True)
+    for layer in names:
         if layer not in layers:
             raise unknown_name("stored layer", layer, layers)
-    return [layer for layer in layers if not chosen or layer in chosen]
+    return [layer for layer in layers if not chosen or layer in names]
 
 
 def _depth(layer: str) -> tuple[int, int, Any]:

@@ -11,6 +11,11 @@ _DIGESTS: Final = ("store", "recipe", "annotations", "videos", "classes", "test_
 _HEX: Final = 12
 
 
+def centre_text(centre: str) -> str:
+    """How a mean was subtracted, in words: that of all clips looks at the test clips too."""
+    return "all (transductive: the mean of the test clips is subtracted)" if centre == "all" else centre
+
+
 def fact_rows(result: Mapping[str, Any]) -> dict[str, str]:
     """Name -> text of every fact that a row of results.jsonl holds (see `data.facts`); digests are shortened."""
     rows: dict[str, str] = {}

@@ -86,3 +86,11 @@ def test_streams_are_limited_in_the_kinds_that_are_named(asked: tuple[str, ...],
 def test_an_unknown_stream_is_refused() -> None:
     with pytest.raises(UnknownName, match=r"There is no stream 'visuals'. Did you mean 'visual'?"):
         kept_streams(("visuals",), STREAMS)
+
+
+def test_ranges_are_layers_of_the_network() -> None:
+    names = layer_names(8)
+    assert chosen_layers(("0:8:4", "norm"), names, "the tower") == ("0", "4", "8", "norm")
+    assert chosen_layers(("all",), names, "the tower") == names
+    with pytest.raises(BadInput, match=r"There is no layer '9' in the tower"):
+        chosen_layers(("7-9",), names, "the tower")

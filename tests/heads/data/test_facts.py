@@ -34,7 +34,9 @@ def test_eval_and_probe_name_what_they_rest_on(make_store: MakeStore, tmp_path: 
     assert row["tokens"] == {"visual": "mean of patch tokens"}
     assert (row["views"], row["split_rule"], row["groups_kept"]) == ({"test": [0]}, "Splits as given", None)
     assert row["clips_per_class"] == {f"class{i:02}": 8 for i in range(15)}
-    probed: Any = probe_layers(ProbeConfig(store, way=4, tasks=5, page=tmp_path / "p.html"), Silent()).to_json()
+    probed: Any = probe_layers(
+        ProbeConfig(store, way=4, tasks=5, split="test", page=tmp_path / "p.html"), Silent()
+    ).to_json()
     assert probed["videos_digest"] == row["videos_digest"]
 
 
