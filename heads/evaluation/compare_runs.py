@@ -185,6 +185,10 @@ def _common(run: Run) -> dict[str, Any]:
     varied = _VARIED["data"] + (("annotations_digest",) if "videos_digest" in run.row else ())
     data = {name: value for name, value in run.settings["data"].items() if name not in varied}
     facts = {name: run.row[name] for name in FACTS if name in run.row}
+    if "views" in facts:
+        # Which views the training videos of a fold have is no setting; the store says what views mean.
+        facts["views"] = {use: views for use, views in facts["views"].items() if use != "train"}
+        facts.pop("views_digest", None)
     return {**shared, **{f"data.{name}": _short(name, value) for name, value in {**data, **facts}.items()}}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 from zlib import crc32
@@ -12,7 +12,7 @@ from zlib import crc32
 import numpy as np
 
 from vfc.cache_schema.annotations import Annotation, Annotations, load, with_video_split
-from vfc.cache_schema.annotations.groups import Groups, group_of, groups
+from vfc.cache_schema.annotations.groups import Groups, groups
 from vfc.cache_schema.annotations.lists import spelling
 from vfc.cache_schema.annotations.ordered import read_class_list
 from vfc.cache_schema.content import content_digests
@@ -90,8 +90,16 @@ def divided(config: Config, reader: StoreReader, progress: Progress) -> DividedR
     return DividedRows(Annotations(tuple(replace(row, split="train") for row in rows.rows)), "all videos train")
 
 
-def lists(config: Config, rows: Annotations, other: StoreReader | None, *, seed: int, progress: Progress) -> Lists:
-    """The lists of a run, from the rows that `divided` gave.
+def lists(
+    config: Config,
+    rows: Annotations,
+    reader: StoreReader,
+    other: StoreReader | None,
+    *,
+    seed: int,
+    progress: Progress,
+) -> Lists:
+    """The lists of a run, from the rows of `reader` that `divided` gave.
 
     `other` is the store to test on, where it is another one; `seed` that of the training.
 
@@ -113,7 +121,7 @@ def lists(config: Config, rows: Annotations, other: StoreReader | None, *, seed:
     train, tests = _in_protocol(config, trained, tested, listed)
     val = Listed(_part(rows, "val"), ()).of(train.names)
     if config.val_fraction:
-        train, val = _held_out(train, config.val_fraction, config.split_seed)
+        train, val = _held_out(train, config.val_fraction, config.split_seed, content_digests(reader))
     if config.shots:
         train = _shots(train, config, seed)
     progress.say(_counted(train, val, tests))
@@ -213,16 +221,22 @@ def _ordered(labels: Iterable[str], listed: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(places, key=lambda label: places[label]))
 
 
-def _held_out(train: Listed, share: float, seed: int) -> tuple[Listed, Listed]:
-    """The training videos without, and the share of each class's videos for validation, at least one of two."""
-    group = {row.name: group_of(row.name, row.group) for row in train.rows}
-    held_out: set[str] = set()
+def _held_out(train: Listed, share: float, seed: int, content: Mapping[str, str]) -> tuple[Listed, Listed]:
+    """The training videos without, and the share of each class's videos for validation, at least one of two.
+
+    Groups stay together: segments of one file, identical files, groups of the annotations.
+    """
+    group = groups(train.rows, content).of
+    labels: dict[str, str] = {}
+    for row in train.rows:  # a group with videos of two classes counts for the first
+        labels[group[row.name]] = min(row.label, labels.get(group[row.name], row.label))
+    chosen: set[str] = set()
     for label, names in Annotations(train.rows).by_label().items():
-        # Groups stay together; a share of the groups is a share of the videos where every video is a group of its own.
-        together = list(dict.fromkeys(group[name] for name in names))
+        # A share of the groups is a share of the videos where every video is a group of its own.
+        together = [name for name in dict.fromkeys(group[name] for name in names) if labels[name] == label]
         np.random.default_rng([seed, crc32(label.encode())]).shuffle(together)
-        chosen = set(together[: min(len(together) - 1, max(1, round(share * len(together))))])
-        held_out |= {name for name in names if group[name] in chosen}
+        chosen |= {*together[: min(len(together) - 1, max(1, round(share * len(together))))]} if together else set()
+    held_out = {name for name, of_name in group.items() if of_name in chosen}
     rest = tuple(row for row in train.rows if row.name not in held_out)
     return replace(train, rows=rest), replace(train, rows=tuple(r for r in train.rows if r.name in held_out))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from vfc.cache_schema.annotations import Annotations
 from vfc.cache_schema.reader import StoreReader, open_store
-from vfc.cache_schema.values.errors import RecipeMismatch
+from vfc.cache_schema.values.errors import BadInput, RecipeMismatch
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import Json
@@ -29,7 +29,12 @@ class Side:
 
 
 def with_every_view(listed: Lists, reader: StoreReader, config: Config, progress: Progress) -> tuple[Lists, list[int]]:
-    """The lists with test videos that have every view that is averaged, and these views."""
+    """The lists with test videos that have every view that is averaged, and these views.
+
+    Raises:
+        MissingRecord: see `complete_views`.
+        BadInput: no video is left to test.
+    """
     every = [name for part in listed.tests.values() for name in part.videos]
     videos = VideoDataset(reader, every, test_views(reader, config.test_views))
     views, complete = complete_views(videos, progress, leave_out=bool(config.leave_out_incomplete))
@@ -44,6 +49,12 @@ def with_every_view(listed: Lists, reader: StoreReader, config: Config, progress
         name: replace(part, rows=tuple(row for row in part.rows if row.name in usable))
         for name, part in listed.tests.items()
     }
+    for name, part in tests.items():
+        if listed.tests[name].rows and not part.rows:
+            raise BadInput(
+                f"No {name} video has all of the {len(views)} views that are averaged, so none is left to test.",
+                "Name views that the videos have with --test-views, or extract the missing views.",
+            )
     return replace(listed, tests=tests), views
 
 

@@ -175,7 +175,7 @@ def prepare(
         raise BadInput(
             "--template is given, but this head reads no class texts.", "Leave --template out, or train another head."
         )
-    listed = lists(config, view.annotations, other, seed=train.seed, progress=progress)
+    listed = lists(config, view.annotations, reader, other, seed=train.seed, progress=progress)
     if not head.open_classes:
         _refuse_unseen(listed.train, listed.tests)
     listed, tested_views = with_every_view(listed, other or reader, config, progress)

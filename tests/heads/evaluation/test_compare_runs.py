@@ -11,7 +11,10 @@ import pytest
 from suites.motion_store import MakeStore, make_store
 
 from vfc.cache_schema.annotations import Annotation, Annotations, load, write_annotations
+from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.values.progress import Silent
+from vfc.cache_schema.values.record import Key, Record
+from vfc.cache_schema.writer import StoreWriter
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.evaluation.compare_runs import Report, ReportConfig, report
 from vfc.heads.methods import linear_probe
@@ -79,6 +82,19 @@ def test_other_views_are_another_row(make_store: MakeStore, tmp_path: Path, sett
     trained(store, runs / "one", seed=0, fold="0")
     trained(store, runs / "two", seed=1, fold="0", **settings)
     assert sizes(report(ReportConfig((runs,)), Silent())) == [(1, 1), (1, 1)]
+
+
+def test_folds_whose_training_videos_have_other_views_are_one_group(make_store: MakeStore, tmp_path: Path) -> None:
+    store, runs = with_folds(make_store(classes=4)), tmp_path / "runs"
+    with open_store(store) as reader:
+        recipe, frames = reader.recipe, reader.read(Key("video", "class00/0.mp4"), "frames")
+    with StoreWriter(store, recipe) as writer:  # one more view of one video, which is in fold 0
+        writer.add(Record(Key("video", "class00/0.mp4", 1), {"frames": frames}))
+    for fold in ("0", "1"):
+        trained(store, runs / fold, fold=fold, test_views="0")
+    views = [json.loads((runs / fold / "results.jsonl").read_text())["views"]["train"] for fold in ("0", "1")]
+    assert views == [[0], [0, 1]]
+    assert sizes(report(ReportConfig((runs,)), Silent())) == [(1, 2)]
 
 
 def test_results_that_differ_in_a_fact_alone_have_names_of_their_own(make_store: MakeStore, tmp_path: Path) -> None:

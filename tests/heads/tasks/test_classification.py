@@ -592,6 +592,10 @@ def test_every_tested_video_has_every_averaged_view(make_store: MakeStore) -> No
     assert any("10 of 12 tested videos" in line and "They are left out." in line for line in told.lines)
     both = opened(Config(store, test_views="0-1"))
     assert both.facts["views"] == {"train": [0, 1], "test": [0, 1]}
+    with StoreWriter(store, recipe) as writer:
+        writer.add(Record(Key("video", "class02/6.mp4", 3), {"frames": values}))
+    with pytest.raises(BadInput, match=r"No test video has all of the 4 views[^\n]*none is left to test\.\nName views"):
+        opened(config)
     assert len(both.lists.tests["test"].videos) == 12
 
 
@@ -665,6 +669,17 @@ def test_identical_files_are_never_divided_by_a_random_split(make_store: MakeSto
         parts = (task.lists.train, task.lists.val, task.lists.tests["test"])
         assert sorted(len({*same} & {*part.videos}) for part in parts) == [0, 0, 3]
         assert task.facts["groups_kept"] == 1
+
+
+def test_identical_files_are_never_divided_by_val_fraction(make_store: MakeStore, tmp_path: Path) -> None:
+    # Two names of one class, and one of another class: they are in one part, whatever the seed.
+    same = ("class00/0.mp4", "class00/3.mp4", "class01/1.mp4")
+    store = with_contents(by_video(make_store(classes=3)), tmp_path / "copy", same)
+    parts = set()
+    for seed in range(8):
+        task = opened(Config(store, val_fraction=0.3, split_seed=seed)).lists
+        parts.add(tuple(len({*same} & {*part.videos}) for part in (task.train, task.val)))
+    assert parts == {(3, 0), (0, 3)}
 
 
 def test_what_a_head_wants_and_a_store_has_not_is_refused_with_the_remedy(store: Path) -> None:
