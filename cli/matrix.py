@@ -12,6 +12,7 @@ from vfc.cache_schema.values.settings import setting
 
 from .command import Command, Outcome, table
 
+NEEDS_LAYER = "yes, from --layer or --window: without them this family gives one vector per clip, which has no steps"
 VISUAL_ONLY = "yes, without the text stream: this family answers no prompts"
 
 
@@ -27,13 +28,15 @@ class Offer:
     """What a family of models puts into a store, as its code declares it.
 
     `long`: one row per time step of a long video; `texts`: embeddings of class names; `prompts`: a text stream per
-    prompt; `tail`: its frozen upper blocks. Every family gives arrays of clips.
+    prompt; `tail`: its frozen upper blocks; `one_vector`: without layers a clip has no time steps. Every family gives
+    arrays of clips.
     """
 
     long: bool
     texts: bool
     prompts: bool
     tail: bool
+    one_vector: bool = False
 
     @classmethod
     def of(cls, family: Any) -> Offer:
@@ -44,6 +47,7 @@ class Offer:
             texts=hasattr(backbone, "encode_texts"),
             prompts=hasattr(backbone, "encode_prompted"),
             tail=hasattr(backbone, "tail"),
+            one_vector=getattr(family, "ONE_VECTOR", False),
         )
 
 
@@ -57,6 +61,8 @@ def answer(method: Any, task: Any, offer: Offer) -> str:
         return "no: the head reads embeddings of the class names; this family has no text tower"
     if "tail" in {setting.name for setting in dataclasses.fields(settings)} and not offer.tail:
         return "no: the head adapts the upper blocks of the model, which this family does not keep in the store"
+    if offer.one_vector and method.Head.least_steps(settings) > 1:
+        return NEEDS_LAYER
     return VISUAL_ONLY if method.Head.text and not offer.prompts else "yes"
 
 

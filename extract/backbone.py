@@ -258,7 +258,8 @@ class Family(Protocol):
 
     Optional beside these: `WINDOWS = True` where it takes windows and flow; `PIXELS`, the names of its ways from frames
     to pixels where it has several; `clip_frames`, a function from a checkpoint's name to the frames of its clips, where
-    it takes one number only; `build_windows`, like `build`, for one vector per window, where windows are asked for.
+    it takes one number only; `build_windows`, like `build`, for one vector per window, where windows are asked for;
+    `ONE_VECTOR = True` where a clip is one vector without time steps unless layers are asked for.
     """
 
     DEFAULT_CHECKPOINT: str | None

@@ -52,6 +52,11 @@ class Head(nn.Module, ABC):
         return config
 
     @classmethod
+    def least_steps(cls, config: Any) -> int:
+        """The fewest time steps per clip that the head takes with `config`, its own settings."""
+        return 1
+
+    @classmethod
     def trained_config(cls, config: Any, store: Path) -> Any:
         """`config` completed with what the head reads of the training store, to score new data with trained weights."""
         return config

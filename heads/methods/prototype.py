@@ -40,7 +40,7 @@ class Config:
     )
     representation: Literal["mean", "ordered", "difference"] | None = setting(
         None,
-        "Clip representation; default: difference for mean-cosine, ordered for the other metrics.",
+        "Clip representation; default: difference for mean-cosine (mean for one vector per clip), else ordered.",
         "Model",
         choices=tuple(REPRESENTATIONS),
     )
@@ -61,7 +61,10 @@ class Head(EpisodicHead):
         super().__init__(config, specs)
         frames, width = (int(size or 0) for size in require(specs, "visual", "prototype").shape)
         self._config, sequence = config, config.metric != "mean-cosine"
-        self._representation = config.representation or ("ordered" if sequence else "difference")
+        default = "ordered" if sequence else "difference" if frames > 1 else "mean"
+        self._representation = config.representation or default
+        if config.representation is None and default == "mean":
+            self.notes = ("The array holds one vector per clip, so clips are compared without any order of frames.",)
         comparable(torch.zeros(1, frames, 1), config.metric, self._representation)  # raises BadInput
         self.project = nn.Linear(width, config.width, bias=False)
         # Orthogonal weights keep angles (exactly if width >= D): training starts at the training-free metric.

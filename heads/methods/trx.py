@@ -54,7 +54,7 @@ class Head(EpisodicHead):
     def __init__(self, config: Config, specs: Mapping[str, ArraySpec]) -> None:
         super().__init__(config, specs)
         frames, width = (int(size or 0) for size in require(specs, "visual", "trx").shape)
-        if not config.cardinalities or min(config.cardinalities) < 1 or max(config.cardinalities) > frames:
+        if not config.cardinalities or min(config.cardinalities) < 1 or self.least_steps(config) > frames:
             raise BadInput(
                 f"--cardinalities {','.join(map(str, config.cardinalities))} asks for tuples out of {frames} frames.",
                 f"Give sizes from 1 to {frames}, or an array with more time steps (--array or --layer).",
@@ -62,6 +62,11 @@ class Head(EpisodicHead):
         self.dropout = nn.Dropout(config.dropout)
         self.register_buffer("positions", config.position_scale * _sinusoids(frames, width), persistent=False)
         self.parts = nn.ModuleList(Tuples(size, frames, width, config.width) for size in config.cardinalities)
+
+    @classmethod
+    def least_steps(cls, config: Config) -> int:
+        """As many as the largest tuple has frames."""
+        return max(config.cardinalities, default=1)
 
     def encode(self, videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Keys and values of every tuple of a clip."""

@@ -23,8 +23,9 @@ def fact_rows(result: Mapping[str, Any]) -> dict[str, str]:
         rows["views"] = "; ".join(f"{use} {_ranges(views)}" for use, views in result["views"].items())
     if result.get("templates"):
         rows["templates of class texts"] = ", ".join(result["templates"])
-    if result.get("tokens"):
-        rows["tokens"] = ", ".join(f"{role} {tokens}" for role, tokens in result["tokens"].items())
+    for name, title in (("tokens", "tokens"), ("baseline_tokens", "tokens of the baselines")):
+        if result.get(name):
+            rows[title] = ", ".join(f"{role} {tokens}" for role, tokens in result[name].items())
     for name in ("centring", "split_rule"):
         if name in result:
             rows[name.replace("_", " ")] = str(result[name])

@@ -13,6 +13,7 @@ from suites.family_stores import ADAPTED, FAMILIES, TEXTS, extract_family, write
 
 from vfc.cache_schema import StoreWriter
 from vfc.cache_schema.annotations import Annotation, Annotations, load, write_annotations
+from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.reduction.reduce import Reduction
 from vfc.cache_schema.upkeep.deriving import materialize
 from vfc.cache_schema.values.errors import BadInput, UnknownName
@@ -20,6 +21,8 @@ from vfc.cache_schema.values.progress import Silent
 from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import ArraySpec, Key, Record
 from vfc.cli import matrix
+from vfc.extract.backbone import find_family
+from vfc.heads.data.serving import servable
 from vfc.heads.evaluation.evaluate import EvalConfig, evaluate
 from vfc.heads.evaluation.predict import Run, predict, predict_classes
 from vfc.heads.evaluation.probe import ProbeConfig, probe_layers
@@ -120,6 +123,34 @@ def test_a_head_runs_or_the_table_says_why_not(
     else:
         with pytest.raises(UnknownName, match=r"of the class names; it has of texts.*\n.*vfc extract"):
             run(head, store_of(family), tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def vectors(store_of: Stores, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ViCLIP's store without any layer: one vector per clip."""
+    folder = store_of("viclip").parent
+    return extract_family("viclip", folder / "videos", folder, out=tmp_path_factory.mktemp("vectors") / "s")
+
+
+@pytest.mark.parametrize("head", [head for head in HEADS if head != "msta"])
+def test_one_vector_per_clip_is_read_by_all_but_a_head_that_needs_steps(
+    head: str, vectors: Path, answers: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    if answers[head]["viclip"] == matrix.NEEDS_LAYER:
+        with pytest.raises(BadInput, match=r"tuples out of 1 frames\.\n.*an array with more time steps"):
+            run(head, vectors, tmp_path / "run")
+        return
+    row = run(head, vectors, tmp_path / "run")
+    assert 0 <= row["accuracy" if head in FEWSHOT else "top1"] <= 1
+    assert any("one vector per clip" in note for note in row["notes"]) == (head == "prototype")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_says_whether_its_clips_are_single_vectors(family: str, store_of: Stores, vectors: Path) -> None:
+    with open_store(vectors if family == "viclip" else store_of(family)) as reader:
+        arrays = [spec for spec in reader.kinds["video"] if servable(spec)]
+    single = all(len(spec.shape) == 1 for spec in arrays)
+    assert single == matrix.Offer.of(find_family(family)).one_vector
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -38,6 +38,7 @@ DEFAULT_CHECKPOINT: str | None = "OpenGVLab/ViCLIP-B-16-hf"
 PIXELS: Final = ("resize", "centre-crop")
 """`resize`: the whole frame to a square, bicubic, as in its own evaluation. `centre-crop`: short side to 8/7 of the
 edge, bilinear, then a centre crop, as in work that trains heads on it."""
+ONE_VECTOR: Final = True
 STREAMS: Final = {"video": ("embedding", "visual"), "text": ("embedding", "text")}
 VISION: Final = "vision_encoder."
 TEXT: Final = "text_encoder."

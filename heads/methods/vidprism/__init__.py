@@ -148,6 +148,23 @@ class Head(ClassifierHead):
             "Or train without the contrastive loss: --text-weight 0.",
         )
 
+    @classmethod
+    def prepare_config(cls, config: Config, task: Any) -> Config:
+        """The settings as they are.
+
+        Raises:
+            BadInput: a rate above the number of frames, whose stream would be one padded window.
+        """
+        frames = task.specs["visual"].shape[0]
+        beyond = [rate for rate in config.rates if frames is not None and rate > frames]
+        if beyond:
+            raise BadInput(
+                f"--rates {','.join(map(str, config.rates))} asks for {max(beyond)} frames per token; "
+                f"a clip has {frames}.",
+                f"Give rates of {frames} or less, or a store with more frames (vfc extract --num-frames).",
+            )
+        return config
+
     def forward(self, frames: Tensor) -> Outputs:
         """What scores, losses and report need, from frames `[B, T, D]`."""
         streams = [stream(frames) for stream in self.streams]

@@ -165,11 +165,17 @@ class FewShot:
             "queries": spec.queries,
             "tasks": len(listed.episodes),
             **self.facts,
+            **self._read_by_baselines(pooled),
             **result.to_json(),
             "interval_over_classes": result.over_classes(),
             "baselines": rows,
             ITEMS: items(listed.episodes, result),
         }
+
+    def _read_by_baselines(self, pooled: StoreView) -> dict[str, Json]:
+        """`baseline_tokens`, as `tokens` of the facts, where the baselines read other time steps or tokens."""
+        served: dict[str, Json] = {role: serving.in_words for role, serving in pooled.serving.items()}
+        return {} if served == self.facts["tokens"] else {"baseline_tokens": served}
 
     def _dataset(
         self, store: StoreView, split: str, episodes: Sequence[Episode], views: InUse | None = None

@@ -87,3 +87,14 @@ def test_scores_by_hand() -> None:
     assert head.scores(batch).tolist() == [[[pytest.approx(0.5**0.5), pytest.approx(-1.0)]]]
     expected = math.log1p(math.exp(-1 - 0.5**0.5))
     assert head.loss(batch)["cross-entropy"].item() == pytest.approx(expected)
+
+
+def test_one_vector_per_clip_is_compared_as_it_is_and_said() -> None:
+    vector = {"visual": ArraySpec("embedding", "fp16", (1, 24))}
+    head = Head(Config(width=24), vector)
+    clips = torch.randn(4, 1, 24)
+    torch.testing.assert_close(head.encode({"visual": clips})["clip"], clips[:, 0] @ head.project.weight.mT)
+    assert head.notes == ("The array holds one vector per clip, so clips are compared without any order of frames.",)
+    assert not Head(Config(representation="mean"), vector).notes
+    with pytest.raises(BadInput, match="--representation difference needs several frames"):
+        Head(Config(representation="difference"), vector)

@@ -452,3 +452,10 @@ def test_what_the_head_wants_of_a_store() -> None:
 def test_settings_that_cannot_be_are_refused(change: dict[str, Any], shape: dict[str, Any], told: str) -> None:
     with pytest.raises(BadInput, match=told):
         Head(replace(Config(), **change), specs(**shape))
+
+
+def test_rates_above_the_number_of_frames_are_refused_before_the_training(make_store: MakeStore) -> None:
+    task = classification.Config(cache=make_store(classes=3, clips=5, split=False))
+    quick = TrainConfig(steps=1, batch=4, select="last", device="cpu")
+    with pytest.raises(BadInput, match=r"^--rates 2,99 asks for 99 frames per token; a clip has 4\.\nGive rates of 4"):
+        train("vidprism", task, Config(rates=(2, 99)), quick, Silent())

@@ -36,4 +36,6 @@ def test_all_steps_are_trained_on_and_the_baselines_are_measured_too(tmp_path: P
     task = fewshot.Config(tmp_path / "s", way=3, train_queries=1, val_tasks=5, tasks=20, clip_rule="all")
     row = train("fsar", task, SMALL, replace(QUICK, out=tmp_path / "run"), Silent()).row
     assert row["tokens"] == {"visual": "as stored"}
+    of_tokens = "mean of patch tokens, " if tokens else ""
+    assert row["baseline_tokens"] == {"visual": f"{of_tokens}8 steps by segment-mean"}
     assert row["baselines"]
