@@ -75,12 +75,19 @@ def episodes() -> TyperCommand:
 def report() -> TyperCommand:
     """`vfc report`."""
     from vfc.heads.evaluation.compare_runs import ReportConfig, report
+    from vfc.heads.results.table_formats import formatted
+
+    def run(config: ReportConfig, progress: Progress) -> Outcome:
+        result = report(config, progress)
+        text = tables_text(result.tables()) if config.table is None else formatted(result.tables(), config.table)
+        notices = "" if config.table is not None else "".join(f"{line}\n\n" for line in result.notices())
+        return Outcome(result.to_json(), notices + text)
 
     return Command(
         "report",
         "Compare finished trainings: mean and standard deviation over seeds, paired differences.",
         ReportConfig,
-        lambda config, progress: _outcome(report(config, progress)),
+        run,
         "vfc report runs --against runs/linear-probe-1a2b3c4d",
         "Runs that differ in the seed alone are one group, and so are the folds or splits of one protocol. A group is "
         "better than another if there are two seeds or more, the 95 % interval (over test classes, files or videos) is "

@@ -32,7 +32,7 @@ LIBRARIES = {
 }
 # A library that one room may use in some of its files only.
 LIBRARIES_OF_FILES = {
-    "heads/results/tables.py": {"matplotlib"},
+    "heads/results/figures.py": {"matplotlib"},
     "cache_schema/exchange/archives.py": {"torch"},
     "extract/backbones/i3d/flow.py": {"cv2"},
     "heads/methods/actionllm/checkpoint.py": {"transformers"},

@@ -6,46 +6,49 @@ of that set vary. Everything else that a result names makes another group.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
+
+import numpy as np
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
-from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import Json
 from vfc.cache_schema.values.settings import setting
 from vfc.heads import tasks
-from vfc.heads.data.facts import FACTS
 from vfc.heads.results.facts import facts_table
+from vfc.heads.results.table_formats import Format
 from vfc.heads.results.tables import Table, percent, read_rows
-from vfc.heads.runs.paired_statistics import Difference, Group, Run, difference
+from vfc.heads.runs.paired_statistics import Difference, Group, difference
 
-_VARIED: Final = {
-    "task": (
-        *("shot_seed", "split_seed", "episode_seed", "fold", "annotations", "train_list", "test_list"),
-        *("cache", "labels", "resident"),
-    ),
-    "train": ("seed", "out", "device"),
-    "data": ("train_digest", "list_digest", "split", "told_digest", "labels_digest"),
-}
-"""What may differ within a group: seeds, folds and splits of one set of videos, paths and devices."""
-_SETUP: Final = ("shots", "protocol", "way", "shot", "observe", "predict")
-"""Settings of a task that two groups must share to be compared."""
-_SET: Final = ("videos_digest", "classes_digest")
-"""Facts of a result that two groups must share to be compared: one set of videos and labels, one list of classes."""
+from .groups import SETUP, LeftOut, group_id, grouped, knobs, read_runs, run_folders, setup
 
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Which runs, and beside which of them the others are put."""
+    """Which runs, beside which of them the others are put, and what is written."""
 
     runs: tuple[Path, ...] = setting((), "Run folders, or folders of run folders.", argument=True, metavar="RUN...")
     against: tuple[Path, ...] = setting(
         (), "Runs to compare the others with, item by item; the other seeds of their groups are included.", "Protocol"
     )
+    table: Format | None = setting(
+        None, "Print the tables in this format.", "Output", choices=("csv", "latex", "markdown", "html")
+    )
+    out: Path | None = setting(None, "HTML page to write, in one file.", "Output")
+    figures: Path | None = setting(None, "Folder for the pictures as PNG and SVG, in print size.", "Output")
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """A training-free row of the runs' own records: its score on the test items of some groups."""
+
+    name: str
+    accuracy: float
+    lists: int
+    groups: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -55,19 +58,55 @@ class Report:
     groups: Mapping[str, Group]
     differences: Mapping[tuple[str, str], Difference]
     more: tuple[Table, ...] = ()
+    untrained: tuple[Untrained, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """Name of a group -> its id, which does not depend on the other runs."""
+        return {name: group_id(group.runs[0]) for name, group in self.groups.items()}
 
     def to_json(self) -> dict[str, Json]:
-        """Shares, not percentages."""
+        """Shares, not percentages. Keys are ids of groups."""
+        ids = self.ids
         differences: list[Json] = [
-            {"runs": a, "against": b, **difference.to_json()} for (a, b), difference in self.differences.items()
+            {"runs": ids[a], "against": ids[b], **each.to_json()} for (a, b), each in self.differences.items()
         ]
-        groups: dict[str, Json] = {name: group.to_json() for name, group in self.groups.items()}
-        return {"groups": groups, "differences": differences}
+        columns = knobs([*self.groups.values()])
+        groups: dict[str, Json] = {
+            ids[name]: {
+                "name": name,
+                "head": str(group.runs[0].settings["head"]),
+                "settings": {knob: values[i] for knob, values in columns.items()},
+                "validation": validation_of(group),
+                **group.to_json(),
+            }
+            for i, (name, group) in enumerate(self.groups.items())
+        }
+        untrained: list[Json] = [
+            {"name": row.name, "mean": row.accuracy, "lists": row.lists, "groups": [ids[g] for g in row.groups]}
+            for row in self.untrained
+        ]
+        left_out: list[Json] = [{"name": one.name, "reason": one.reason} for one in self.left_out]
+        return {"groups": groups, "differences": differences, "untrained": untrained, "left_out": left_out}
+
+    def notices(self) -> list[str]:
+        """A line for each untrained row that is the best one and beats trained groups."""
+        beaten: dict[tuple[str, float], list[str]] = {}
+        for name, group in self.groups.items():
+            rows = [row for row in self.untrained if name in row.groups]
+            best = max(rows, key=lambda row: row.accuracy, default=None)
+            mean = float(group.per_seed().mean())
+            if best is not None and best.accuracy > mean:
+                beaten.setdefault((best.name, best.accuracy), []).append(f"{name} {percent(mean)}")
+        return [
+            f"Untrained features ({name} {percent(share)}) are better than the trained {'; '.join(groups)}."
+            for (name, share), groups in beaten.items()
+        ]
 
     def tables(self) -> list[Table]:
-        """A row per group; a row per difference."""
-        title = "Runs: how much of a test item (task, clip, window) is right, on average"
-        drawn = [Table(title, ("", "mean ± std over seeds", "seeds", "folds", "95 % over folds"), self._rows())]
+        """A row per group and per untrained row; a row per difference; what is left out."""
+        drawn = [self._groups()]
         if self.differences:
             rows = tuple(
                 (f"{a} - {b}", _within(d), f"{d.units} {d.over}", _items(d), _seeds(d.per_seed), _beyond(d))
@@ -75,24 +114,50 @@ class Report:
             )
             columns = ("paired item by item", "points [95 %]", "over", "over test items", "seed by seed", "beyond")
             drawn.append(Table("Differences", columns, rows))
+        if self.left_out:
+            reasons = tuple((one.name, one.reason) for one in self.left_out)
+            drawn.append(Table("Left out", ("", "reason"), reasons))
         data = facts_table({name: group.runs[0].row for name, group in self.groups.items()}, "Data of the first run")
         return [*drawn, *self.more, *data]
 
-    def _rows(self) -> tuple[tuple[str, ...], ...]:
-        rows = []
-        for name, group in self.groups.items():
-            figures: Mapping[str, Any] = group.to_json()
-            over = figures["interval_over_lists"]
-            rows.append(
-                (
-                    name,
-                    percent(figures["mean"], figures["std"]),
-                    str(figures["seeds"]),
-                    str(figures["lists"]),
-                    "" if over is None else f"± {100 * over:.2f}",
-                )
-            )
-        return tuple(rows)
+    def _groups(self) -> Table:
+        """One column per setting that differs; validation and test are named as such."""
+        title = "Runs: how much of a test item (task, clip, window) is right, on average"
+        columns = knobs([*self.groups.values()])
+        results = ("validation", "test, mean ± std over seeds", "seeds", "folds", "95 % over folds")
+        rows = [
+            (str(group.runs[0].settings["head"]), *(values[i] for values in columns.values()), *_cells(group))
+            for i, group in enumerate(self.groups.values())
+        ]
+        shared = [
+            (row.name, *self._shared(columns, row.groups), "", percent(row.accuracy), "untrained", str(row.lists), "")
+            for row in self.untrained
+        ]
+        return Table(title, ("", *columns, *results), (*rows, *shared))
+
+    def _shared(self, columns: Mapping[str, Sequence[str]], groups: Sequence[str]) -> list[str]:
+        """The values of the columns that say on which items an untrained row was tested, where its groups agree."""
+        places = [i for i, name in enumerate(self.groups) if name in groups]
+        values = [{column[i] for i in places} if name in SETUP else set() for name, column in columns.items()]
+        return [value.pop() if len(value) == 1 else "" for value in values]
+
+
+def validation_of(group: Group) -> float | None:
+    """The mean validation score of the runs that have one."""
+    scores = [run.row["validation"] for run in group.runs if run.row.get("validation") is not None]
+    return float(np.mean(scores)) if scores else None
+
+
+def _cells(group: Group) -> tuple[str, ...]:
+    figures: Mapping[str, Any] = group.to_json()
+    over, validation, seeds = figures["interval_over_lists"], validation_of(group), figures["seeds"]
+    return (
+        "none" if validation is None else percent(validation),
+        percent(figures["mean"], figures["std"]),
+        "1 seed" if seeds == 1 else f"{seeds} seeds",
+        str(figures["lists"]),
+        "" if over is None else f"± {100 * over:.2f}",
+    )
 
 
 def _within(difference: Difference) -> str:
@@ -116,23 +181,44 @@ def _beyond(difference: Difference) -> str:
 
 
 def report(config: ReportConfig, progress: Progress) -> Report:
-    """Read the runs, put them into groups, compare each group with those asked for.
+    """Read the runs, put them into groups, compare each group with those asked for, write page and pictures.
+
+    What cannot be read or compared is left out, with the reason.
 
     Raises:
-        MissingPath: a folder without a finished run.
-        BadInput: no run; two runs of one group with one seed and one test; see `paired.difference`.
+        MissingPath: no finished run.
+        BadInput: no folder.
     """
-    runs = [Run.read(folder) for folder in _folders((*config.runs, *config.against))]
-    if not runs:
+    folders = (*config.runs, *config.against)
+    if not folders:
         raise BadInput("No run was given.", "Give the folders that `vfc train-head` named, or runs/.")
-    groups = _grouped(runs)
-    against = {folder.resolve() for folder in _folders(config.against)}
+    runs, unread = read_runs(folders)
+    groups, twice = grouped(runs)
+    against = {folder.resolve() for folder in run_folders(config.against)}
     references = [name for name, g in groups.items() if against & {run.folder.resolve() for run in g.runs}]
-    pairs = [(a, b) for b in references for a in groups if a != b and _setup(groups[a]) == _setup(groups[b])]
+    pairs = [(a, b) for b in references for a in groups if a != b and setup(groups[a]) == setup(groups[b])]
     for b in references:
         if all(b != other for _, other in pairs):
-            progress.say(f"Nothing is compared with {b}: no other group has the same {', '.join(_SETUP)}.")
-    return Report(groups, {(a, b): difference(groups[a], groups[b]) for a, b in pairs}, tuple(_of_tasks(groups)))
+            progress.say(f"Nothing is compared with {b}: no other group has the same {', '.join(SETUP)}.")
+    differences, unpaired = {}, []
+    for a, b in pairs:
+        try:
+            differences[a, b] = difference(groups[a], groups[b])
+        except BadInput as error:
+            unpaired.append(LeftOut(f"{a} - {b}", error.problem))
+    left_out = (*unread, *twice, *unpaired)
+    for one in left_out:
+        progress.say(f"Left out: {one.name}. {one.reason}")
+    result = Report(groups, differences, tuple(_of_tasks(groups)), tuple(_untrained(groups)), left_out)
+    if config.out is not None or config.figures is not None:
+        from .report_page import write_figures, write_report_page
+
+        if config.out is not None:
+            against_flag = ["--against", ",".join(map(str, config.against))] if config.against else []
+            write_report_page(config.out, result, [*map(str, config.runs), *against_flag])
+        if config.figures is not None:
+            write_figures(config.figures, result)
+    return result
 
 
 def _of_tasks(groups: Mapping[str, Group]) -> Iterator[Table]:
@@ -148,75 +234,18 @@ def _of_tasks(groups: Mapping[str, Group]) -> Iterator[Table]:
             yield from kind.over_runs(results)
 
 
-def _folders(paths: Sequence[Path]) -> list[Path]:
-    """Run folders: those given, and the finished runs in those that are none themselves; each once."""
-    folders: dict[Path, Path] = {}
-    for path in paths:
-        inner = sorted(child.parent for child in path.glob("*/results.jsonl"))
-        for folder in [path] if (path / "config.json").exists() or not inner else inner:
-            folders.setdefault(folder.resolve(), folder)
-    return list(folders.values())
-
-
-def _grouped(runs: Sequence[Run]) -> dict[str, Group]:
-    """Runs by what they have in common, named by the head and by the settings in which the groups differ."""
-    parts: dict[str, list[Run]] = {}
-    for run in runs:
-        parts.setdefault(digest({"head": run.settings["head"], **_common(run)}), []).append(run)
-    groups = [Group(tuple(sorted(part, key=lambda run: (run.tested, run.seed)))) for part in parts.values()]
-    for group in groups:
-        for a, b in itertools.pairwise(group.runs):
-            if (a.tested, a.seed) == (b.tested, b.seed):
-                raise BadInput(
-                    f"{a.folder} and {b.folder} are the same training, tested on the same items.", "Give one of them."
-                )
-    return dict(zip(_names(groups), groups, strict=True))
-
-
-def _common(run: Run) -> dict[str, Any]:
-    """What the runs of a group share, by name: settings one level deep, digests of the data, facts of the result."""
-    shared = {
-        f"{part}.{name}": value
-        for part, values in run.settings["config"].items()
-        for name, value in values.items()
-        if name not in _VARIED.get(part, ())
-    }
-    # Rows of version 0.1 do not name their set of videos; only equal annotations make it one set.
-    varied = _VARIED["data"] + (("annotations_digest",) if "videos_digest" in run.row else ())
-    data = {name: value for name, value in run.settings["data"].items() if name not in varied}
-    facts = {name: run.row[name] for name in FACTS if name in run.row}
-    if "views" in facts:
-        # Which views the training videos of a fold have is no setting; the store says what views mean.
-        facts["views"] = {use: views for use, views in facts["views"].items() if use != "train"}
-        facts.pop("views_digest", None)
-    return {**shared, **{f"data.{name}": _short(name, value) for name, value in {**data, **facts}.items()}}
-
-
-def _short(name: str, value: Any) -> Any:
-    return value[:12] if name.endswith("_digest") and isinstance(value, str) else value
-
-
-def _setup(group: Group) -> dict[str, Any]:
-    run = group.runs[0]
-    task = run.settings["config"]["task"]
-    return {**{name: task.get(name) for name in _SETUP}, **{name: run.row.get(name) for name in _SET}}
-
-
-def _names(groups: Sequence[Group]) -> list[str]:
-    """The head of each group, with what sets it apart from others of that head, or in settings from those of its task.
-
-    Every name is another one.
-    """
-    names: list[str] = []
-    settings = [(group.runs[0].settings["head"], _common(group.runs[0])) for group in groups]
-    for head, own in settings:
-        others = [(other, values) for other, values in settings if values is not own]
-        differing = []
-        for name, value in own.items():
-            same_kind = [v for h, v in others if h == head or (name.startswith("task.") and name in v)]
-            if any(values.get(name) != value for values in same_kind):
-                label = name.partition(".")[2].removesuffix("_digest")
-                differing.append(f"{label} {value}")
-        text = f"{head} ({', '.join(differing)})" if differing else head
-        names.append(text if text not in names else f"{text} [{len(names) + 1}]")
-    return names
+def _untrained(groups: Mapping[str, Group]) -> list[Untrained]:
+    """Training-free rows as the runs recorded them, averaged over test lists; one row per set of groups."""
+    scores: dict[tuple[str, tuple[str, ...]], dict[str, float]] = {}
+    names: dict[tuple[str, ...], list[str]] = {}
+    for name, group in groups.items():
+        names.setdefault(tuple(sorted({run.tested for run in group.runs})), []).append(name)
+    for lists, of_lists in names.items():
+        for run in (run for name in of_lists for run in groups[name].runs):
+            for row in run.row.get("baselines") or ():
+                if "accuracy" in row:
+                    scores.setdefault((row["name"], lists), {})[run.tested] = row["accuracy"]
+    return [
+        Untrained(name, float(np.mean([*by_list.values()])), len(by_list), tuple(names[lists]))
+        for (name, lists), by_list in scores.items()
+    ]

@@ -21,7 +21,9 @@ from vfc.heads.data.arrays import array_names
 from vfc.heads.data.serving import servable
 from vfc.heads.data.store_view import DividedRows, StoreView, Wants, resolve
 from vfc.heads.results.facts import centre_text, facts_table
-from vfc.heads.results.tables import Table, layers_picture, percent, write_page
+from vfc.heads.results.figures import layers_picture
+from vfc.heads.results.page import write_page
+from vfc.heads.results.tables import Table, percent
 from vfc.heads.similarity.matching import METRICS
 from vfc.heads.tasks.fewshot.episodes import Score
 

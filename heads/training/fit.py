@@ -5,11 +5,14 @@ Every random draw comes from (seed, update); see `loop` for checkpoints and exac
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
+import numpy as np
 import torch
 
 from vfc.cache_schema.parts.atomic_files import replace_file
@@ -20,13 +23,16 @@ from vfc.heads.contract.head import TaskFile
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.lookup import configs, find, task_of
 from vfc.heads.results.facts import facts_table
-from vfc.heads.results.tables import Table, lines_of, percent, read_rows, write_html
+from vfc.heads.results.page import write_html
+from vfc.heads.results.tables import Table, lines_of, percent, read_rows
 from vfc.heads.runs.lock import locked
 from vfc.heads.runs.run_folder import ITEMS, claim, identity_of, plain, refuse_other, settings_of, write_items
 
 from .loop import TrainingLoop, seed_of
 from .process import make_accelerator, numeric_variables, refuse_ranks
 from .schedule import length_in_updates, resolve_length
+
+_DIGESTS: Final = ("store_digest", "recipe_digest", "annotations_digest", "videos_digest", "list_digest")
 
 
 @dataclass(frozen=True)
@@ -108,9 +114,34 @@ def _write_result(result: TrainResult, title: str) -> None:
     folder, kind, row = result.folder, result.task, result.row
     pictures: list[str] = kind.pictures(row) if hasattr(kind, "pictures") else []
     curve = read_rows(folder / "curve.jsonl")
-    write_html(folder / "report.html", title, result.tables(), curve, kind.confusion(row), pictures)
+    confusion = kind.confusion(row)
+    write_html(
+        folder / "report.html", title, result.tables(), curve, confusion, pictures, _header(result), _notices(row)
+    )
     replace_file(folder / "results.jsonl", lines_of([row]).encode())
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+def _header(result: TrainResult) -> dict[str, str]:
+    """What the run is, when it was made, how it is made again, from which store."""
+    row, folder = result.row, result.folder
+    digests = {name.replace("_", " "): str(row[name])[:12] for name in _DIGESTS if isinstance(row.get(name), str)}
+    return {
+        "what": f"{row['head']}, {row.get('task', 'trained')}, seed {row['seed']}",
+        "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": f"vfc train-head {row['head']} --config {shlex.quote(str(folder / 'config.json'))}",
+        **digests,
+    }
+
+
+def _notices(row: Mapping[str, Any]) -> list[str]:
+    """A line where an untrained row beats the trained head."""
+    own, key = row.get("accuracy", row.get("mean_moc")), "accuracy" if "accuracy" in row else "moc"
+    scores = {other["name"]: float(np.mean(other[key])) for other in row.get("baselines") or () if key in other}
+    best = max(scores, key=lambda name: scores[name], default=None)
+    if best is None or own is None or scores[best] <= own:
+        return []
+    return [f"An untrained row is better than the trained head: {best} {percent(scores[best])}, head {percent(own)}."]
 
 
 def _training_table(row: Mapping[str, Any]) -> Table:

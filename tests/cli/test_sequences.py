@@ -39,7 +39,7 @@ def test_import_label_anticipate_report(
     assert trained["split"] == "split2"
     code, report = read(capsys, "report", "runs")
     assert code == 0
-    assert {"futr", "frame-classifier"} <= {name.split(" ")[0] for name in report["groups"]}
+    assert {"futr", "frame-classifier"} <= {group["head"] for group in report["groups"].values()}
     assert app.run(["report", trained["folder"]]) == 0
     text = capsys.readouterr().out
     assert "MoC in %, mean over splits, every label frame scored" in text

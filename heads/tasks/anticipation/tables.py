@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vfc.heads.results.tables import Table, segments_picture
+from vfc.heads.results.figures import segments_picture
+from vfc.heads.results.tables import Table
 
 Grid = Sequence[Sequence[float]]
 

@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from vfc.heads.results.tables import Confusion, Table, append_rows, percent, points, read_rows, write_html
+from vfc.heads.results.page import write_html
+from vfc.heads.results.tables import Confusion, Table, append_rows, percent, points, read_rows
 
 TABLES = [Table("Fish & <chips>", ("", "accuracy"), (("a<b", "50 %"), ("c", "20 %")))]
 

@@ -106,8 +106,9 @@ def test_runs_are_grouped_over_seeds_and_folds(tmp_path: Path) -> None:
             write_run(runs / f"b-{fold}-{seed}", "b", shares("0" * len(text)), seed, tested=fold, fold=fold)
     result = report(ReportConfig((runs,), against=(runs / "b-1-0",)), Silent())
     told: Mapping[str, Any] = result.to_json()
-    assert set(told["groups"]) == {"a", "b"}
-    a = told["groups"]["a"]
+    ids = {group["name"]: key for key, group in told["groups"].items()}
+    assert set(ids) == {"a", "b"}
+    a = told["groups"][ids["a"]]
     assert (a["seeds"], a["lists"]) == (2, 3)
     by_seed = [np.mean([0.5, 1.0, 0.5]), np.mean([0.75, 0.5, 0.0])]
     assert a["mean"] == pytest.approx(np.mean(by_seed))
@@ -115,10 +116,11 @@ def test_runs_are_grouped_over_seeds_and_folds(tmp_path: Path) -> None:
     lists = [0.625, 0.75, 0.25]
     assert a["interval_over_lists"] == pytest.approx(4.303 * np.std(lists, ddof=1) / np.sqrt(3), rel=0.03)
     (apart,) = told["differences"]
-    assert (apart["runs"], apart["against"], apart["items"]) == ("a", "b", 8)
+    assert (apart["runs"], apart["against"], apart["items"]) == (ids["a"], ids["b"], 8)
     assert apart["per_seed"] == [pytest.approx(5 / 8), pytest.approx(4 / 8)]
     tables = result.tables()
-    assert tables[0].rows[0][:4] == ("a", f"{100 * a['mean']:.2f} ± {100 * a['std']:.2f} %", "2", "3")
+    score = f"{100 * a['mean']:.2f} ± {100 * a['std']:.2f} %"
+    assert tables[0].rows[0][:5] == ("a", "none", score, "2 seeds", "3")
     assert tables[1].rows[0][0] == "a - b"
     assert tables[1].rows[0][5] == "yes"
 
@@ -156,11 +158,30 @@ def test_an_item_is_read_back_by_its_whole_name(tmp_path: Path) -> None:
     assert dict(Run.read(write_run(tmp_path / "run", "a", {"clip\u2028one": 1.0})).items) == {"clip\u2028one": 1.0}
 
 
-def test_the_same_training_twice_and_none_at_all_are_refused(tmp_path: Path) -> None:
+def test_what_does_not_fit_is_left_out_with_the_reason_and_none_at_all_is_refused(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
     for name in ("one", "two"):
-        write_run(tmp_path / "runs" / name, "a", shares("11"))
-    with pytest.raises(BadInput, match=r"one and .*two are the same training.*\nGive one of them"):
-        report(ReportConfig((tmp_path / "runs",)), Silent())
+        write_run(runs / name, "a", shares("11"))
+    write_run(runs / "unfinished", "a", shares("11"), 5)
+    (runs / "unfinished" / "results.jsonl").unlink()
+    write_run(runs / "torn", "a", shares("11"), 6)
+    (runs / "torn" / "config.json").write_text("{")
+    for seed in (0, 1):
+        write_run(runs / f"b{seed}", "b", shares("10"), seed)
+    result = report(ReportConfig((runs,), against=(runs / "b0",)), Silent())
+    assert sorted(group.seeds for group in result.groups.values()) == [(0,), (0, 1)]
+    reasons = {Path(one.name).name: one.reason for one in result.left_out}
+    assert set(reasons) == {"two", "unfinished", "torn"}
+    assert "the same training as" in reasons["two"]
+    assert "no finished run" in reasons["unfinished"]
+    assert "cannot be read" in reasons["torn"]
+    assert [table.title for table in result.tables()][:3][-1] == "Left out"
+    # Seeds that cannot be paired leave the difference out, not the report.
+    for seed in (0, 2):
+        write_run(tmp_path / "more" / f"c{seed}", "c", shares("10"), seed)
+    odd = report(ReportConfig((tmp_path / "more", runs / "b0", runs / "b1"), against=(runs / "b0",)), Silent())
+    assert not odd.differences
+    assert [one.name for one in odd.left_out] == ["c - b"]
     with pytest.raises(BadInput, match=r"No run was given.\nGive the folders"):
         report(ReportConfig(), Silent())
     with pytest.raises(MissingPath, match="no finished run"):
