@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,10 +15,12 @@ from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.reduction.projection import same_projection
 from vfc.cache_schema.values.errors import BadInput, UnknownName, VfcError
 from vfc.cache_schema.values.progress import Progress
-from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Json
+from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Json, Key
 
 from .arrays import array_names, choose_array
+from .features import Rows
 from .serving import DEFAULTS, Serving, ServingSettings, serve
+from .side_arrays import side_array
 from .text_stream import NO_TEXT, TextStream, choose_prompt, templates_of, text_array
 
 CLASS_TEXTS: Final = (
@@ -107,6 +109,10 @@ class StoreView:
             else serve(self.reader, spec, self.settings, tokens=wants.tokens, masks=wants.masks)
             for role, spec in self.arrays.items()
         }
+
+    def side(self, field: str, keys: Sequence[Key], role: str = "visual") -> Rows:
+        """A side array of the steps that `role` is served in (`seconds`: their times); see `side_arrays.side_array`."""
+        return side_array(self.reader, self.serving[role], field, keys)
 
     def of_frames(self) -> StoreView:
         """The same with one vector per time step and equally many steps per clip, as training-free baselines read it.
