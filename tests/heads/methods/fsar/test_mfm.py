@@ -85,3 +85,36 @@ def test_without_text_only_frames_are_mixed() -> None:
     result, told = fusion(frames)
     assert told is None
     assert result.shape == (2, 3, 8)
+
+
+@pytest.mark.parametrize("on", [(True, True), (False, True), (True, False)])
+def test_attention_over_grids_equals_its_loop_whatever_the_padding_holds(on: tuple[bool, bool]) -> None:
+    spatial, temporal = (small(i) if used else None for i, used in enumerate(on))
+    fusion = Fusion(spatial, temporal, small(2), small(3))
+    sizes, lengths = [(3, 4), (1, 2), (2, 5), (3, 1)], [6, 1, 3, 2]
+    frames, words = torch.full((4, 4, 6, 8), torch.nan), torch.full((4, 7, 8), torch.nan)
+    valid, said = torch.zeros(4, 4, 6, dtype=torch.bool), torch.zeros(4, 7, dtype=torch.bool)
+    for video, ((steps, tokens), length) in enumerate(zip(sizes, lengths, strict=True)):
+        frames[video, :steps, :tokens], valid[video, :steps, :tokens] = torch.randn(steps, tokens, 8), True
+        words[video, :length], said[video, :length] = torch.randn(length, 8), True
+    with torch.no_grad():
+        attended = fusion.self_attention(frames, valid)
+        fused, text = fusion.mix(attended, words, said, None, valid.any(dim=2))
+        assert text is not None
+        for video, ((steps, tokens), length) in enumerate(zip(sizes, lengths, strict=True)):
+            moving = torch.stack(
+                [
+                    (frame if spatial is None else loops.layer(spatial, frame, frame)).mean(dim=0)
+                    for frame in frames[video, :steps, :tokens]
+                ]
+            )
+            moving = moving if temporal is None else loops.layer(temporal, moving, moving)
+            own = words[video, :length]
+            parts = (
+                (attended[video], moving),
+                (fused[video], loops.layer(small(2), moving, own)),
+                (text[video], loops.layer(small(3), own, moving)),
+            )
+            for result, slow in parts:
+                torch.testing.assert_close(result[: len(slow)], slow, rtol=1e-5, atol=1e-5)
+                assert torch.equal(result[len(slow) :], torch.zeros(len(result) - len(slow), 8))
