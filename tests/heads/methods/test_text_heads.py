@@ -177,7 +177,7 @@ def test_fsar_is_its_equations_over_the_two_streams_of_the_store(tmp_path: Path)
                 writer.add(Record(Key("prompted", name, prompt="mine"), {"layer3.text": text.astype(np.float32)}))
                 rows.append(Annotation(name, f"class{label}", ("train", "val", "test")[label // 3]))
     write_annotations(store, "default", Annotations(tuple(rows)))
-    small = replace(configs("fsar")["head"], dim=16, down_hidden=12, ffn_dim=20, attention_heads=2)
+    small = replace(configs("fsar")["head"], dim=16, down_hidden=12, ffn_dim=20, attention_heads=2, alpha=0.9)
     task = fewshot.Config(cache=store, way=3, train_queries=2, queries=2, tasks=8)
     row = train("fsar", task, small, replace(HOW, lr=1e-3, batch=2, steps=5, out=tmp_path / "run"), Silent()).row
 
@@ -196,7 +196,7 @@ def test_fsar_is_its_equations_over_the_two_streams_of_the_store(tmp_path: Path)
             support = [[streams(name) for name in names] for names in episode.support]
             queries = [(streams(name), w) for w, names in enumerate(episode.query) for name in names]
             with torch.no_grad():
-                logits = fsar_loops.scores(head, support, [query for query, _ in queries], small.alpha)
+                logits = fsar_loops.scores(head, support, [query for query, _ in queries], 0.9)
             shares.append(np.mean(logits.argmax(dim=1).numpy() == [w for _, w in queries]))
     assert 0.3 < np.mean(shares) < 1
     assert row["accuracy"] == pytest.approx(np.mean(shares), abs=1e-12)
