@@ -52,6 +52,11 @@ class Head(nn.Module, ABC):
         return config
 
     @classmethod
+    def training_of(cls, config: Any) -> Mapping[str, Any]:
+        """Settings of the training that a preset in `config` brings, where the user leaves the method's defaults."""
+        return {}
+
+    @classmethod
     def least_steps(cls, config: Any) -> int:
         """The fewest time steps per clip that the head takes with `config`, its own settings."""
         return 1

@@ -30,7 +30,7 @@ from vfc.heads.runs.run_folder import ITEMS, claim, identity_of, plain, refuse_o
 
 from .loop import TrainingLoop, seed_of
 from .process import make_accelerator, numeric_variables, refuse_ranks
-from .schedule import length_in_updates, resolve_length
+from .schedule import length_in_updates, resolve_length, with_preset
 
 _DIGESTS: Final = ("store_digest", "recipe_digest", "annotations_digest", "videos_digest", "list_digest")
 
@@ -65,7 +65,9 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
     refuse_ranks()
     method = find(name)
     kind = task_of(method)
-    config = resolve_length(config, configs(name)["train"], progress)
+    defaults = configs(name)["train"]
+    config = with_preset(config, defaults, method.Head.training_of(head), progress)
+    config = resolve_length(config, defaults, progress)
     accelerator = make_accelerator(config)
     prepared = kind.prepare(task, config, method.Head, head, accelerator.device, progress)
     head_config = method.Head.prepare_config(head, prepared)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,25 @@ from torch import nn
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.heads.contract.train_config import TrainConfig
+
+
+def with_preset(
+    config: TrainConfig, defaults: TrainConfig, preset: Mapping[str, Any], progress: Progress
+) -> TrainConfig:
+    """The settings with those of a preset wherever they are the method's `defaults`.
+
+    A length in updates that the user chose (`--steps`) leaves the preset's epochs out.
+    """
+    taken = {
+        name: value
+        for name, value in preset.items()
+        if getattr(config, name) == getattr(defaults, name) != value
+        and not (name == "epochs" and config.steps != defaults.steps)
+    }
+    if taken:
+        flags = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in taken.items())
+        progress.say(f"The preset is trained with {flags}; other values of these flags replace them.")
+    return replace(config, **taken)
 
 
 def resolve_length(config: TrainConfig, defaults: TrainConfig, progress: Progress) -> TrainConfig:

@@ -59,18 +59,21 @@ class Method:
     shuffled: bool = False
 
 
-_CHOSEN: Final = vidprism.Config(merge_norm="rest")
+_MIXED: Final = vidprism.Config(preset="mixed")
+_CHOSEN: Final = replace(_MIXED, merge_norm="rest")
 
 METHODS: Final[Mapping[str, Method]] = {
     "linear probe on the mean": Method("linear-probe", linear_probe.Config(), _SMALL),
     "MLP on the mean": Method("mean-pool", mean_pool.Config(), replace(_SMALL, lr=3e-3)),
     "VidPrism, one expert (rate 2)": Method("vidprism", replace(_CHOSEN, rates=(2,)), _LARGE),
-    "VidPrism, --merge-norm kept, frames shuffled": Method("vidprism", vidprism.Config(), _LARGE, shuffled=True),
-    "VidPrism, --merge-norm kept": Method("vidprism", vidprism.Config(), _LARGE),
+    "VidPrism, --merge-norm kept, frames shuffled": Method("vidprism", _MIXED, _LARGE, shuffled=True),
+    "VidPrism, --merge-norm kept": Method("vidprism", _MIXED, _LARGE),
+    "VidPrism, preset paper": Method("vidprism", vidprism.Config(), _LARGE),
+    "VidPrism, preset paper, --merge-norm rest": Method("vidprism", vidprism.Config(merge_norm="rest"), _LARGE),
     "VidPrism, frames shuffled": Method("vidprism", _CHOSEN, _LARGE, shuffled=True),
     "VidPrism": Method("vidprism", _CHOSEN, _LARGE),
 }
-"""How they were chosen is told in vidprism_controls.md."""
+"""How they were chosen is told in vidprism_controls.md; without a preset named, `--preset mixed`."""
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ TRAIN = TrainConfig(
     clip=0.0,
     select="last",
 )
-"""The paper's few-shot setting. The help of --preset says how the other presets are trained."""
+"""The paper's few-shot setting; the other presets bring their own, see `Head.training_of`."""
 
 _TAIL = re.compile(r"blocks-(\d+)\.safetensors")
 
@@ -78,6 +78,12 @@ class Head(ClassifierHead):
         if settings.towers != "video":
             classes = {"tokens": array_name(str(below), "text")}
         return Wants(clips, classes, optional, extract_line(settings))
+
+    @classmethod
+    def training_of(cls, config: Config) -> Mapping[str, Any]:
+        """Batch, learning rate and epochs of the preset."""
+        preset = config.published
+        return {"batch": preset.batch, "lr": preset.lr, "epochs": preset.epochs}
 
     @classmethod
     def prepare_config(cls, config: Config, task: Any) -> Config:
@@ -233,6 +239,8 @@ def _notes(config: Config, specs: Mapping[str, ArraySpec], tail: Tail, described
         notes.append(saving_note(sizes, config.first, output="frozen" in specs))
     if config.preset != "fewshot":
         notes.append(f"The paper trains {config.preset} with {preset.training}, warm-up over the first 5 epochs.")
+    if preset.test_views:
+        notes.append(f"The paper tests {config.preset} with {preset.test_views}.")
     if config.factor == 0:
         notes.append("--lambda 0: this is the frozen model; nothing is trained.")
     if described is not None:

@@ -1,8 +1,11 @@
 """VidPrism: classifies clips with several frame rates, an expert per rate, and an attention query over all experts.
 
 "VidPrism" (CVPR 2026, arXiv 2605.28229) and its released code, which differ in places: the preset `paper` follows the
-paper wherever it is specific, `code` computes exactly what the released head computes. Both were trained together with
-the image encoder; here the encoder is frozen, so do not expect the published accuracies.
+paper wherever it is specific, `code` computes exactly what the released head computes, `mixed` has the layers of the
+code with the losses and sums of the paper (the default of version 0.1). The paper gives no constants (alpha, tau,
+delta, threshold, attention heads, widths, loss weights): all presets take those of the code, and its merge weights,
+which are close to 1 and not exactly 1 as in Eq. 6 (see `RgSTA`). Both were trained together with the image encoder;
+here the encoder is frozen, so do not expect the published accuracies.
 """
 
 from __future__ import annotations
@@ -35,9 +38,12 @@ TRAIN = TrainConfig(
 """For small data sets. Published: lr 5e-5 (K400: 1e-4), 5 (10) of 30 (40) epochs of warm-up, weight decay 0.2
 (HMDB51: 0.1), no gradient clipping, 32 clips on each of 2 GPUs."""
 
+_OF_PAPER: Final = {"sources": "accumulate", "threshold_on": "sample", "diversity": "experts", "text_weight": 0.0}
+_LAYERS: Final = {"pairs": "slow-fast", "gates": "directed", "activation": "quick-gelu", "combination_norm": True}
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "paper": {"sources": "accumulate", "threshold_on": "sample", "diversity": "experts", "text_weight": 0.0},
-    "code": {"sources": "overwrite", "threshold_on": "batch", "diversity": "clips", "text_weight": 0.01},
+    "paper": {**_OF_PAPER, "pairs": "all", "gates": "symmetric", "activation": "gelu", "combination_norm": False},
+    "mixed": {**_OF_PAPER, **_LAYERS},
+    "code": {"sources": "overwrite", "threshold_on": "batch", "diversity": "clips", "text_weight": 0.01, **_LAYERS},
 }
 """Settings in which paper and released code differ."""
 
@@ -46,8 +52,10 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
 class Config:
     """The head and its ablations (Tables 3 to 5 of the paper). Fields that are None take the preset's value."""
 
-    preset: Literal["paper", "code"] = setting(
-        "paper", "Follow the paper or the released code where the two differ.", "Model"
+    preset: Literal["paper", "mixed", "code"] = setting(
+        "paper",
+        "Follow the paper or the released code where the two differ; mixed: layers of the code, losses of the paper.",
+        "Model",
     )
     rates: tuple[int, ...] = setting(
         (), "Frame rates: frames per token, one expert each; default 2,4,8, and 16 for 16 or more frames.", "Model"
@@ -63,10 +71,12 @@ class Config:
     interaction: Literal["dbi", "slow-to-fast", "fast-to-slow", "none"] = setting(
         "dbi", "Which streams add to which: both ways (dbi), one way, or none.", "Model"
     )
-    pairs: Literal["slow-fast", "all"] = setting(
-        "slow-fast", "Pairs of streams that interact; a stream is slow from rate 8 on.", "Model"
+    pairs: Literal["slow-fast", "all"] | None = setting(
+        None, "Pairs of streams that interact: all (paper), or slow with fast; slow is from rate 8 on.", "Model"
     )
-    gates: Literal["directed", "symmetric"] = setting("directed", "One gate per direction, or one for both.", "Model")
+    gates: Literal["directed", "symmetric"] | None = setting(
+        None, "One gate per direction, or one for both (paper).", "Model"
+    )
     threshold: float = setting(0.3, "Gate values below this are treated as 0.", "Model")
     threshold_on: Literal["sample", "batch"] | None = setting(
         None, "Compare the threshold with each clip's gate, or with the mean over the batch.", "Model"
@@ -74,8 +84,14 @@ class Config:
     sources: Literal["accumulate", "overwrite"] | None = setting(
         None, "If several streams add to one: sum all of them, or keep only the last.", "Model"
     )
-    activation: Activation = setting("quick-gelu", "Activation of the experts; the paper says GELU.", "Model")
+    activation: Activation | None = setting(None, "Activation of the experts; the paper says GELU.", "Model")
     combination: Way = setting("global", "How the experts are combined into one vector.", "Model")
+    combination_norm: bool | None = setting(
+        None,
+        "LayerNorm after the combination; the paper has none after Eq. 14.",
+        "Model",
+        added=True,
+    )
     positions: Literal["none", "learned"] = setting(
         "none", "learned: a position embedding per token of a stream (not in the paper).", "Model"
     )
@@ -103,8 +119,13 @@ class Config:
         check_range(self, NOT_NEGATIVE, "rank_weight", "div_weight", "gate_weight", "text_weight")
 
     def resolved(self) -> Config:
-        """These settings with the preset's values instead of None."""
-        values = PRESETS[self.preset]
+        """These settings with the preset's values instead of None.
+
+        With pairs, gates and activation all given, the combination has its norm, as in version 0.1.
+        """
+        values = {**PRESETS[self.preset]}
+        if None not in (self.pairs, self.gates, self.activation):
+            values["combination_norm"] = True  # records of version 0.1 give these three, and their head has the norm
         return replace(self, **{name: value for name, value in values.items() if getattr(self, name) is None})
 
 
@@ -113,11 +134,13 @@ class Head(ClassifierHead):
 
     def __init__(self, config: Config, specs: Mapping[str, ArraySpec]) -> None:
         super().__init__(config, specs)
-        self.config = config = config.resolved()
+        self.config, given = config.resolved(), config
+        config = self.config
+        assert config.activation is not None
         spec = require(specs, "visual", "vidprism")
         frames, width = spec.shape[0], int(spec.shape[-1] or 0)
         self.rates = _rates(config.rates, frames)
-        _check(config, self.rates, width)
+        _check(given, self.rates, width)
         grouping = Grouping(config.alpha, config.tau, config.delta, config.merge_norm, config.rank_temperature)
         self.streams = nn.ModuleList(
             RgSTA(width, rate, grouping) if config.aggregation == "rgsta" else Plain(rate, config.aggregation)
@@ -125,7 +148,9 @@ class Head(ClassifierHead):
         )
         self.interaction = None if config.interaction == "none" else _interaction(config, width, self.rates)
         self.experts = nn.ModuleList(Expert(width, config.attention_heads, config.activation) for _ in self.rates)
-        self.combination = Combination(width, len(self.rates), config.attention_heads, config.combination)
+        self.combination = Combination(
+            width, len(self.rates), config.attention_heads, config.combination, norm=bool(config.combination_norm)
+        )
         self.classifier = nn.Linear(width, int(require(specs, "classes", "vidprism").shape[0] or 0))
         self.projection: nn.Module | None = None
         if config.text_weight:
@@ -253,6 +278,8 @@ def _interaction(config: Config, width: int, rates: tuple[int, ...]) -> Interact
     assert config.interaction != "none"
     assert config.threshold_on is not None
     assert config.sources is not None
+    assert config.pairs is not None
+    assert config.gates is not None
     exchange = Exchange(
         config.interaction, config.pairs, config.gates, config.threshold, config.threshold_on, config.sources
     )

@@ -44,7 +44,7 @@ class Combination(nn.Module):
     between) on their concatenated means. The paper names the last four in Table 5 and describes none of them.
     """
 
-    def __init__(self, width: int, experts: int, heads: int, way: Way) -> None:
+    def __init__(self, width: int, experts: int, heads: int, way: Way, *, norm: bool = True) -> None:
         super().__init__()
         self._way = way
         if way in ("local", "global"):
@@ -55,7 +55,7 @@ class Combination(nn.Module):
         elif way == "mlp":
             hidden = nn.Linear(experts * width, width // 4)
             self.gate = nn.Sequential(hidden, nn.ReLU(), nn.Linear(width // 4, experts))
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
 
     @property
     def learned(self) -> bool:

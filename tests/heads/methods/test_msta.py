@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from suites.head import ClassifierHeadSuite
+from suites.motion_store import Told
 from suites.viclip_tail import TINY, Pair, class_ids, pair
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,7 +29,7 @@ from vfc.heads.contract.head import Head as AnyHead
 from vfc.heads.methods import msta
 from vfc.heads.tasks import classification
 from vfc.heads.training.fit import train
-from vfc.heads.training.schedule import learning_rate, optimizer
+from vfc.heads.training.schedule import learning_rate, optimizer, resolve_length, with_preset
 
 NAMES = ("kick", "point", "wave")
 TOKENS = 1 + TINY.grid**2 * TINY.frames
@@ -379,6 +380,7 @@ def test_what_one_should_know_of_the_settings_is_said(tmp_path: Path) -> None:
     in_store(tmp_path)
     notes = _head(tmp_path, replace(SMALL, preset="b2n")).notes
     assert "The paper trains b2n with --batch 32 --lr 0.001 --epochs 11, warm-up over the first 5 epochs." in notes
+    assert any(note.startswith("The paper tests b2n with --test-views 10x3 on HMDB51") for note in notes)
     specs = {
         **TestMsta.specs,
         "visual": ArraySpec("layer2.visual", "fp32", (TOKENS, 24), "cls first, patch-major, grid 3x3, frames 4"),
@@ -388,3 +390,19 @@ def test_what_one_should_know_of_the_settings_is_said(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="The frozen blocks that msta adapts are not given"):
         msta.Head(SMALL, TestMsta.specs)
     assert json.dumps(msta.TRAIN.betas) == "[0.9, 0.98]"
+
+
+@pytest.mark.parametrize(
+    ("preset", "row"),
+    # Batch, rate and epochs of the table of the paper.
+    [("fewshot", (32, 1e-3, 50)), ("b2n", (32, 1e-3, 11)), ("zero-shot", (256, 8e-3, 100))],
+)
+def test_a_preset_brings_its_training(preset: Any, row: tuple[int, float, float]) -> None:
+    brought, progress = msta.Head.training_of(msta.Config(preset=preset)), Told()
+    config = with_preset(msta.TRAIN, msta.TRAIN, brought, progress)
+    assert (config.batch, config.lr, config.epochs) == row
+    assert bool(progress.lines) == (preset != "fewshot")
+    # What the user gives stays: a rate, and a length in updates.
+    given = with_preset(replace(msta.TRAIN, lr=5e-4, steps=7), msta.TRAIN, brought, progress)
+    assert (given.lr, given.steps, given.epochs) == (5e-4, 7, 50)
+    assert resolve_length(given, msta.TRAIN, progress).epochs == 0

@@ -28,7 +28,8 @@ from vfc.heads.tasks.classification import ClipBatch
 from vfc.heads.training.fit import train
 
 WIDTH, CLASSES = 16, 5
-SMALL = Config(rates=(2, 4, 8))
+SMALL = Config(preset="mixed", rates=(2, 4, 8))
+PAPER = replace(SMALL, preset="paper")
 CODE = replace(SMALL, preset="code")
 
 
@@ -61,6 +62,12 @@ class TestVidPrismAsReleased(TestVidPrism):
     # The last source counts: of the fast streams the second.
     never_trained = (*gates_of({5, 6, 7}, 3), "interaction.down.0-2.weight")
     needs = ("visual", "class.text")
+
+
+class TestVidPrismOfThePaper(TestVidPrism):
+    config = PAPER
+    # One gate per pair: 0-1, 0-2, 1-2.
+    never_trained = gates_of({1, 2, 5}, 3)
 
 
 def specs(width: int = WIDTH, frames: int | None = 8, classes: int = CLASSES) -> dict[str, ArraySpec]:
@@ -109,7 +116,7 @@ def count(module: torch.nn.Module) -> int:
 def test_the_published_parameter_counts(width: int, frames: int, classes: int, code: int, paper: int) -> None:
     with torch.device("meta"):
         assert count(Head(Config(preset="code"), specs(width, frames, classes))) == code
-        assert count(Head(Config(), specs(width, frames, classes))) == paper
+        assert count(Head(Config(preset="mixed"), specs(width, frames, classes))) == paper
 
 
 @pytest.mark.parametrize(
@@ -131,7 +138,7 @@ def test_the_published_counts_of_the_parts(width: int, frames: int, parts: tuple
 
 def test_the_published_counts_of_the_interaction() -> None:
     with torch.device("meta"):
-        there = Head(Config(), specs(512, 32)).interaction
+        there = Head(Config(preset="mixed"), specs(512, 32)).interaction
     assert there is not None
     assert (count(there.gates), count(there.up), count(there.down)) == (2_101_264, 262_656, 5_242_880)
     assert {name: op.stride for name, op in there.down.items()} == {
@@ -219,6 +226,30 @@ def test_the_presets_differ_in_these_fields_alone(changed: str) -> None:
     assert replace(Config(), **{changed: PRESETS["code"][changed]}).resolved() == replace(
         paper, **{changed: PRESETS["code"][changed]}
     )
+
+
+def test_the_paper_preset_is_what_the_paper_says() -> None:
+    head = made(Config())
+    assert head.interaction is not None
+    assert head.interaction._pairs == [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]  # any two pathways
+    head.loss(batch())["cross-entropy"].backward()
+    used = {number for number, gate in enumerate(head.interaction.gates) if gate[2].weight.grad is not None}
+    assert used == {1, 2, 5}  # one gate per pair
+    assert not list(head.combination.norm.parameters())  # no norm after Eq. 14
+    expert, tokens = head.experts[0], torch.randn(2, 3, WIDTH)
+    with torch.no_grad():
+        read = expert.attention_norm(tokens + expert.attention(tokens, tokens, tokens, need_weights=False)[0])
+        wide = expert.wide(read)
+        activated = 0.5 * wide * (1 + torch.erf(wide / 2**0.5))  # GELU
+        torch.testing.assert_close(expert(tokens), expert.feed_norm(read + expert.narrow(activated)))
+    assert made(replace(PAPER, rates=(2,))).interaction is not None  # one rate alone: nothing to refuse
+
+
+def test_settings_recorded_by_version_0_1_are_the_head_they_were() -> None:
+    old = Config(preset="paper", pairs="slow-fast", gates="directed", activation="quick-gelu")
+    assert replace(old.resolved(), preset="mixed") == Config(preset="mixed").resolved()
+    code = Config(preset="code", pairs="slow-fast", gates="directed", activation="quick-gelu")
+    assert code.resolved() == Config(preset="code").resolved()
 
 
 @pytest.mark.parametrize("on_batch", [True, False])
