@@ -3,10 +3,9 @@
     python tests/benchmarks/fsar_qwen.py [--folder DIR] [--table FILE]
 
 The counterpart of `fsar_demo.py`, which has the clips, the splits and the rule of `beyond`, for a family whose tokens
-are a ragged grid: 8 frames make 4 time steps of 25 tokens. The Qwen3-VL has the real
-architecture, and random weights with the three properties of trained ones that `fsar_demo.py` names: patch filters see
-edges and no flat colour, visual rows enter the language model with numbers of about 1, and a block's attention adds
-about as much as it finds.
+are a ragged grid: 8 frames make 4 time steps of 25 tokens. The Qwen3-VL has the real architecture, and random weights
+with the three properties of trained ones that `fsar_demo.py` names: patch filters see edges and no flat colour, visual
+rows enter the language model with numbers of about 1, and a block's attention adds about as much as it finds.
 
 Settings are chosen by validation alone (`--no-test`); three seeds; test tasks are scored once. About 10 minutes of one
 core.
