@@ -49,6 +49,9 @@ class TrainConfig:
     select: Literal["val", "last"] = _setting(
         "val", "Weights to test: those with the best validation score, or the last."
     )
+    patience: int = _setting(
+        0, "Stop when this many validations in a row bring no better score; 0: train for all updates.", added=True
+    )
     seed: int = _setting(0, "Seed of the initial weights and of all training draws.")
     device: Literal["auto", "cpu"] = _setting("auto", "auto: a GPU if there is one.", choices=("auto", "cpu"))
     out: Path | None = setting(None, "Run folder; default runs/<head>-<digest of the settings>.", "Output")
@@ -58,7 +61,12 @@ class TrainConfig:
         check_range(self, POSITIVE, "eps")
         check_range(self, BELOW_ONE, "betas")
         names = ("steps", "epochs", "least_steps", "lr", "weight_decay", "warmup", "warmup_epochs", "clip")
-        check_range(self, NOT_NEGATIVE, *names, "validate_every", "seed")
+        check_range(self, NOT_NEGATIVE, *names, "validate_every", "seed", "patience")
+        if self.patience and self.select == "last":
+            raise BadInput(
+                f"--patience {self.patience} cannot be used with --select last, which makes no validation.",
+                "Leave out one of them.",
+            )
         if len(self.betas) != 2:
             raise BadInput(
                 f"--betas {','.join(map(str, self.betas))} cannot be used.",

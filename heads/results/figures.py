@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,20 @@ _WIDE: Final = 6.9
 """Inches: the width of two columns of a paper."""
 
 
+@contextlib.contextmanager
+def _library_style() -> Iterator[None]:
+    """Matplotlib's own defaults for one picture, whatever a user's matplotlibrc says; `$` in a name is no mathematics.
+
+    With a fixed salt, the same run gives the same page.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({"svg.hashsalt": "vfc", "svg.fonttype": "none", "text.parse_math": False})
+        yield
+
+
 def _figure(width: float, height: float) -> tuple[Any, Any]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -29,15 +44,12 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
 
 def _svg(figure: Any) -> str:
-    import matplotlib
-
     out = io.StringIO()
-    # With a fixed salt and no date, the same run gives the same page.
-    with matplotlib.rc_context({"svg.hashsalt": "vfc", "svg.fonttype": "none"}):
-        figure.savefig(out, format="svg", metadata={"Date": None})
+    figure.savefig(out, format="svg", metadata={"Date": None})  # no date: the same run gives the same page
     return out.getvalue()[out.getvalue().index("<svg") :]
 
 
+@_library_style()
 def curve_picture(curve: Sequence[Mapping[str, Any]]) -> str:
     """Loss and validation over the updates of a run, as SVG."""
     figure, axes = _figure(7, 3)
@@ -53,6 +65,7 @@ def curve_picture(curve: Sequence[Mapping[str, Any]]) -> str:
     return _svg(figure)
 
 
+@_library_style()
 def layers_picture(curves: Mapping[str, Sequence[tuple[str, float, float]]]) -> str:
     """Accuracy over layers, one line per metric with its interval: name -> (layer, share, half width), as SVG."""
     figure, axes = _figure(8, 4)
@@ -74,6 +87,7 @@ def layers_picture(curves: Mapping[str, Sequence[tuple[str, float, float]]]) -> 
     return _svg(figure)
 
 
+@_library_style()
 def segments_picture(
     title: str, rows: Sequence[tuple[str, tuple[Sequence[int], Sequence[int]], int]], names: Sequence[str]
 ) -> str:
@@ -101,11 +115,13 @@ def segments_picture(
     return _svg(figure)
 
 
+@_library_style()
 def confusion_picture(confusion: Confusion) -> str:
     """A confusion matrix in percent of each true class, as SVG."""
     return _svg(confusion_figure(confusion))
 
 
+@_library_style()
 def confusion_figure(confusion: Confusion) -> Any:
     """A confusion matrix in percent of each true class."""
     count = len(confusion.labels)
@@ -126,11 +142,13 @@ def confusion_figure(confusion: Confusion) -> Any:
     return figure
 
 
+@_library_style()
 def svg_of(figure: Any) -> str:
     """A figure as SVG."""
     return _svg(figure)
 
 
+@_library_style()
 def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
     """Write NAME.png (300 dots per inch) and NAME.svg."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -143,6 +161,7 @@ def save_figure(figure: Any, folder: Path, name: str) -> list[Path]:
     return paths
 
 
+@_library_style()
 def curves_figure(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> Any | None:
     """Learning curves of several groups: name -> curves of its runs; loss above, validation below. None without any."""
     drawn = {name: [curve for curve in curves if curve] for name, curves in runs.items()}
@@ -171,6 +190,7 @@ def curves_figure(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> 
     return figure
 
 
+@_library_style()
 def scores_figure(rows: Sequence[tuple[str, float, float | None, bool]]) -> Any:
     """Scores as points with their deviation: (name, share, half width or None, whether it was trained), from above."""
     figure, axes = _figure(_WIDE, 0.28 * len(rows) + 1)
@@ -189,6 +209,7 @@ def scores_figure(rows: Sequence[tuple[str, float, float | None, bool]]) -> Any:
     return figure
 
 
+@_library_style()
 def knob_figure(name: str, points: Sequence[tuple[Any, float | None, float]]) -> Any:
     """Scores over the values of one setting: (value, validation or None, test) of each group."""
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value, *_ in points)

@@ -100,7 +100,7 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
             row = {"head": name, "head_settings": plain(head), "seed": config.seed, **identity, **training, **measured}
             row |= {**loop.watched(), "circumstances": loop.circumstances() | numeric_variables(), "notes": [*notes]}
             result = TrainResult(folder, row, kind)
-            _write_result(result, f"{name} on {getattr(task, 'cache', '')}")
+            _write_result(result, f"{name} on {getattr(task, 'cache', '')}", progress)
             return result
 
 
@@ -111,16 +111,22 @@ def _finished(folder: Path, settings: Mapping[str, Any], kind: TaskFile) -> Trai
     return TrainResult(folder, rows[0], kind) if rows else None
 
 
-def _write_result(result: TrainResult, title: str) -> None:
-    """report.html, then results.jsonl, which marks the run as finished; then the checkpoint is removed."""
+def _write_result(result: TrainResult, title: str, progress: Progress) -> None:
+    """results.jsonl, which marks the run as finished; then report.html, which may fail; the checkpoint is removed."""
     folder, kind, row = result.folder, result.task, result.row
-    pictures: list[str] = kind.pictures(row) if hasattr(kind, "pictures") else []
-    curve = read_rows(folder / "curve.jsonl")
-    confusion = kind.confusion(row)
-    write_html(
-        folder / "report.html", title, result.tables(), curve, confusion, pictures, _header(result), _notices(row)
-    )
     replace_file(folder / "results.jsonl", lines_of([row]).encode())
+    try:
+        pictures: list[str] = kind.pictures(row) if hasattr(kind, "pictures") else []
+        curve = read_rows(folder / "curve.jsonl")
+        confusion = kind.confusion(row)
+        write_html(
+            folder / "report.html", title, result.tables(), curve, confusion, pictures, _header(result), _notices(row)
+        )
+    except Exception as error:  # whatever a drawing library raises: the result is written and must be shown
+        line = str(error).partition("\n")[0]
+        progress.say(
+            f"{folder / 'report.html'} could not be drawn ({type(error).__name__}: {line}); the result is kept."
+        )
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
 

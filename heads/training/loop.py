@@ -84,7 +84,7 @@ class TrainingLoop:
         if not config.steps:
             self._write_weights()
         with contextlib.closing(self._task.batches(state.update * config.accumulate)) as batches:
-            while state.update < config.steps:
+            while state.update < config.steps and not self._stopped():
                 started = time.perf_counter()
                 losses.append(self._update(batches))
                 state.seconds += time.perf_counter() - started
@@ -92,9 +92,11 @@ class TrainingLoop:
                 if state.update % config.validate_every == 0 or state.update == config.steps:
                     self._validate(losses, progress)
                     losses.clear()
+        if state.update < config.steps:
+            progress.say(f"No better validation in {config.patience}: stopped at update {state.update}.")
         load_weights(self._head, self._folder / "head.safetensors")
         return {
-            "updates": config.steps,
+            "updates": state.update,
             "chosen_update": state.chosen,
             "validation": state.best if math.isfinite(state.best) else None,
             "parameters": sum(p.numel() for p in self._head.parameters() if p.requires_grad),
@@ -146,6 +148,13 @@ class TrainingLoop:
         state.update += 1
         return torch.stack(losses).sum()
 
+    def _stopped(self) -> bool:
+        """Whether the last `patience` validations have brought no better score; a function of the checkpoint alone."""
+        config, state = self._config, self._state
+        at_validation = state.update % config.validate_every == 0
+        since_best = state.update - state.chosen
+        return config.patience > 0 and at_validation and since_best >= config.patience * config.validate_every
+
     def _validate(self, losses: list[Tensor], progress: Progress) -> None:
         """Validate, log the losses since the last validation, keep the weights if they are best, write a checkpoint."""
         state = self._state
@@ -158,6 +167,11 @@ class TrainingLoop:
             watched = self._task.watch(self._head) if isinstance(self._task, Watching) else None
         rows[-1].update({"validation": score} | ({"watched": watched} if watched else {}))
         append_rows(self._folder / "curve.jsonl", rows)
+        if score is None and self._config.patience:
+            raise BadInput(
+                f"--patience {self._config.patience} needs a validation, and nothing is held out for one.",
+                "Give the store a val split (or --val-fraction, where the task has it), or leave out --patience.",
+            )
         if score is None or score > state.best:
             state.chosen, state.best = state.update, -math.inf if score is None else score
             self._write_weights()

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib
 import pytest
 
 from vfc.heads.results.page import write_html
@@ -55,6 +56,15 @@ def test_the_page_holds_everything_and_is_the_same_twice(tmp_path: Path) -> None
     for word in ("update", "validation, %", "pull & twist", "taken for", "75", "25", "100"):
         assert word in words, word
     assert len(page) < 300_000  # a long curve is thinned
+
+
+def test_names_with_dollars_and_a_users_matplotlibrc_draw_the_same_page(tmp_path: Path) -> None:
+    confusion = Confusion(("$5 to $10", r"a $\frac{"), ((3, 1), (0, 4)))
+    write_html(tmp_path / "a.html", "Run", TABLES, [{"step": 1, "loss": 1.0}], confusion)
+    assert "$5 to $10" in (tmp_path / "a.html").read_text()
+    with matplotlib.rc_context({"text.usetex": True, "figure.dpi": 10, "axes.facecolor": "red"}):
+        write_html(tmp_path / "b.html", "Run", TABLES, [{"step": 1, "loss": 1.0}], confusion)
+    assert (tmp_path / "a.html").read_text() == (tmp_path / "b.html").read_text()
 
 
 def test_a_run_without_a_curve_or_confusion_has_a_page_too(tmp_path: Path) -> None:

@@ -232,6 +232,47 @@ def test_a_result_that_a_kill_cut_short_is_written_anew(task: fewshot.Config, tm
     assert [strip(result) for result in read_rows(tmp_path / "run" / "results.jsonl")] == [strip(row)]
 
 
+def test_patience_stops_a_run_and_a_kill_changes_nothing_of_it(
+    task: fewshot.Config, tmp_path: Path, told: Told
+) -> None:
+    # lr 0 changes no weight, so no validation is better than the first: at 10; 20 and 30 make two.
+    how = replace(QUICK, steps=200, lr=0.0, patience=2)
+    full = train("prototype", task, prototype.Config(), replace(how, out=tmp_path / "full"), told)
+    assert (full.row["updates"], full.row["chosen_update"]) == (30, 10)
+    assert "No better validation in 2: stopped at update 30." in told.lines
+    for update in (25, 30):
+        out = tmp_path / f"cut{update}"
+        with pytest.raises(Killed):
+            train("prototype", task, prototype.Config(), replace(how, out=out), KilledAt(update))
+        assert strip(train("prototype", task, prototype.Config(), replace(how, out=out), Silent()).row) == strip(
+            full.row
+        )
+
+
+def test_patience_without_a_validation_is_refused(task: fewshot.Config, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"--patience 2 cannot be used with --select last"):
+        replace(QUICK, patience=2, select="last")
+    rows = load(task.cache)
+    remaining = tuple(replace(row, split="train") if row.split == "val" else row for row in rows.rows)
+    write_annotations(task.cache, "default", type(rows)(remaining))
+    with pytest.raises(BadInput, match=r"--patience 2 needs a validation"):
+        train("prototype", task, prototype.Config(), replace(QUICK, patience=2, out=tmp_path / "run"), Silent())
+
+
+def test_a_page_that_cannot_be_drawn_costs_no_result(
+    task: fewshot.Config, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vfc.heads.training.fit.write_html", _no_font)
+    how = replace(QUICK, steps=2, out=tmp_path / "run")
+    row = train("prototype", task, prototype.Config(), how, told).row
+    assert read_rows(tmp_path / "run" / "results.jsonl") == [row]
+    assert any("could not be drawn (RuntimeError: no font); the result is kept." in line for line in told.lines)
+
+
+def _no_font(*_: object) -> None:
+    raise RuntimeError("no font")
+
+
 def _killed(*_: object) -> None:
     raise Killed
 
