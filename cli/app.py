@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from vfc.cache_schema.values.errors import BadInput, ReadOnlyTarget, Refused, VfcError
+from vfc.cache_schema.values.errors import BadInput, ReadOnlyTarget, Refused, VfcError, is_out_of_memory
 
 from .command import HELP, print_document
 from .options.paths import check_words
@@ -59,6 +59,13 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Let a local language model write sentences about each class.",
     ),
 }
+# What takes less memory, per command; extract says it by itself.
+_LESS_MEMORY: Final = {
+    "train-head": "Give a smaller --batch with a larger --accumulate, --resident off, or --device cpu.",
+    "predict": "Give fewer clips per call, or --device cpu.",
+    "describe": "Give a smaller model, or --device cpu.",
+}
+_POOLED: Final = "Close other programs, or use a store with fewer tokens: vfc store materialize --pool."
 _SLOW: Final = {"episodes", "eval", "probe-layers"}
 
 
@@ -198,6 +205,15 @@ def _of_system(error: OSError) -> VfcError | None:
     return None
 
 
+def _of_memory(error: Exception, argv: Sequence[str]) -> VfcError | None:
+    """The two-line error where memory ran out, with the flags of the command that help; None for other errors."""
+    if not is_out_of_memory(error):
+        return None
+    command = next((word for word in argv if word in COMMANDS), "")
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return Refused(f"Out of memory: {first}", _LESS_MEMORY.get(command, _POOLED))
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
@@ -217,7 +233,7 @@ def run(argv: Sequence[str]) -> int:
     except TyperException as error:
         return _usage(error, json)
     except Exception as error:
-        vfc_error = _of_system(error) if isinstance(error, OSError) else None
+        vfc_error = _of_system(error) if isinstance(error, OSError) else _of_memory(error, argv)
         if vfc_error is not None:
             return _fail(type(vfc_error).__name__, vfc_error.problem, vfc_error.remedy, vfc_error.exit_code, json=json)
         traceback.print_exc()

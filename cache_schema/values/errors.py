@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 
 class VfcError(Exception):
@@ -108,3 +109,18 @@ def combined(errors: Sequence[VfcError]) -> VfcError:
         return errors[0]
     problems, remedies = (dict.fromkeys(lines) for lines in zip(*((e.problem, e.remedy) for e in errors), strict=True))
     return type(errors[0])(" ".join(problems), " ".join(remedies))
+
+
+_OUT_OF_MEMORY: Final = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",  # pinned host memory, which raises no OutOfMemoryError
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "backend out of memory",  # MPS
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, of torch too, says that the device or this machine has no memory left."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY)

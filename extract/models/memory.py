@@ -1,27 +1,11 @@
-"""Running out of memory: how it is recognised, and what is freed before another try."""
+"""Running out of memory: what is freed before another try, and what a model that does not fit is told."""
 
 from __future__ import annotations
 
-from typing import Final
-
 import torch
 
-from vfc.cache_schema.values.errors import Refused
+from vfc.cache_schema.values.errors import Refused, is_out_of_memory
 from vfc.extract.backbone import Backbone
-
-_MESSAGES: Final = (
-    "DefaultCPUAllocator",
-    "CUDA error: out of memory",  # pinned host memory, which raises no OutOfMemoryError
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "backend out of memory",  # MPS
-)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device or this machine has no memory left."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
 
 
 def free_unused(device: torch.device) -> None:

@@ -13,13 +13,13 @@ from typing import Final
 
 import torch
 
-from vfc.cache_schema.values.errors import RecordRejected, Refused, VfcError
+from vfc.cache_schema.values.errors import RecordRejected, Refused, VfcError, is_out_of_memory
 from vfc.cache_schema.values.record import Json, Key, Record
 from vfc.extract.backbone import Backbone, Encoded, PromptedBackbone, TextBackbone
 from vfc.extract.config import ExtractConfig
 from vfc.extract.decode import Undecodable
 from vfc.extract.models.determinism import Mode
-from vfc.extract.models.memory import free_unused, is_out_of_memory
+from vfc.extract.models.memory import free_unused
 
 from .chunked import ChunkedVideo
 from .device_copy import DeviceToHost, Wait, host

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import torch
 
 from vfc.cache_schema.values.errors import Damaged, Refused
 from vfc.cache_schema.values.progress import Progress
@@ -197,6 +199,40 @@ def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "Traceback (most recent call last)" in err
     assert "This is a bug in vfc: ZeroDivisionError('one over nothing')." in err
     assert json.loads(out)["error"] == "Bug"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+        RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA"),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    use(monkeypatch, raising(error))
+    assert app.run(["greet", "World", "--json"]) == 6
+    out, err = capsys.readouterr()
+    assert len(err.splitlines()) == 2
+    assert err.startswith("Out of memory: ")
+    assert json.loads(out)["error"] == "Refused"
+
+
+@pytest.mark.parametrize("command", ["train-head", "predict", "describe"])
+def test_the_flags_named_where_memory_runs_out_are_flags_of_the_command(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remedy = app._of_memory(MemoryError(), [command])
+    assert remedy is not None
+    line = [command, "prototype"] if command == "train-head" else [command]
+    assert app.run([*line, "--help"]) == 0
+    help_text = capsys.readouterr().out
+    named = re.findall(r"--[a-z-]+", remedy.remedy)
+    assert named
+    assert all(flag in help_text for flag in named)
 
 
 @pytest.mark.parametrize(
