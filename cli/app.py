@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from vfc.cache_schema.values.errors import BadInput, ReadOnlyTarget, Refused, VfcError, is_out_of_memory
+from vfc.cache_schema.values.errors import BadInput, ReadOnlyTarget, Refused, VfcError, first_line, is_out_of_memory
 
 from .command import HELP, print_document
 from .options.paths import check_words
@@ -49,7 +49,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "predict": (
         "predict:predict",
         "From a store to a score",
-        "Classify clips with a trained few-shot head and a few labelled clips.",
+        "Name new videos with a trained head, or predict their segments.",
     ),
     "report": ("heads:report", "From a store to a score", "Compare runs over seeds and item by item."),
     "train-head": ("heads:train_head", "From a store to a score", "Train a head on a store and test it once."),
@@ -210,8 +210,7 @@ def _of_memory(error: Exception, argv: Sequence[str]) -> VfcError | None:
     if not is_out_of_memory(error):
         return None
     command = next((word for word in argv if word in COMMANDS), "")
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return Refused(f"Out of memory: {first}", _LESS_MEMORY.get(command, _POOLED))
+    return Refused(f"Out of memory: {first_line(error)}", _LESS_MEMORY.get(command, _POOLED))
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

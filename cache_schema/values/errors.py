@@ -111,6 +111,11 @@ def combined(errors: Sequence[VfcError]) -> VfcError:
     return type(errors[0])(" ".join(problems), " ".join(remedies))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 _OUT_OF_MEMORY: Final = (
     "DefaultCPUAllocator",
     "CUDA error: out of memory",  # pinned host memory, which raises no OutOfMemoryError

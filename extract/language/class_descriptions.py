@@ -13,7 +13,7 @@ from vfc.cache_schema.annotations import load
 from vfc.cache_schema.annotations.ordered import read_class_list
 from vfc.cache_schema.protocol import fill_prompt, prompt_fields, spoken
 from vfc.cache_schema.protocol.descriptions import read_descriptions, write_descriptions
-from vfc.cache_schema.values.errors import BadInput, RecipeMismatch, VfcError, combined
+from vfc.cache_schema.values.errors import BadInput, RecipeMismatch, VfcError, combined, first_line
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import Json
@@ -235,7 +235,7 @@ def language_model(folder: str, new_tokens: int, device: str | None) -> Writer:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from vfc.extract.models.determinism import chosen_device
-    from vfc.extract.models.loading import first_line, silenced_transformers
+    from vfc.extract.models.loading import silenced_transformers
 
     place = chosen_device(device)
     try:

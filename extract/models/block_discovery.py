@@ -16,9 +16,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.errors import BadInput, first_line
 
-from .loading import first_line
 from .taps import Tap
 
 RANDOM: Final = {"vit_mae": "drops three quarters of its patches at random"}

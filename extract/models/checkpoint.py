@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from vfc.cache_schema.values.errors import BadInput, MissingPath
+from vfc.cache_schema.values.errors import BadInput, MissingPath, first_line
 from vfc.cache_schema.values.record import Json
 from vfc.extract.backbone import family_names
 
@@ -208,8 +208,7 @@ def _fetch(hub_id: str, revision: str | None, patterns: Iterable[str]) -> Path:
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MissingPath(f"{_absent(hub_id)} ({reason})", _how_to_get(hub_id)) from error
+        raise MissingPath(f"{_absent(hub_id)} ({first_line(error)})", _how_to_get(hub_id)) from error
 
 
 def _absent(hub_id: str) -> str:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.errors import BadInput, first_line
 from vfc.extract.backbone import BackboneOptions
 from vfc.extract.frames.pixels import PixelRule
 
@@ -150,11 +150,6 @@ def require_device(device: str) -> None:
         raise BadInput(
             f"The device {device} was asked for, and there is none here.", "Leave out --device, or ask for cpu."
         )
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

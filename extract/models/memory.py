@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vfc.cache_schema.values.errors import Refused, is_out_of_memory
+from vfc.cache_schema.values.errors import Refused, first_line, is_out_of_memory
 from vfc.extract.backbone import Backbone
 
 
@@ -26,10 +26,9 @@ def load_model(backbone: Backbone, device: torch.device) -> None:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         other = "" if device.type == "cpu" else ", or --device cpu, which takes the memory of the machine"
         raise Refused(
-            f"Out of memory while the model is loaded to {device}: {first}",
+            f"Out of memory while the model is loaded to {device}: {first_line(error)}",
             "Give --compute-dtype bf16 (half of fp32), a lower --layer (blocks above the highest are not loaded), a "
             f"smaller --checkpoint{other}. Another dtype, layer or checkpoint needs another --out.",
         ) from error

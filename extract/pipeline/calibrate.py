@@ -141,7 +141,7 @@ def _measure_clips(config: ExtractConfig, items: Sequence[WorkItem], measurement
         each = laps.lap() / len(items_of_batch)
         names = [item.key.name for item in items_of_batch]
         for name in dict.fromkeys(names):
-            own = [record for record in records if _key(record).name == name]
+            own = [record for record in records if record.key.name == name]
             measurements.add(name, {**costs.pop(name, {}), "forward": each * names.count(name)}, own, 1.0)
 
 
@@ -176,10 +176,6 @@ def _forward(
         records = forward(of_videos(work.backbone), ready, device_to_host, size)
     device_to_host.wait()
     return records
-
-
-def _key(record: FinishedRecord | FailedRecord) -> Key:
-    return record.key if isinstance(record, FailedRecord) else record.record.key
 
 
 class _Laps:

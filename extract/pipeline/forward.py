@@ -13,7 +13,7 @@ from typing import Final
 
 import torch
 
-from vfc.cache_schema.values.errors import RecordRejected, Refused, VfcError, is_out_of_memory
+from vfc.cache_schema.values.errors import RecordRejected, Refused, VfcError, first_line, is_out_of_memory
 from vfc.cache_schema.values.record import Json, Key, Record
 from vfc.extract.backbone import Backbone, Encoded, PromptedBackbone, TextBackbone
 from vfc.extract.config import ExtractConfig
@@ -237,9 +237,8 @@ def failed(key: Key, error: Exception, source: Path | None) -> FailedRecord:
         torch.AcceleratorError: the device has failed.
     """
     if is_out_of_memory(error):
-        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise Refused(
-            f"Out of memory at the {key.kind} record of {key.name!r}: {first}",
+            f"Out of memory at the {key.kind} record of {key.name!r}: {first_line(error)}",
             "The records made before are kept. A smaller --batch and fewer --decode-workers continue this store; fewer "
             "--num-frames, --max-pixels (qwen), --compute-dtype bf16 or a lower --layer need less memory and another "
             "--out.",

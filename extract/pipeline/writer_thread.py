@@ -42,6 +42,11 @@ class FinishedRecord:
     source: Path | None = None
     wait: Callable[[], None] | None = None
 
+    @property
+    def key(self) -> Key:
+        """The record's key, as of a `FailedRecord`."""
+        return self.record.key
+
 
 @dataclass(frozen=True)
 class FailedRecord:
@@ -141,13 +146,13 @@ class WriterThread:
                 self._writer.commit()
 
     def _write(self, item: FinishedRecord) -> None:
-        if item.record.key in self._writer:
+        if item.key in self._writer:
             self.already_stored += 1
             return
         try:
             self._writer.add(item.record)
         except RecordRejected as error:
-            self._fail(FailedRecord(item.record.key, str(error).replace("\n", " "), item.source, error))
+            self._fail(FailedRecord(item.key, str(error).replace("\n", " "), item.source, error))
             return
         self.written += 1
         self._list_suspects()

@@ -24,6 +24,11 @@ _VERSIONS: Final = (
 """Control groups of versions 2 and 1: folder, and the file names of limit, use and droppable file cache."""
 
 
+def device_of(name: str | None = None) -> torch.device:
+    """The device of this name; without one, a GPU if there is one."""
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 def placed(num_bytes: int, device: torch.device, resident: Resident = "auto") -> Placement:
     """Choose device, RAM or disk for `num_bytes`; a choice of the user's holds."""
     if resident != "auto":

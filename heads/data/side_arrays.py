@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.values.errors import UnknownName
@@ -30,11 +31,8 @@ def side_array(reader: StoreReader, serving: Serving, field: str, keys: Sequence
     spec = _side_of(reader, serving.spec, field)
     values = [_of_record(reader, serving, spec, key) for key in keys]
     lengths = torch.tensor([len(value) for value in values])
-    longest = int(lengths.max())
-    padded = torch.zeros(len(values), longest, *values[0].shape[1:], dtype=values[0].dtype)
-    for row, value in zip(padded, values, strict=True):
-        row[: len(value)] = value
-    valid = torch.arange(longest) < lengths[:, None]
+    padded = pad_sequence(values, batch_first=True)
+    valid = torch.arange(padded.shape[1]) < lengths[:, None]
     return Rows(padded, None if bool(valid.all()) else valid)
 
 

@@ -21,6 +21,7 @@ from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.ranges import AT_LEAST_ONE, POSITIVE, check_range
 from vfc.heads.data.dataset import in_view
 from vfc.heads.data.facts import FACTS, set_facts, view_facts
+from vfc.heads.data.placement import device_of
 from vfc.heads.data.serving import ServingSettings
 from vfc.heads.data.store_view import DividedRows, StoreView, Wants, resolve
 from vfc.heads.results.facts import centre_text, facts_table
@@ -275,8 +276,7 @@ def _dataset(
     config: MeasureSettings, store: StoreView, rows: Annotations, episodes: Sequence[Episode] = ()
 ) -> EpisodeDataset:
     names = [row.name for row in rows.rows]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return EpisodeDataset(store, names, in_view(config.view), device=device, resident="ram", episodes=episodes)
+    return EpisodeDataset(store, names, in_view(config.view), device=device_of(), resident="ram", episodes=episodes)
 
 
 def _options(config: EvalConfig) -> dict[str, float | str]:

@@ -168,8 +168,7 @@ def _names(groups: Sequence[Group]) -> list[str]:
         for name, value in own.items():
             same_kind = [v for h, v in others if h == head or (name.startswith("task.") and name in v)]
             if any(values.get(name) != value for values in same_kind):
-                label = name.partition(".")[2].removesuffix("_digest")
-                differing.append(f"{label} {value}")
+                differing.append(f"{label_of(name)} {value}")
         text = f"{head} ({', '.join(differing)})" if differing else head
         names.append(text if text not in names else f"{text} [{len(names) + 1}]")
     return names

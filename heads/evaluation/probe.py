@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -170,10 +171,11 @@ def probe_layers(config: ProbeConfig, progress: Progress) -> ProbeResult:
         if any(of_store != layers[0] for of_store in layers):
             listed = "; ".join(f"{r.root}: {', '.join(of)}" for r, of in zip(readers, layers, strict=True))
             raise BadInput(f"The stores hold different layers: {listed}.", "Name layers that all have: --layer 8,16.")
-        parts = [_StoreProbe.of(config, reader, several=len(readers) > 1, progress=progress) for reader in readers]
+        several = len(readers) > 1
+        parts = [_StoreProbe.of(config, reader, layers[0], several=several, progress=progress) for reader in readers]
         if config.split == "test":
             progress.say("--split test: the best layer is then chosen on the test classes. The default is --split val.")
-        probes = [probe for part in parts for layer in layers[0] for probe in part.probes(layer, progress)]
+        probes = [part.probe(*place, part.listed, progress) for part in parts for place in part.measures]
         tested: list[Probe] = []
         if parts[0].tested is not None:
             for metric, shares in mean_over_stores(probes).items():
@@ -202,9 +204,13 @@ class _StoreProbe:
     listed: EpisodeList
     tested: EpisodeList | None
     name: str
+    measures: Mapping[tuple[str, str], tuple[EvalConfig, StoreView]]
+    """(layer, metric as shown) -> its settings and the store as it reads it; all are found before one is measured."""
 
     @classmethod
-    def of(cls, config: ProbeConfig, reader: StoreReader, *, several: bool, progress: Progress) -> _StoreProbe:
+    def of(
+        cls, config: ProbeConfig, reader: StoreReader, layers: Sequence[str], *, several: bool, progress: Progress
+    ) -> _StoreProbe:
         spec = task_spec(config)
         rows = annotated(reader, config, spec, progress, centre=config.centre)
         if spec.split == "val" and "val" not in rows.annotations.splits():
@@ -216,37 +222,27 @@ class _StoreProbe:
         if spec.split == "val" and config.episodes is None and "test" in rows.annotations.splits():
             tested = EpisodeList.draw(rows.annotations, replace(spec, split="test"), config.tasks)
         listed = episode_list(config, spec, rows.annotations)
-        return cls(config, reader, rows, listed, tested, str(reader.root) if several else "")
-
-    def probes(self, layer: str, progress: Progress) -> Iterator[Probe]:
-        """Every metric on one layer."""
-        for metric in self.config.metrics:
-            for name, _ in _variants(self.config, metric):
-                yield self.probe(layer, name, self.listed, progress)
+        shared = {setting.name: getattr(config, setting.name) for setting in fields(MeasureSettings)}
+        measures = {}
+        for layer, metric in itertools.product(layers, config.metrics):
+            for name, distance in _variants(config, metric):
+                one = EvalConfig(**{**shared, "layer": layer, "metric": metric, "distance": distance})
+                store = resolve(
+                    reader, Wants(text=one.raw), lambda: rows, layer=layer, prompt=config.prompt, settings=config
+                )
+                measures[layer, name] = one, store
+        return cls(config, reader, rows, listed, tested, str(reader.root) if several else "", measures)
 
     def probe(self, layer: str, name: str, listed: EpisodeList, progress: Progress) -> Probe:
         """One metric on one layer, on the tasks `listed`."""
-        one, store = self._measured(layer, name)
-        score, details = measure(one, store, listed, progress)
+        score, details = measure(*self.measures[layer, name], listed, progress)
         where = f"{self.name}, " if self.name else ""
         progress.say(f"{where}layer {layer}, {name}, {listed.spec.split} classes: {_percent(score)}.")
         return Probe(layer, name, score, details, self.name)
 
-    def _measured(self, layer: str, name: str) -> tuple[EvalConfig, StoreView]:
-        shared = {setting.name: getattr(self.config, setting.name) for setting in fields(MeasureSettings)}
-        metric = name.partition(", ")[0]
-        distance = dict(_variants(self.config, metric))[name]
-        one = EvalConfig(**{**shared, "layer": layer, "metric": metric, "distance": distance})
-        prompt = self.config.prompt
-        store = resolve(
-            self.reader, Wants(text=one.raw), lambda: self.rows, layer=layer, prompt=prompt, settings=self.config
-        )
-        return one, store
-
     def provenance(self) -> dict[str, Json]:
         """What the scores rest on."""
-        layer, metric = _layers(self.reader, self.config.layers)[0], self.config.metrics[0]
-        _, store = self._measured(layer, _variants(self.config, metric)[0][0])
+        _, store = next(iter(self.measures.values()))
         return {
             "centre": self.config.centre,
             **cast("dict[str, Json]", asdict(self.listed.spec)),

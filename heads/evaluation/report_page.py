@@ -6,26 +6,25 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from vfc.cache_schema.parts.atomic_files import replace_file
 from vfc.heads.results import figures
 from vfc.heads.results.figures import save_figure, svg_of
-from vfc.heads.results.page import write_page
+from vfc.heads.results.page import page_header, write_page
 from vfc.heads.results.tables import Confusion, Table, percent, read_rows
 from vfc.heads.runs.paired_statistics import Group, Run
 
 from .compare_runs import Report, validation_of
-from .groups import common, knobs
+from .groups import common, knobs, label_of
 
 _GROUPS: Final = 6
 """Groups of which the page has a confusion matrix and a table of confused pairs."""
 _PAIRS: Final = 8
 _CLIPS: Final = 4
-_DIGESTS: Final = ("store_digest", "recipe_digest", "annotations_digest", "videos_digest", "list_digest")
 Named = tuple[str, Any]
 
 
@@ -42,7 +41,7 @@ def write_figures(folder: Path, report: Report) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [path for name, figure in _figures(report) for path in save_figure(figure, folder, name)]
     for name, svg in _segments(report.groups):
-        (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
+        replace_file(folder / f"{name}.svg", svg.encode())
         paths.append(folder / f"{name}.svg")
     return paths
 
@@ -55,17 +54,9 @@ def _title(report: Report) -> str:
 def _header(report: Report, arguments: Sequence[str]) -> dict[str, str]:
     runs = [run for group in report.groups.values() for run in group.runs]
     stores = dict.fromkeys(str(run.settings["config"]["task"].get("cache", "")) for run in runs)
-    header = {
-        "what": f"{len(runs)} runs in {len(report.groups)} groups, {len(report.left_out)} left out",
-        "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": f"vfc report {shlex.join(arguments)}",
-        "store": ", ".join(filter(None, stores)),
-    }
-    for name in _DIGESTS:
-        values = dict.fromkeys(str(run.row[name])[:12] for run in runs if isinstance(run.row.get(name), str))
-        if values:
-            header[name.replace("_", " ")] = ", ".join(values)
-    return {name: value for name, value in header.items() if value}
+    what = f"{len(runs)} runs in {len(report.groups)} groups, {len(report.left_out)} left out"
+    command = f"vfc report {shlex.join(arguments)}"
+    return page_header(what, command, [run.row for run in runs], store=", ".join(filter(None, stores)))
 
 
 def _figures(report: Report) -> Iterator[Named]:
@@ -97,7 +88,7 @@ def _figures(report: Report) -> Iterator[Named]:
 def _value(group: Group, knob: str) -> Any:
     """The value of a setting by its label or full name; None where the head has no such setting."""
     for name, value in common(group.runs[0]).items():
-        if knob in (name, name.partition(".")[2].removesuffix("_digest")):
+        if knob in (name, label_of(name)):
             return value
     return None
 

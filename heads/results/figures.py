@@ -216,11 +216,12 @@ def knob_figure(name: str, points: Sequence[tuple[Any, float | None, float]]) ->
     values = sorted({value for value, *_ in points}) if numeric else list(dict.fromkeys(str(v) for v, *_ in points))
     place = {value: i for i, value in enumerate(values)}
     figure, axes = _figure(3.4, 2.6)
+    at = [place[value if numeric else str(value)] for value, *_ in points]
     for label, column, marker, colour in (("validation", 1, "s", COLOURS[0]), ("test", 2, "o", COLOURS[1])):
-        shown = [(place[p[0] if numeric else str(p[0])], p[column]) for p in points if p[column] is not None]
-        if shown:
-            shares = [100 * float(share) for _, share in shown]  # type: ignore[arg-type]
-            axes.plot([x for x, _ in shown], shares, marker, color=colour, label=label, markersize=4, alpha=0.8)
+        scores = [(x, share) for x, share in zip(at, (p[column] for p in points), strict=True) if share is not None]
+        if scores:
+            shares = [100 * share for _, share in scores]
+            axes.plot([x for x, _ in scores], shares, marker, color=colour, label=label, markersize=4, alpha=0.8)
     axes.set_xticks(range(len(values)), [str(value) for value in values], fontsize=7)
     axes.set_xlabel(name)
     axes.set_ylabel("%")

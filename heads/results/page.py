@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from vfc.cache_schema.parts.atomic_files import replace_file
 from .figures import confusion_picture, curve_picture
 from .tables import Confusion, Table
 
+_DIGESTS: Final = ("store_digest", "recipe_digest", "annotations_digest", "videos_digest", "list_digest")
 _STYLE: Final = (
     ":root{color-scheme:light dark;--line:#8884;--note:#8a4b00;--soft:#8881}"
     "@media(prefers-color-scheme:dark){:root{--note:#ffb867}}"
@@ -28,6 +30,20 @@ _STYLE: Final = (
     "@media(max-width:40rem){body{margin:1rem auto}dl{grid-template-columns:1fr}dd{margin-bottom:.3rem}"
     "td,th{padding:.25rem .5rem}}"
 )
+
+
+def page_header(what: str, command: str, rows: Sequence[Mapping[str, Any]], *, store: str = "") -> dict[str, str]:
+    """What a page shows, when and by which command it was made, and from which data: digests of result `rows`."""
+    header = {
+        "what": what,
+        "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": command,
+        "store": store,
+    }
+    for name in _DIGESTS:
+        values = dict.fromkeys(row[name][:12] for row in rows if isinstance(row.get(name), str))
+        header[name.replace("_", " ")] = ", ".join(values)
+    return {name: value for name, value in header.items() if value}
 
 
 def write_html(

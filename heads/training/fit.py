@@ -8,14 +8,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from vfc.cache_schema.parts.atomic_files import replace_file
+from vfc.cache_schema.values.errors import first_line
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import Json
@@ -23,7 +23,7 @@ from vfc.heads.contract.head import TaskFile
 from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.lookup import configs, find, task_of
 from vfc.heads.results.facts import facts_table
-from vfc.heads.results.page import write_html
+from vfc.heads.results.page import page_header, write_html
 from vfc.heads.results.tables import Table, lines_of, percent, read_rows
 from vfc.heads.runs.lock import locked
 from vfc.heads.runs.run_folder import ITEMS, claim, identity_of, plain, refuse_other, settings_of, write_items
@@ -31,8 +31,6 @@ from vfc.heads.runs.run_folder import ITEMS, claim, identity_of, plain, refuse_o
 from .loop import TrainingLoop, seed_of
 from .process import make_accelerator, numeric_variables, refuse_ranks
 from .schedule import length_in_updates, resolve_length, with_preset
-
-_DIGESTS: Final = ("store_digest", "recipe_digest", "annotations_digest", "videos_digest", "list_digest")
 
 
 @dataclass(frozen=True)
@@ -123,23 +121,17 @@ def _write_result(result: TrainResult, title: str, progress: Progress) -> None:
             folder / "report.html", title, result.tables(), curve, confusion, pictures, _header(result), _notices(row)
         )
     except Exception as error:  # whatever a drawing library raises: the result is written and must be shown
-        line = str(error).partition("\n")[0]
-        progress.say(
-            f"{folder / 'report.html'} could not be drawn ({type(error).__name__}: {line}); the result is kept."
-        )
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        progress.say(f"{folder / 'report.html'} could not be drawn ({reason}); the result is kept.")
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
 
 def _header(result: TrainResult) -> dict[str, str]:
     """What the run is, when it was made, how it is made again, from which store."""
     row, folder = result.row, result.folder
-    digests = {name.replace("_", " "): str(row[name])[:12] for name in _DIGESTS if isinstance(row.get(name), str)}
-    return {
-        "what": f"{row['head']}, {row.get('task', 'trained')}, seed {row['seed']}",
-        "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": f"vfc train-head {row['head']} --config {shlex.quote(str(folder / 'config.json'))}",
-        **digests,
-    }
+    what = f"{row['head']}, {row.get('task', 'trained')}, seed {row['seed']}"
+    command = f"vfc train-head {row['head']} --config {shlex.quote(str(folder / 'config.json'))}"
+    return page_header(what, command, [row])
 
 
 def _notices(row: Mapping[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ import argparse
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -105,27 +106,33 @@ def made(folder: Path) -> Path:
     return store
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(
+    description: str | None,
+    store: Callable[[Path], Path],
+    task: fewshot.Config,
+    more: Callable[[list[dict[str, Any]]], str] = lambda rows: "",
+) -> None:
+    """The command line: train on the store that `store` makes in a folder, and write the table with `more` below it."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=None, help="where everything is kept; run again, it goes on")
     parser.add_argument("--table", type=Path, default=None, help="write the table here; without it, print it")
     parser.add_argument("--no-test", action="store_true", help="look at validation alone, to choose settings")
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    folder = given.folder or Path(tempfile.mkdtemp())
-    task = replace(TASK, cache=made(folder), tasks=10 if given.no_test else TASK.tasks)
+    folder = options.folder or Path(tempfile.mkdtemp())
+    task = replace(task, cache=store(folder), tasks=10 if options.no_test else task.tasks)
     rows, items = [], []
-    for seed in SEEDS[: 1 if given.no_test else None]:
-        out = folder / f"{'tried' if given.no_test else 'run'}-{seed}"
+    for seed in SEEDS[: 1 if options.no_test else None]:
+        out = folder / f"{'tried' if options.no_test else 'run'}-{seed}"
         result = train("fsar", task, HEAD, replace(TRAIN, seed=seed, out=out), Silent())
         rows.append(result.row)
         items.append(read_items(out))
         print(f"seed {seed}: validation {result.row['validation']:.4f} at update {result.row['chosen_update']}")
-    if given.no_test:
+    if options.no_test:
         return
-    text = table(task, rows, items)
-    if given.table:
-        given.table.write_text(text, encoding="utf-8")
+    text = table(task, rows, items) + more(rows)
+    if options.table:
+        options.table.write_text(text, encoding="utf-8")
     else:
         print(text)
 
@@ -168,4 +175,4 @@ def table(task: fewshot.Config, rows: list[dict[str, Any]], items: list[dict[str
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, made, TASK)

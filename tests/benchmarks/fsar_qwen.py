@@ -13,10 +13,8 @@ core.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -32,8 +30,6 @@ from vfc.cache_schema.values.progress import Silent
 from vfc.extract.config import ExtractConfig
 from vfc.extract.pipeline.run import extract
 from vfc.extract.synthetic import render_collection
-from vfc.heads.runs.run_folder import read_items
-from vfc.heads.training.fit import train
 
 VISION: Final = {
     "hidden_size": 64,
@@ -105,36 +101,10 @@ def over_classes(rows: list[dict[str, Any]]) -> str:
         for label in rows[0]["per_class"]
     )
     return (
-        f"Head - dec-avg, seed by seed, 95 % interval over the 6 test classes: {halves}.\nAccuracy by class: {classes}."
+        f"\nHead - dec-avg, seed by seed, 95 % interval over the 6 test classes: {halves}.\n"
+        f"Accuracy by class: {classes}.\n"
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=None, help="where everything is kept; run again, it goes on")
-    parser.add_argument("--table", type=Path, default=None, help="write the table here; without it, print it")
-    parser.add_argument("--no-test", action="store_true", help="look at validation alone, to choose settings")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    folder = options.folder or Path(tempfile.mkdtemp())
-    task = replace(fsar_demo.TASK, layer=LAYER, cache=store(folder))
-    if options.no_test:
-        task = replace(task, tasks=10)
-    rows, items = [], []
-    for seed in fsar_demo.SEEDS[: 1 if options.no_test else None]:
-        out = folder / f"{'tried' if options.no_test else 'run'}-{seed}"
-        result = train("fsar", task, fsar_demo.HEAD, replace(fsar_demo.TRAIN, seed=seed, out=out), Silent())
-        rows.append(result.row)
-        items.append(read_items(out))
-        print(f"seed {seed}: validation {result.row['validation']:.4f} at update {result.row['chosen_update']}")
-    if options.no_test:
-        return
-    text = f"{fsar_demo.table(task, rows, items)}\n{over_classes(rows)}\n"
-    if options.table:
-        options.table.write_text(text, encoding="utf-8")
-    else:
-        print(text)
-
-
 if __name__ == "__main__":
-    main()
+    fsar_demo.run(__doc__, store, replace(fsar_demo.TASK, layer=LAYER), over_classes)

@@ -16,9 +16,9 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.values.errors import BadInput, MissingPath
+from vfc.cache_schema.values.errors import BadInput, MissingPath, first_line
 from vfc.extract.models.checkpoint import files_digest
-from vfc.extract.models.loading import Compute, first_line
+from vfc.extract.models.loading import Compute
 
 from .network import STEM, InceptionI3d
 

@@ -17,6 +17,7 @@ from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.data.class_texts import ClassTexts
 from vfc.heads.data.dataset import VideoDataset
+from vfc.heads.data.placement import device_of
 from vfc.heads.data.store_view import StoreView, Wants
 from vfc.heads.data.views import complete_views, test_views
 from vfc.heads.lookup import find
@@ -73,7 +74,7 @@ def predict_classes(
         }
         head = head_type(settings, specs)
         run.load(head)
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        place = device_of(device)
         head.to(place)
         in_use = test_views(reader, config.test_views)
         dataset = VideoDataset(reader, [*videos], in_use)

@@ -15,6 +15,7 @@ from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.values.errors import BadInput, MissingPath, MissingRecord, RecipeMismatch
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import ArraySpec, Key
+from vfc.heads.data.placement import device_of
 from vfc.heads.data.store_view import StoreView
 from vfc.heads.lookup import find
 from vfc.heads.tasks.anticipation import AnticipationHead
@@ -74,7 +75,7 @@ def predict_sequences(
         BadInput: observed labels that nobody gives; no video of which something can be observed.
         MissingRecord: a video that the store lacks.
     """
-    place = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = device_of(settings.device)
     with open_store(query) as reader, torch.no_grad():
         run.require_recipe(reader)
         names = [*videos]
@@ -157,7 +158,7 @@ class _Sequences:
 def _sequences(run: Run, reader: StoreReader, names: Sequence[str], stride: int, place: torch.device) -> _Sequences:
     array = reader.spec("video", run.data["array"])
     store = StoreView(reader, Annotations(()), {"visual": array})
-    class_names = tuple(run.result.get("class_names") or run.result["per_class"])
+    class_names = _class_names(run)
     truth: GroundTruth = _Lengths(reader, array.name, class_names)
     if any(spec.name == "labels" for spec in reader.kinds["video"]):
         stored = StoreGroundTruth(reader)
@@ -173,9 +174,13 @@ def _sequences(run: Run, reader: StoreReader, names: Sequence[str], stride: int,
     return _Sequences(store, dataset, truth, class_names, fps)
 
 
+def _class_names(run: Run) -> tuple[str, ...]:
+    """The classes of the training, in the order of the head's ids."""
+    return tuple(run.result.get("class_names") or run.result["per_class"])
+
+
 def _head(run: Run, store: StoreView) -> Any:
-    names = run.result.get("class_names") or run.result["per_class"]
-    specs = {**store.specs, "classes": ArraySpec("classes", "int64", (len(names),))}
+    specs = {**store.specs, "classes": ArraySpec("classes", "int64", (len(_class_names(run)),))}
     head = find(run.head).Head(run.head_settings, specs)
     run.load(head)
     return head
@@ -241,7 +246,7 @@ def _classified(classifier: Run, reader: StoreReader, sequences: _Sequences) -> 
             "Give the folder that vfc train-head frame-classifier named.",
         )
     classifier.require_recipe(reader)
-    if tuple(classifier.result["per_class"]) != sequences.class_names:
+    if _class_names(classifier) != sequences.class_names:
         raise BadInput(
             f"The frame classifier {classifier.folder} has other classes than the head.",
             "Give the run of frame-classifier on the store of the head's training.",

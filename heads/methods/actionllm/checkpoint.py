@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import torch
 
-from vfc.cache_schema.values.errors import BadInput, Damaged, MissingExtra, MissingPath
+from vfc.cache_schema.values.errors import BadInput, Damaged, MissingExtra, MissingPath, first_line
 
 from .trunk import check_shapes
 
@@ -134,7 +134,7 @@ def _check(config: Any, llm: str) -> None:
             model = AutoModel.from_config(config)
     except ValueError as error:
         raise BadInput(
-            f"The checkpoint {llm} ({config.model_type}) cannot be built: {str(error).splitlines()[0]}",
+            f"The checkpoint {llm} ({config.model_type}) cannot be built: {first_line(error)}",
             "Give --llm a LLaMA, or a decoder built like it (Mistral, Qwen2).",
         ) from error
     check_shapes(model)
@@ -161,8 +161,7 @@ def _read(llm: str, function: Any, *arguments: Any) -> Any:
         with _quiet():
             return function(*arguments)
     except (ImportError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MissingPath(
-            f"The language model {llm} could not be read: {reason}",
+            f"The language model {llm} could not be read: {first_line(error)}",
             "Give --llm a folder with config.json, weights and tokenizer; or fetch it with `hf download`.",
         ) from error

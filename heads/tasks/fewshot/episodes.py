@@ -202,8 +202,9 @@ def score(
             ranked.append(order)
             shares.append(probabilities)
         progress.advance(part.stop - part.start)
-    kept = (np.concatenate(ranked), np.concatenate(shares)) if rank else (None, None)
-    return Score(tasks.labels, accuracy, confusion, *kept)
+    if not rank:
+        return Score(tasks.labels, accuracy, confusion)
+    return Score(tasks.labels, accuracy, confusion, np.concatenate(ranked), np.concatenate(shares))
 
 
 def _likeliest(logits: Tensor, guess: Tensor, rank: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
