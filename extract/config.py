@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, Self
 
 from vfc.cache_schema.values.errors import BadInput
-from vfc.cache_schema.values.settings import setting
+from vfc.cache_schema.values.settings import DEVICE_HELP, setting
 
 from .recipe_settings import Axes, recipe_settings
 
@@ -179,7 +179,7 @@ class ExtractConfig:
     part_seconds: float = setting(60.0, "Commit a part after this many seconds", "Output")
     worker: str | None = setting(None, "Name of this process in parts/ and failures/; default: r<rank>", "Output")
 
-    device: str | None = setting(None, "cpu, cuda or cuda:1; default: a GPU where there is one", "Performance")
+    device: str | None = setting(None, DEVICE_HELP, "Performance")
     batch: int | None = setting(None, "Videos per forward in fast mode; default: 8", "Performance")
     threads: int | None = setting(
         None,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Any
+from typing import Any, Final
+
+DEVICE_HELP: Final = "auto: a GPU where there is one; or cpu, cuda, cuda:1 (the second GPU), xpu, mps"
+"""Help of every `--device`; see `devices.chosen_device`."""
 
 
 def setting(default: Any, text: str, panel: str = "", **more: Any) -> Any:

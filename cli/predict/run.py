@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
-from vfc.cache_schema.values.settings import setting
+from vfc.cache_schema.values.settings import DEVICE_HELP, setting
 from vfc.cli.command import Command, Outcome
 from vfc.cli.heads import tables_text
 
@@ -80,7 +80,7 @@ class PredictConfig:
     features: Path = setting(
         Path("predict"), "Folder where the features of the videos are kept; the next call reads them there", "Output"
     )
-    device: str | None = setting(None, "cpu, cuda or cuda:1; default: a GPU if there is one", "Performance")
+    device: str | None = setting(None, DEVICE_HELP, "Performance")
 
     def __post_init__(self) -> None:
         if self.top < 1:
@@ -114,13 +114,15 @@ def run(config: PredictConfig, progress: Progress) -> Outcome:
 
     Raises:
         MissingPath: no such run; no training store, if its projection, prompt or class texts are needed.
-        BadInput: no labelled clip that a few-shot head needs; a clip that could not be read; a head whose text depends
-            on a list of tasks.
+        BadInput: no such device; no labelled clip that a few-shot head needs; a clip that could not be read; a head
+            whose text depends on a list of tasks.
         RecipeMismatch: the features were made in another way, with the difference.
     """
+    from vfc.cache_schema.values.devices import chosen_device
     from vfc.extract.prompting.prompts import TEMPLATES
     from vfc.heads.evaluation.predict import Run, write
 
+    chosen_device(config.device)
     head = Run.read(config.head)
     _require_settings(head, config)
     extracts = bool(config.query) or head.few_shot
@@ -166,7 +168,7 @@ def _few_shot(
     support = extracted_clips(head, config, "support", training_store, progress)
     for clips in (support, query):
         _refuse_failed(clips, "support" if clips is support else "query")
-    prediction = predict(head, support.store, query.store, support.annotations, query.annotations)
+    prediction = predict(head, support.store, query.store, support.annotations, query.annotations, config.device)
     return dataclasses.replace(prediction, queries=tuple(query.names.values()))
 
 

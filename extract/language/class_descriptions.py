@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
 from vfc.cache_schema.annotations import load
@@ -17,7 +17,10 @@ from vfc.cache_schema.values.errors import BadInput, RecipeMismatch, VfcError, c
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import Json
-from vfc.cache_schema.values.settings import setting
+from vfc.cache_schema.values.settings import DEVICE_HELP, setting
+
+if TYPE_CHECKING:
+    import torch
 
 SPATIAL: Final = (
     'Think of videos of the action "{label}": who and what is seen in them, in which place, in which posture. '
@@ -55,7 +58,7 @@ class DescribeConfig:
     temporal_prompt: str = setting(TEMPORAL, "Prompt with {label} and {count}", "Model")
     new_tokens: int = setting(256, "Most tokens of one answer", "Model")
     tries: int = setting(3, "Attempts per class if an answer is too short; all but the first are sampled", "Model")
-    device: str | None = setting(None, "cpu, cuda or cuda:1; default: a GPU where there is one", "Performance")
+    device: str | None = setting(None, DEVICE_HELP, "Performance")
 
     def __post_init__(self) -> None:
         errors: list[VfcError] = [
@@ -126,11 +129,13 @@ def describe_classes(config: DescribeConfig, progress: Progress, *, writer: Writ
         writer: Answers prompts in place of the checkpoint's model.
 
     Raises:
-        BadInput: no classes; a checkpoint that is no language model.
+        BadInput: no such device; no classes; a checkpoint that is no language model.
         RecipeMismatch: another model, prompt or class list made an existing file, with the difference.
     """
+    from vfc.cache_schema.values.devices import chosen_device
     from vfc.extract.models.checkpoint import locate
 
+    place = chosen_device(config.device)
     names = _classes(config)
     checkpoint = locate(config.checkpoint, default=None, family="describe")
     model: Json = {"id": checkpoint.id, "revision": checkpoint.revision, "digest": checkpoint.digest()}
@@ -141,7 +146,7 @@ def describe_classes(config: DescribeConfig, progress: Progress, *, writer: Writ
     progress.advance(earlier)
     to_do = [(i, part) for i in range(len(names)) for part in abouts if i not in written[part]]
     if to_do and writer is None:
-        writer = language_model(str(checkpoint.folder), config.new_tokens, config.device)
+        writer = language_model(str(checkpoint.folder), config.new_tokens, place)
     failed: dict[str, str] = {}
     for i, part in to_do:
         assert writer is not None
@@ -223,8 +228,8 @@ def _cleaned(lines: Iterable[str]) -> Iterator[str]:
             yield bare
 
 
-def language_model(folder: str, new_tokens: int, device: str | None) -> Writer:
-    """A causal language model as a function from prompts to answers.
+def language_model(folder: str, new_tokens: int, place: torch.device) -> Writer:
+    """A causal language model on the device `place`, as a function from prompts to answers.
 
     Greedy at the first attempt, then sampled, seeded by the prompt and the number of the attempt alone.
 
@@ -234,14 +239,13 @@ def language_model(folder: str, new_tokens: int, device: str | None) -> Writer:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from vfc.extract.models.determinism import chosen_device
     from vfc.extract.models.loading import silenced_transformers
 
-    place = chosen_device(device)
+    placed = {} if place.type == "cpu" else {"device_map": {"": place}}  # a CPU needs no map
     try:
         with silenced_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="auto")
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="auto", **placed)
     except (OSError, ValueError) as error:
         raise BadInput(
             f"{folder} cannot be opened as a causal language model: {first_line(error)}",

@@ -14,8 +14,6 @@ from typing import Final, Literal
 
 import torch
 
-from vfc.cache_schema.values.errors import BadInput
-
 Mode = Literal["deterministic", "fast"]
 
 THREADS: Final = 4
@@ -26,27 +24,6 @@ would leave most of a larger machine idle."""
 def chosen_mode(mode: Mode | None, device: torch.device) -> Mode:
     """The requested mode, else `deterministic` on a CPU and `fast` elsewhere."""
     return mode or ("deterministic" if device.type == "cpu" else "fast")
-
-
-def chosen_device(name: str | None, local_rank: int = 0) -> torch.device:
-    """The requested device; None is a GPU where there is one, else the CPU. `cuda` without a number: one per rank.
-
-    Raises:
-        BadInput: a name torch does not know, or a GPU that is not there.
-    """
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name is None:
-        name = "cuda" if count else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise BadInput(f"--device {name} is not known.", "Give cpu, cuda, or cuda:1 for the second GPU.")
-    if device.type == "cuda" and (device.index or 0) >= count:
-        available = f"there are {count}, cuda:0 to cuda:{count - 1}" if count else "torch sees none here"
-        raise BadInput(f"--device {name} asks for a GPU, but {available}.", "Leave --device out, or give --device cpu.")
-    return torch.device("cuda", local_rank % count) if device == torch.device("cuda") else device
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vfc.cache_schema.values.devices import chosen_device, has_streams
 from vfc.cache_schema.values.errors import BadInput, first_line
 from vfc.extract.backbone import BackboneOptions
 from vfc.extract.frames.pixels import PixelRule
@@ -67,7 +68,7 @@ def on_device(tensor: Tensor, device: str) -> Tensor:
 
     torch reuses pinned memory only once the copies from it have ended.
     """
-    if torch.device(device).type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
+    if has_streams(device) and tensor.device.type == "cpu" and not tensor.is_pinned():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
@@ -76,7 +77,7 @@ def end_to_end(tensors: Sequence[Tensor], device: str) -> Tensor:
     """`tensors` `[n, ...]` along their first axis, in pinned memory where the device is a GPU; one alone as it is."""
     if len(tensors) == 1:
         return tensors[0]
-    if torch.device(device).type != "cuda":
+    if not has_streams(device):
         return torch.cat(list(tensors))
     shape = (sum(map(len, tensors)), *tensors[0].shape[1:])
     return torch.cat(list(tensors), out=torch.empty(shape, dtype=tensors[0].dtype, pin_memory=True))
@@ -145,11 +146,14 @@ def refuse_missing_weights(checkpoint: Checkpoint, cls: Any, missing: Iterable[s
 
 
 def require_device(device: str) -> None:
-    """Raise BadInput where the device is a GPU and there is none."""
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    """Raise BadInput where there is no such device."""
+    try:
+        if torch.device(device).type != "meta":
+            chosen_device(device)
+    except BadInput as error:
         raise BadInput(
             f"The device {device} was asked for, and there is none here.", "Leave out --device, or ask for cpu."
-        )
+        ) from error
 
 
 @contextmanager

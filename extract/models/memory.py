@@ -8,12 +8,6 @@ from vfc.cache_schema.values.errors import Refused, first_line, is_out_of_memory
 from vfc.extract.backbone import Backbone
 
 
-def free_unused(device: torch.device) -> None:
-    """Give cached blocks of the device back, so that larger ones can be made of them."""
-    if device.type in ("cuda", "mps", "xpu"):
-        torch.get_device_module(device).empty_cache()
-
-
 def load_model(backbone: Backbone, device: torch.device) -> None:
     """Load the weights of a model.
 

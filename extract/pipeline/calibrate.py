@@ -11,6 +11,7 @@ from typing import Final
 
 import torch
 
+from vfc.cache_schema.values.devices import peak_memory
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import Key
 from vfc.extract.backbone import PromptedBackbone
@@ -92,7 +93,7 @@ class _Measurements:
         timed = list(self.seconds.values())[self.warming :] or list(self.seconds.values())
         medians = {stage: statistics.median(spent[stage] for spent in timed) for stage in timed[0]}
         device = self.work.device
-        on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+        on_device = peak_memory(device)
         calibration = Calibration(
             len(self.seconds), self.load, **medians, memory=_peak_memory(), device_memory=on_device
         )

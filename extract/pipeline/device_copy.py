@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy.typing as npt
 import torch
 
+from vfc.cache_schema.values.devices import functions, has_streams
 from vfc.extract.backbone import Encoded
 
 Item = TypeVar("Item")
@@ -36,10 +37,10 @@ class DeviceToHost:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.asynchronous = device.type == "cuda"
-        self._stream = torch.cuda.Stream(device) if self.asynchronous else None
+        self.asynchronous = has_streams(device)
+        self._stream = functions(device).Stream(device) if self.asynchronous else None
         self._seconds = 0.0
-        self._events: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._events: deque[tuple[Any, Any]] = deque()
 
     def run(
         self, encode: Callable[[Sequence[Item]], list[Encoded]], batch: Sequence[Item]
@@ -53,16 +54,17 @@ class DeviceToHost:
             outputs = [_copied(output, torch.Tensor.cpu) for output in encode(batch)]
             self._seconds += time.perf_counter() - began
             return outputs, None
-        compute = torch.cuda.current_stream(self.device)
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        gpu = functions(self.device)
+        compute = gpu.current_stream(self.device)
+        start, end = gpu.Event(enable_timing=True), gpu.Event(enable_timing=True)
         start.record(compute)
         on_device = encode(batch)
         end.record(compute)
         self._events.append((start, end))
         self._count_finished()
         self._stream.wait_stream(compute)
-        complete = torch.cuda.Event()
-        with torch.cuda.stream(self._stream):
+        complete = gpu.Event()
+        with gpu.stream(self._stream):
             outputs = [_copied(output, self._begin_copy) for output in on_device]
             complete.record(self._stream)
         return outputs, complete.synchronize
@@ -80,7 +82,7 @@ class DeviceToHost:
     def wait(self) -> None:
         """Return once nothing is under way on the device."""
         if self._stream is not None:
-            torch.cuda.synchronize(self.device)
+            functions(self.device).synchronize(self.device)
 
     def busy(self) -> float:
         """Seconds that the device spent on forwards; waits for those under way."""

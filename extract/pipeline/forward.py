@@ -13,13 +13,13 @@ from typing import Final
 
 import torch
 
+from vfc.cache_schema.values.devices import release_unused
 from vfc.cache_schema.values.errors import RecordRejected, Refused, VfcError, first_line, is_out_of_memory
 from vfc.cache_schema.values.record import Json, Key, Record
 from vfc.extract.backbone import Backbone, Encoded, PromptedBackbone, TextBackbone
 from vfc.extract.config import ExtractConfig
 from vfc.extract.decode import Undecodable
 from vfc.extract.models.determinism import Mode
-from vfc.extract.models.memory import free_unused
 
 from .chunked import ChunkedVideo
 from .device_copy import DeviceToHost, Wait, host
@@ -170,7 +170,7 @@ def forward(
         return records
     # The error is gone here, and with it the tensors of the failed forward that its traceback held.
     device_to_host.wait()
-    free_unused(device_to_host.device)
+    release_unused(device_to_host.device)
     half = len(batch) // 2
     if size is not None:
         size.lower(half)

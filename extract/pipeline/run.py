@@ -22,6 +22,7 @@ from vfc.cache_schema.annotations import Annotations, load, source, update_rows,
 from vfc.cache_schema.content import identical_files
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.upkeep.circumstances import as_text
+from vfc.cache_schema.values.devices import description
 from vfc.cache_schema.values.errors import UnknownName
 from vfc.cache_schema.values.progress import Progress, Silent
 from vfc.cache_schema.values.record import Json
@@ -314,9 +315,7 @@ def circumstances(work: WorkList) -> dict[str, Json]:
     weights = _weights_path(work.backbone)
     if weights is not None:
         about["checkpoint"] = as_text(weights.absolute())
-    if work.device.type == "cuda":
-        about |= {"gpu": torch.cuda.get_device_name(work.device), "cuda": torch.version.cuda}
-    return about
+    return about | description(work.device)
 
 
 def _weights_path(backbone: Any) -> Path | None:

@@ -17,6 +17,7 @@ from vfc.cache_schema.parts.zarr_format import METADATA
 from vfc.cache_schema.reader import StoreReader, open_store
 from vfc.cache_schema.reduction.reduce import stored_fit
 from vfc.cache_schema.root import read_root
+from vfc.cache_schema.values.devices import chosen_device
 from vfc.cache_schema.values.errors import AxisMismatch, BadInput, MissingPath
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import Recipe
@@ -25,7 +26,7 @@ from vfc.extract.backbone import Backbone, BackboneOptions, TextBackbone, open_b
 from vfc.extract.collection import Video
 from vfc.extract.config import ExtractConfig, not_deterministic
 from vfc.extract.decode.sampling import fixed_count
-from vfc.extract.models.determinism import Mode, chosen_device, chosen_mode
+from vfc.extract.models.determinism import Mode, chosen_mode
 from vfc.extract.prompting.class_texts import PLAIN, ClassText, template_id
 from vfc.extract.prompting.prompt_assignment import PromptAssignment, assign_prompts, keeps_text
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vfc.cache_schema.values.errors import BadInput
-from vfc.cache_schema.values.settings import setting
+from vfc.cache_schema.values.settings import DEVICE_HELP, setting
 
 from .ranges import AT_LEAST_ONE, BELOW_ONE, NOT_NEGATIVE, POSITIVE, check_range
 
@@ -53,7 +53,7 @@ class TrainConfig:
         0, "Stop when this many validations in a row bring no better score; 0: train for all updates.", added=True
     )
     seed: int = _setting(0, "Seed of the initial weights and of all training draws.")
-    device: Literal["auto", "cpu"] = _setting("auto", "auto: a GPU if there is one.", choices=("auto", "cpu"))
+    device: str = _setting("auto", DEVICE_HELP + ".")
     out: Path | None = setting(None, "Run folder; default runs/<head>-<digest of the settings>.", "Output")
 
     def __post_init__(self) -> None:

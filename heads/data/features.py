@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vfc.cache_schema.reader import StoreReader
+from vfc.cache_schema.values.devices import has_streams
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import Key
 
@@ -58,7 +59,7 @@ class Features:
         device: torch.device,
         resident: Resident = "auto",
     ) -> None:
-        self._reader, self._keys, self._device, self._serving = reader, keys, device, serving
+        self._reader, self._keys, self.device, self._serving = reader, keys, device, serving
         self._records = reader.locate(keys)
         self._array, self._dtype = serving.spec.name, STORED[serving.spec.dtype]
         self.spec = serving.served
@@ -101,7 +102,7 @@ class Features:
         """Records at `index [M]` (int64, CPU)."""
         if self._values is None:
             return self.finish(self._read(index, self._buffer(len(index))), index)
-        values = self._values[index.to(self._values.device)].to(self._device, non_blocking=True)
+        values = self._values[index.to(self._values.device)].to(self.device, non_blocking=True)
         return self._rows(values if self._kept_reduced else self._served(values, index), index)
 
     def stage(self, index: Tensor, buffer: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -113,7 +114,7 @@ class Features:
 
     def finish(self, stored: Tensor, index: Tensor) -> Rows:
         """What `gather` gives, from what `stage` read."""
-        values = self._served(stored.to(self._device, non_blocking=True), index)
+        values = self._served(stored.to(self.device, non_blocking=True), index)
         finite(values, index, self._name)
         return self._rows(values, index)
 
@@ -143,14 +144,14 @@ class Features:
             index = torch.arange(start, min(start + step, len(self)))
             stored = self._read(index, buffer)
             if self._kept_reduced:
-                stored = self._served(stored.to(self._device), index)
+                stored = self._served(stored.to(self.device), index)
             finite(stored, index, self._name)
             values[start : start + len(index)].copy_(stored)
         return values
 
     def _buffer(self, count: int) -> Tensor:
         dtype = torch.float32 if self._reduced else self._dtype
-        return torch.empty((count, *self._stored_shape), dtype=dtype, pin_memory=self._device.type == "cuda")
+        return torch.empty((count, *self._stored_shape), dtype=dtype, pin_memory=has_streams(self.device))
 
     def _read(self, index: Tensor, buffer: Tensor) -> Tensor:
         """The records at `index`, in the front of `buffer`: stored values, or served ones where records are reduced."""
@@ -205,7 +206,7 @@ class Features:
             counts = sizes[:, -1:] if tokens is None else torch.full((len(sizes), 1), tokens)
             values = values[:, :, : int(counts.max())]
             valid = valid[..., None] & (torch.arange(values.shape[2]) < counts)[:, None]
-        return Rows(values, valid.to(self._device))
+        return Rows(values, valid.to(self.device))
 
     def _name(self, place: int) -> str:
         key = self._keys[place]

@@ -10,6 +10,8 @@ from typing import Final, Literal
 
 import torch
 
+from vfc.cache_schema.values.devices import free_memory
+
 Placement = Literal["device", "ram", "off"]
 Resident = Literal["auto", "ram", "device", "off"]
 """Where the user wants the values; `off`: on disk; `auto`: where they fit."""
@@ -24,16 +26,12 @@ _VERSIONS: Final = (
 """Control groups of versions 2 and 1: folder, and the file names of limit, use and droppable file cache."""
 
 
-def device_of(name: str | None = None) -> torch.device:
-    """The device of this name; without one, a GPU if there is one."""
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
 def placed(num_bytes: int, device: torch.device, resident: Resident = "auto") -> Placement:
     """Choose device, RAM or disk for `num_bytes`; a choice of the user's holds."""
     if resident != "auto":
         return resident
-    if device.type == "cuda" and num_bytes <= _SHARE * torch.cuda.mem_get_info(device)[0]:
+    free = free_memory(device)
+    if free is not None and num_bytes <= _SHARE * free:
         return "device"
     return "ram" if num_bytes <= _SHARE * available_memory() else "off"
 

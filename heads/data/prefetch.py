@@ -7,8 +7,9 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from vfc.cache_schema.values.devices import functions, has_streams
 
 from .features import Features, Rows
 
@@ -90,9 +91,9 @@ class _Prefetch:
             }
             tensors = by_role(rows)
             for values in tensors.values():
-                if values.is_cuda:
+                if has_streams(values.device):
                     # The copy out of the pinned buffer is asynchronous; the buffer is free once it has run.
-                    torch.cuda.current_stream(values.device).synchronize()
+                    functions(values.device).current_stream(values.device).synchronize()
                     break
             yield request, tensors
             self._free.put(slot)

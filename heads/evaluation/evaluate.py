@@ -14,14 +14,14 @@ from torch import Tensor
 from vfc.cache_schema.annotations import Annotations
 from vfc.cache_schema.protocol import Episode, EpisodeList, EpisodeSpec
 from vfc.cache_schema.reader import StoreReader, open_store
+from vfc.cache_schema.values.devices import chosen_device
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import Json
-from vfc.cache_schema.values.settings import setting
+from vfc.cache_schema.values.settings import DEVICE_HELP, setting
 from vfc.heads.contract.ranges import AT_LEAST_ONE, POSITIVE, check_range
 from vfc.heads.data.dataset import in_view
 from vfc.heads.data.facts import FACTS, set_facts, view_facts
-from vfc.heads.data.placement import device_of
 from vfc.heads.data.serving import ServingSettings
 from vfc.heads.data.store_view import DividedRows, StoreView, Wants, resolve
 from vfc.heads.results.facts import centre_text, facts_table
@@ -62,6 +62,7 @@ class MeasureSettings(ServingSettings, RawSettings, EpisodeSettings):
     )
     otam_lambda: float = setting(0.1, "otam: lambda of the soft minimum; CLIP-FSAR uses 0.5.", "Protocol")
     view: int = setting(0, "View to test on; 0 is the clean one.", "Input")
+    device: str = setting("auto", DEVICE_HELP + ".", "Performance", added=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -191,8 +192,9 @@ def evaluate(config: EvalConfig, progress: Progress) -> EvalResult:
 
     Raises:
         UnknownName: a metric, representation, array, split or class list that does not exist.
-        BadInput: too few classes or clips; a list drawn for other annotations; several arrays to choose from.
+        BadInput: no such device; too few classes or clips; a list of other annotations; several arrays to choose from.
     """
+    chosen_device(config.device)
     with open_store(config.cache) as reader:
         spec = task_spec(config)
         store = resolve(
@@ -276,7 +278,8 @@ def _dataset(
     config: MeasureSettings, store: StoreView, rows: Annotations, episodes: Sequence[Episode] = ()
 ) -> EpisodeDataset:
     names = [row.name for row in rows.rows]
-    return EpisodeDataset(store, names, in_view(config.view), device=device_of(), resident="ram", episodes=episodes)
+    device = chosen_device(config.device)
+    return EpisodeDataset(store, names, in_view(config.view), device=device, resident="ram", episodes=episodes)
 
 
 def _options(config: EvalConfig) -> dict[str, float | str]:

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, cast
 
 from vfc.cache_schema.protocol import EpisodeList
 from vfc.cache_schema.reader import StoreReader, open_store
+from vfc.cache_schema.values.devices import chosen_device
 from vfc.cache_schema.values.errors import BadInput, UnknownName, unknown_name
 from vfc.cache_schema.values.layer_ranges import HELP as LAYER_HELP
 from vfc.cache_schema.values.layer_ranges import expand_layers
@@ -165,6 +166,7 @@ def probe_layers(config: ProbeConfig, progress: Progress) -> ProbeResult:
         UnknownName: a store has no visual array of a layer, or none of a layer asked for.
         BadInput: stores with different layers; see `evaluate`.
     """
+    chosen_device(config.device)
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(open_store(store)) for store in config.stores]
         layers = [_layers(reader, config.layers) for reader in readers]

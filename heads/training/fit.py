@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from vfc.cache_schema.parts.atomic_files import replace_file
+from vfc.cache_schema.values.devices import chosen_device
 from vfc.cache_schema.values.errors import first_line
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import digest
@@ -29,7 +30,7 @@ from vfc.heads.runs.lock import locked
 from vfc.heads.runs.run_folder import ITEMS, claim, identity_of, plain, refuse_other, settings_of, write_items
 
 from .loop import TrainingLoop, seed_of
-from .process import make_accelerator, numeric_variables, refuse_ranks
+from .process import numeric_variables, own_draws, refuse_ranks
 from .schedule import length_in_updates, resolve_length, with_preset
 
 
@@ -63,11 +64,11 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
     refuse_ranks()
     method = find(name)
     kind = task_of(method)
+    device = chosen_device(config.device)
     defaults = configs(name)["train"]
     config = with_preset(config, defaults, method.Head.training_of(head), progress)
     config = resolve_length(config, defaults, progress)
-    accelerator = make_accelerator(config)
-    prepared = kind.prepare(task, config, method.Head, head, accelerator.device, progress)
+    prepared = kind.prepare(task, config, method.Head, head, device, progress)
     head_config = method.Head.prepare_config(head, prepared)
     identity = {**prepared.identity, **method.Head.identity(head_config)}
     settings = settings_of(name, task, head, config, identity, prepared.recipe)
@@ -77,8 +78,7 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
         progress.say(f"The run {folder} is finished; its result is shown. Another --seed or --out is another run.")
         return finished
     in_updates = length_in_updates(config, prepared.per_pass, progress)
-    cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    with own_draws(device):
         torch.manual_seed(seed_of(config.seed, -1))
         module = method.Head(head_config, prepared.specs)
         module.set_task(prepared)
@@ -90,7 +90,7 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
             if finished is not None:
                 return finished
             claim(folder, settings)
-            loop = TrainingLoop(folder, module, prepared, in_updates, accelerator)
+            loop = TrainingLoop(folder, module, prepared, in_updates, device)
             training = loop.run(progress)
             with loop.evaluation():
                 measured = prepared.test(module, progress)

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -32,6 +31,7 @@ from vfc.heads.contract.train_config import TrainConfig
 from vfc.heads.results.tables import append_rows, lines_of, read_rows
 from vfc.heads.runs.run_folder import load_weights, set_weights, weights
 
+from .process import make_accelerator
 from .schedule import learning_rate, optimizer
 
 
@@ -65,13 +65,14 @@ class TrainingLoop:
     `checkpoint.safetensors` while training.
     """
 
-    def __init__(self, folder: Path, head: Head, task: Task, config: TrainConfig, accelerator: Accelerator) -> None:
+    def __init__(self, folder: Path, head: Head, task: Task, config: TrainConfig, device: torch.device) -> None:
         self._folder, self._head, self._task, self._config = folder, head, task, config
-        self._accelerator = accelerator
+        self._accelerator, self._device = make_accelerator(), device
         self._trainable = [p for p in head.parameters() if p.requires_grad]
         if not self._trainable:  # a head with nothing to train is tested as it is
             self._config, self._trainable = dataclasses.replace(config, steps=0), [nn.Parameter(torch.zeros(1))]
-        self._objective, self._optimizer = accelerator.prepare(Objective(head), optimizer(self._trainable, config))
+        objective = Objective(head).to(device)
+        self._objective, self._optimizer = self._accelerator.prepare(objective, optimizer(self._trainable, config))
         self._state = TrainingState()
         self._resume()
 
@@ -113,7 +114,7 @@ class TrainingLoop:
         return {
             "seconds": round(state.seconds, 3),
             "waiting_share": round(state.waited / max(state.seconds, 1e-9), 4),
-            "device": str(self._accelerator.device),
+            "device": str(self._device),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
         }
@@ -211,7 +212,7 @@ class TrainingLoop:
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         # accelerate fixes its mixed precision once per process; with autocast itself, runs of both kinds can share one.
         on = self._config.precision == "bf16"
-        return torch.autocast(self._accelerator.device.type, torch.bfloat16, enabled=on)
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=on)
 
 
 def seed_of(seed: int, update: int) -> int:

@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
+import torch
 from accelerate import Accelerator
 
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import Json
-from vfc.heads.contract.train_config import TrainConfig
 
 _RANKS: Final = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
@@ -53,12 +53,28 @@ def refuse_ranks() -> None:
         )
 
 
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """The accelerator of this process; accelerate's own variables and those of launchers are not read."""
+def make_accelerator() -> Accelerator:
+    """The accelerator of this process; accelerate's own variables and those of launchers are not read.
+
+    accelerate fixes its device once per process and knows no number of a GPU: what trains is moved by its caller.
+    """
     with _without_launcher_variables():
         return Accelerator(
-            cpu=config.device == "cpu", mixed_precision="no", gradient_accumulation_steps=1, dynamo_backend="no"
+            cpu=True, device_placement=False, mixed_precision="no", gradient_accumulation_steps=1, dynamo_backend="no"
         )
+
+
+@contextlib.contextmanager
+def own_draws(device: torch.device) -> Iterator[None]:
+    """Draws inside, on the CPU and on the device, do not change those after it."""
+    numbers = [] if device.type in ("cpu", "mps") else [device.index or 0]
+    mps_state = torch.mps.get_rng_state() if device.type == "mps" else None  # fork_rng has no place for it
+    try:
+        with torch.random.fork_rng(numbers, device_type=device.type if numbers else None):
+            yield
+    finally:
+        if mps_state is not None:
+            torch.mps.set_rng_state(mps_state)
 
 
 def numeric_variables() -> dict[str, Json]:

@@ -12,12 +12,12 @@ import torch
 
 from vfc.cache_schema.annotations import Annotations
 from vfc.cache_schema.reader import StoreReader, open_store
+from vfc.cache_schema.values.devices import chosen_device
 from vfc.cache_schema.values.errors import BadInput, MissingPath
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.heads.data.class_texts import ClassTexts
 from vfc.heads.data.dataset import VideoDataset
-from vfc.heads.data.placement import device_of
 from vfc.heads.data.store_view import StoreView, Wants
 from vfc.heads.data.views import complete_views, test_views
 from vfc.heads.lookup import find
@@ -74,7 +74,7 @@ def predict_classes(
         }
         head = head_type(settings, specs)
         run.load(head)
-        place = device_of(device)
+        place = chosen_device(device)
         head.to(place)
         in_use = test_views(reader, config.test_views)
         dataset = VideoDataset(reader, [*videos], in_use)

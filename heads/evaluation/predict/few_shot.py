@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from vfc.cache_schema.annotations import Annotations
 from vfc.cache_schema.reader import StoreReader, open_store
+from vfc.cache_schema.values.devices import chosen_device
 from vfc.cache_schema.values.errors import BadInput
 from vfc.heads.data.dataset import in_view
 from vfc.heads.data.serving import ServingSettings
@@ -23,7 +24,14 @@ from .result import Prediction
 from .run import Run, restored
 
 
-def predict(run: Run, support: Path, query: Path, labels: Annotations, queries: Annotations) -> Prediction:
+def predict(
+    run: Run,
+    support: Path,
+    query: Path,
+    labels: Annotations,
+    queries: Annotations,
+    device: str | None = None,
+) -> Prediction:
     """Score clips of the store `query` by labelled clips of the store `support`; both may hold others besides.
 
     Args:
@@ -32,11 +40,13 @@ def predict(run: Run, support: Path, query: Path, labels: Annotations, queries: 
         query: Store of the clips to classify.
         labels: Names and labels of the clips to score by.
         queries: Names of the clips to classify.
+        device: Where the head runs; None: a GPU if there is one.
 
     Raises:
         RecipeMismatch: features were not made as those the head was trained on.
         BadInput: fewer than two classes, or classes with different numbers of clips.
     """
+    place = chosen_device(device)
     with open_store(support) as support_reader, open_store(query) as query_reader, torch.no_grad():
         readers = (support_reader, query_reader)
         for reader in readers:
@@ -44,14 +54,15 @@ def predict(run: Run, support: Path, query: Path, labels: Annotations, queries: 
         labelled = _labelled(labels)
         names = [[name for group in labelled.values() for name in group], [row.name for row in queries.rows]]
         stores = [_store_view(run, reader) for reader in readers]
-        head, parts = _head(run, stores[0]), []
+        head, parts = _head(run, stores[0]).to(place), []
         for store, listed in zip(stores, names, strict=True):
-            clips = EpisodeDataset(store, listed, in_view(0), device=torch.device("cpu"), resident="off")
+            clips = EpisodeDataset(store, listed, in_view(0), device=place, resident="off")
             parts.append(encode_all(head.encode, clips, {role: torch.arange(len(listed)) for role in clips.sources}))
         count = len(names[0])
         positions = torch.arange(count, count + len(names[1]))[None]
         supports = torch.arange(count).view(1, len(labelled), -1)
-        logits = head.match(EpisodeBatch(_joined(parts), supports, positions, torch.zeros_like(positions)))[0]
+        tasks = (tensor.to(place) for tensor in (supports, positions, torch.zeros_like(positions)))
+        logits = head.match(EpisodeBatch(_joined(parts), *tasks))[0]
     shares = tuple(tuple(row) for row in logits.softmax(dim=-1).tolist())
     return Prediction(tuple(labelled), tuple(names[1]), shares, head.notes, run.result)
 

@@ -12,10 +12,10 @@ import torch
 
 from vfc.cache_schema.annotations import Annotations
 from vfc.cache_schema.reader import StoreReader, open_store
+from vfc.cache_schema.values.devices import chosen_device
 from vfc.cache_schema.values.errors import BadInput, MissingPath, MissingRecord, RecipeMismatch
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import ArraySpec, Key
-from vfc.heads.data.placement import device_of
 from vfc.heads.data.store_view import StoreView
 from vfc.heads.lookup import find
 from vfc.heads.tasks.anticipation import AnticipationHead
@@ -75,7 +75,7 @@ def predict_sequences(
         BadInput: observed labels that nobody gives; no video of which something can be observed.
         MissingRecord: a video that the store lacks.
     """
-    place = device_of(settings.device)
+    place = chosen_device(settings.device)
     with open_store(query) as reader, torch.no_grad():
         run.require_recipe(reader)
         names = [*videos]

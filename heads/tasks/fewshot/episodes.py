@@ -209,7 +209,7 @@ def score(
 
 def _likeliest(logits: Tensor, guess: Tensor, rank: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """The likeliest classes `[B, Q, R]` of logits `[B, Q, W]`, the guess `[B, Q]` first, and their probabilities."""
-    probabilities = logits.detach().double().softmax(dim=-1).cpu()
+    probabilities = logits.detach().cpu().double().softmax(dim=-1)
     # Of equal scores argmax and sort may choose differently; the prediction is that of argmax.
     keys = probabilities.scatter(-1, guess[..., None], 2.0)
     order = keys.argsort(dim=-1, descending=True, stable=True)[..., :rank]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vfc.cache_schema.values.devices import double
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.ranges import AT_LEAST_ONE, check_range
@@ -145,7 +146,7 @@ def mean_frames(clips: EpisodeDataset, at_once: int = 64) -> Tensor:
     """The mean clip, frame by frame `[T, D]`."""
     total = torch.zeros((), dtype=torch.float64)
     for index in torch.arange(len(clips)).split(at_once):
-        total = total + clips.visual.gather(index).values.double().sum(dim=0).cpu()
+        total = total + double(clips.visual.gather(index).values).sum(dim=0).cpu()
     return (total / len(clips)).float()
 
 
@@ -166,7 +167,7 @@ def mean_text(clips: EpisodeDataset, length: int, at_once: int = 64) -> Tensor |
     for index in torch.arange(len(clips)).split(at_once):
         text, valid = clips.texts.gather(index)
         assert valid is not None
-        total = total + text.double().sum(dim=0).cpu()
+        total = total + double(text).sum(dim=0).cpu()
         count = count + valid.sum(dim=0).cpu()
     mean = (total / count.clamp(min=1)[:, None]).float()
     return functional.pad(mean, (0, 0, 0, max(0, length - len(mean))))[:length]

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vfc.cache_schema.values.devices import chosen_device
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import Key
-from vfc.extract.models.determinism import chosen_device
 from vfc.extract.pipeline.ranks import Rank, find_rank
 
 
