@@ -84,6 +84,8 @@ class Command(Generic[Config]):
     run: Callable[[Config, Progress], Outcome]
     example: str
     more: str = ""
+    check: Callable[[Config, frozenset[str]], None] = lambda config, typed: None
+    """Refuses settings that do not go together; `typed` are those of the command line."""
 
     def build(self) -> TyperCommand:
         """The command for typer, with one option per field of the dataclasses."""
@@ -118,6 +120,7 @@ class Command(Generic[Config]):
         if common.print_config:
             print(json.dumps(to_json(config), indent=2, ensure_ascii=False))
             return 0
+        self.check(config, frozenset(name for name, value in typed.items() if value not in (None, [], ())))
         progress = show(common.progress)
         try:
             outcome = self.run(config, progress)

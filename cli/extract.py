@@ -37,6 +37,12 @@ def _plan(config: PlanConfig, progress: Progress) -> Outcome:
     return Outcome(estimate.to_json(), "\n".join(estimate.lines()))
 
 
+def _check(config: ExtractConfig, typed: frozenset[str]) -> None:
+    from vfc.extract.unused_flags import refuse_unused_flags
+
+    refuse_unused_flags(config, typed)
+
+
 def extract() -> TyperCommand:
     """`vfc extract`."""
     from vfc.extract.config import ExtractConfig
@@ -48,6 +54,7 @@ def extract() -> TyperCommand:
         _extract,
         f"vfc extract {_EXAMPLE}",
         "The same command continues an interrupted run. Several processes may run it at the same time.",
+        _check,
     ).build()
 
 
@@ -62,4 +69,5 @@ def plan() -> TyperCommand:
         _plan,
         f"vfc plan {_EXAMPLE}",
         "Writes nothing. A few videos are run to estimate the time (--no-calibrate skips this).",
+        _check,
     ).build()

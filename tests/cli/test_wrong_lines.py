@@ -68,6 +68,8 @@ TABLE = [
     Wrong("extract --videos folder --episodes none.jsonl", "--episodes none.jsonl does not", "vfc episodes --out"),
     Wrong("extract --bogus 1", "No such option: --bogus", "See vfc extract --help."),
     Wrong("plan --videos none --out file.txt/x", "does not exist. --out file.txt/x lies below", "Give another --out."),
+    Wrong("plan --videos folder --num-frames 4 --frames fps:2", "would change nothing.", "Leave --num-frames out"),
+    Wrong("extract --videos folder --no-flip", "no view is drawn at random", "Leave --no-flip out"),
     Wrong("store inspect none", *_NO_STORE),
     Wrong("store verify file.txt", "is not a feature store", "Give the folder"),
     Wrong("store merge none folder --out x", "There is no store at none. folder is not a feature store", "vfc extract"),
