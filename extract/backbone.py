@@ -125,7 +125,8 @@ class Encoded:
 class Backbone(Protocol):
     """One frozen network with its taps chosen; returned by a family's `build`, which reads configuration only.
 
-    Optional beside these: `meanings`, array name to what it holds in a few words, where the name does not say it.
+    Optional beside these: `meanings`, array name to what it holds in a few words, where the name does not say it;
+    `rows_of`, the number of rows of each ragged array of a video of so many frames (see `CountingBackbone`).
     """
 
     def specs(self) -> Mapping[str, tuple[ArraySpec, ...]]:
@@ -160,6 +161,14 @@ class Backbone(Protocol):
 
         With one clip per call, shapes and plan depend on that clip alone, and so do the numbers, bit for bit.
         """
+
+
+@runtime_checkable
+class CountingBackbone(Protocol):
+    """A backbone that knows how many rows a video gives before it sees the video; `vfc plan` asks it."""
+
+    def rows_of(self, frames: int) -> Mapping[str, int]:
+        """The rows of each ragged array of kind "video", for a video of so many frames."""
 
 
 @dataclass(frozen=True)
@@ -249,8 +258,11 @@ class PromptedBackbone(Backbone, Protocol):
         Raises RecordRejected where clip and prompt together are longer than the context of the model.
         """
 
-    def rows(self, height: int, width: int, prompt: str = "") -> Mapping[str, int]:
-        """The approximate number of rows of each ragged array, for frames of this size under this prompt."""
+    def rows(self, height: int, width: int, prompt: str = "", frames: int | None = None) -> Mapping[str, int]:
+        """The approximate number of rows of each ragged array, for frames of this size under this prompt.
+
+        `frames`: of the video, where `num_frames` does not say it.
+        """
 
 
 class Family(Protocol):

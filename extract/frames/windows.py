@@ -56,6 +56,12 @@ class Windows:
         """Number of the frame whose time is the time of the window."""
         return self.start(step) + self.frames // 2
 
+    def count(self, frames: int) -> int:
+        """How many windows a video of so many frames has."""
+        if self.border == "drop":
+            return max(0, (frames - self.frames) // self.stride + 1)
+        return -(-frames // self.stride)
+
     def recipe(self) -> dict[str, Json]:
         """For the recipe of a store."""
         return {"frames": self.frames, "stride": self.stride, "border": self.border}

@@ -173,9 +173,9 @@ class LanguageBackbone(ABC):
         ids = torch.tensor([*self.after_video, *self.chat.tail(text)])
         return Prepared({"ids": ids}, {"prompt": text, "prompt_tokens": len(ids)})
 
-    def rows(self, height: int, width: int, prompt: str = "") -> Mapping[str, int]:
+    def rows(self, height: int, width: int, prompt: str = "", frames: int | None = None) -> Mapping[str, int]:
         """See `PromptedBackbone.rows`. Time stamps are taken to be those of ten seconds at 25 frames per second."""
-        frames = self.options.num_frames or USUAL_FRAMES
+        frames = self.options.num_frames or frames or USUAL_FRAMES
         indices = [round((i + 0.5) * 250 / frames) for i in range(frames)]
         ids = [*self.chat.head, *self._video_ids(frames, height, width, indices, 25.0)]
         visual = ids.count(self.video_token)

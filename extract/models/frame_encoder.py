@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vfc.cache_schema.values.errors import BadInput
+from vfc.cache_schema.values.record import ArraySpec
 from vfc.extract.backbone import Chunking, Frames, Prepared
 from vfc.extract.frames.pixels import PixelRule, read_pixel_rule
 
@@ -26,6 +27,10 @@ class FrameEncoder(ABC):
     compute: Compute
 
     @abstractmethod
+    def specs(self) -> Mapping[str, tuple[ArraySpec, ...]]:
+        """See `Backbone.specs`."""
+
+    @abstractmethod
     def _forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Arrays of n rows, of `pixels` `[n, 3, h, w]` on the device."""
 
@@ -36,6 +41,10 @@ class FrameEncoder(ABC):
     def encode_videos(self, batch: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
         """See `Backbone.encode_videos`."""
         return over_frames(batch, self._forward, self.compute, self.rule)
+
+    def rows_of(self, frames: int) -> Mapping[str, int]:
+        """See `CountingBackbone`: a row per frame."""
+        return {spec.name: frames for spec in self.specs()["video"]}
 
     @property
     def chunking(self) -> Chunking:

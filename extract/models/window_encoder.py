@@ -70,6 +70,10 @@ class WindowEncoder:
         """See `Backbone.load`."""
         self.clips.load()
 
+    def rows_of(self, frames: int) -> Mapping[str, int]:
+        """See `CountingBackbone`."""
+        return {spec.name: self.windows.count(frames) for spec in self.specs()["video"]}
+
     @property
     def chunking(self) -> Chunking:
         """See `StreamingBackbone`."""

@@ -14,9 +14,11 @@ import torch
 from vfc.cache_schema.values.devices import peak_memory
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import Key
-from vfc.extract.backbone import PromptedBackbone
+from vfc.extract.backbone import CountingBackbone, PromptedBackbone
 from vfc.extract.config import ExtractConfig
 from vfc.extract.decode import Clip, Failure
+from vfc.extract.decode.count import count_frames
+from vfc.extract.decode.sampling import fixed_count
 from vfc.extract.models.memory import load_model
 
 from .chunked import in_chunks
@@ -102,7 +104,7 @@ class _Measurements:
 
 def calibrate(config: ExtractConfig, work: WorkList, progress: Progress) -> tuple[Calibration | None, dict[str, float]]:
     """Times and memory of the first videos by hash (the same on every call), and the rows of their ragged arrays."""
-    first = sorted({item.video.name for item in work.items}, key=lambda name: Key("video", name).hash128())
+    first = _first_names(work)
     chunked = in_chunks(config, work.backbone, work.items)
     size = 1 if chunked else batch_size(config, work.mode)
     items = [item for item in work.items if item.video.name in first[: CALIBRATED if size == 1 else 2 * size]]
@@ -190,14 +192,37 @@ class _Laps:
         return self._began - began
 
 
-def predicted_rows(work: WorkList) -> dict[str, float]:
-    """Array -> mean rows of ragged arrays, as far as the model knows without a video: for frames of usual size."""
+def predicted_rows(work: WorkList, frames: Sequence[int] = ()) -> dict[str, float]:
+    """Array -> mean rows of ragged arrays, as far as the model knows without decoding a video.
+
+    `frames`: the numbers of frames of a few videos. Rows of language models are for frames of usual size.
+    """
     backbone = work.backbone
-    if not isinstance(backbone, PromptedBackbone):
-        return {}
-    prompts = [prompt.text for item in work.items[:PROMPTS_COUNTED] for prompt in item.prompts[:PROMPTS_COUNTED]]
-    counts = [backbone.rows(*USUAL_SIZE, text) for text in prompts or [""]]
-    return work.reducer.rows({name: statistics.mean(count[name] for count in counts) for name in counts[0]})
+    if isinstance(backbone, PromptedBackbone):
+        prompts = [prompt.text for item in work.items[:PROMPTS_COUNTED] for prompt in item.prompts[:PROMPTS_COUNTED]]
+        counts = [backbone.rows(*USUAL_SIZE, text, n) for text in prompts or [""] for n in frames or (None,)]
+        return work.reducer.rows(_means(counts))
+    if isinstance(backbone, CountingBackbone) and frames:
+        return work.reducer.rows(_means([backbone.rows_of(count) for count in frames]))
+    return {}
+
+
+def _means(counts: Sequence[Mapping[str, int]]) -> dict[str, float]:
+    return {name: statistics.mean(count[name] for count in counts) for name in counts[0]}
+
+
+def counted_frames(config: ExtractConfig, work: WorkList) -> list[int]:
+    """The numbers of frames of the first videos by hash, where they differ from video to video; without decoding."""
+    if fixed_count(config.frames):
+        return []
+    first = set(_first_names(work)[:CALIBRATED])
+    jobs = jobs_of(config, [item for item in work.items if item.video.name in first])
+    return [count for job, _ in jobs if (count := count_frames(job))]
+
+
+def _first_names(work: WorkList) -> list[str]:
+    """Names of the videos by hash: the same order on every call."""
+    return sorted({item.video.name for item in work.items}, key=lambda name: Key("video", name).hash128())
 
 
 def estimated(config: ExtractConfig, work: WorkList, measured: Calibration) -> float:

@@ -15,7 +15,7 @@ from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.extract.config import PlanConfig
 from vfc.extract.models.determinism import determinism
 
-from .calibrate import Calibration, calibrate, estimated, predicted_rows
+from .calibrate import Calibration, calibrate, counted_frames, estimated, predicted_rows
 from .ranks import find_rank
 from .worklist import WorkList, build_work_list
 
@@ -25,13 +25,18 @@ _BESIDE: Final = 1024
 
 @dataclass(frozen=True)
 class Array:
-    """One array of a planned kind. `rows`: of a ragged array, measured or None; `bytes`: of one record."""
+    """One array of a planned kind. `rows`: of a ragged array, counted, measured or None; `bytes`: of one record."""
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
     rows: float | None
     bytes: int
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the array is ragged and nothing says how many rows it has; `bytes` are then of one row."""
+        return None in self.shape and self.rows is None
 
 
 @dataclass(frozen=True)
@@ -87,9 +92,18 @@ class Plan:
             lines.append(f"{kind.kind}: {counts}")
             for array in kind.arrays:
                 shape = ", ".join("L" if size is None else str(size) for size in array.shape)
-                rows = f" with L = {array.rows:.4g}" if array.rows else " and row" if "L" in shape else ""
-                lines.append(f"  {array.name} [{shape}] {array.dtype}: {_size(array.bytes)} per record{rows}")
-        lines.append(f"{_size(self.total_bytes)} to write, {_size(self.free_bytes)} free at {self.out}")
+                size = f"{_size(array.bytes)} per record" + (
+                    f" with L = {array.rows:.4g}" if array.rows is not None else ""
+                )
+                if array.unknown:
+                    size = f"{_size(array.bytes)} per row; how many rows a video gives is not known"
+                lines.append(f"  {array.name} [{shape}] {array.dtype}: {size}")
+        least = "At least " if any(array.unknown for kind in self.kinds for array in kind.arrays) else ""
+        least_rows = " (one row per record where it is not known; without --no-calibrate it is measured)"
+        lines.append(
+            f"{least}{_size(self.total_bytes)} to write{least and least_rows}, {_size(self.free_bytes)} free at "
+            f"{self.out}"
+        )
         if self.calibration is not None and self.seconds is not None:
             times = self.calibration
             ranks = f" with {self.world_size} ranks" if self.world_size > 1 else ""
@@ -117,7 +131,7 @@ def plan(config: PlanConfig, progress: Progress | None = None) -> Plan:
     rank = find_rank(config.rank, config.world_size)
     work = build_work_list(config, rank, progress, needs_weights=False)
     calibration: Calibration | None = None
-    rows = predicted_rows(work)
+    rows = predicted_rows(work, counted_frames(config, work))
     if config.calibrate and work.items and not work.no_weights:
         with determinism(work.mode, config.threads):
             calibration, measured_rows = calibrate(config, work, progress)

@@ -93,6 +93,11 @@ class I3dBackbone:
         for name, tower in self.towers.items():
             self._models[name] = tower.load(self.compute)
 
+    def rows_of(self, frames: int) -> Mapping[str, int]:
+        """See `CountingBackbone`; flow between frames has one frame less, and may lack the last window for it."""
+        drops = self.windows.border == "drop"
+        return {spec.name: self.windows.count(frames - drops * self.chunking.overlap) for spec in self.specs()["video"]}
+
     @property
     def chunking(self) -> Chunking:
         """See `StreamingBackbone`: flow between frames needs the last frame of the chunk before."""

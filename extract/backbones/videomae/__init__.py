@@ -104,6 +104,10 @@ class VideomaeBackbone(FrameEncoder):
         embeddings = self._model.embeddings
         embeddings.position_embeddings = on_device(embeddings.position_embeddings, self.compute.device)
 
+    def rows_of(self, frames: int) -> Mapping[str, int]:
+        """See `CountingBackbone`: a row per tubelet, the last one perhaps with a repeated frame."""
+        return {spec.name: -(-frames // self._tubelet) for spec in self.specs()["video"]}
+
     @property
     def chunking(self) -> Chunking:
         """See `StreamingBackbone`: a clip at a time."""
