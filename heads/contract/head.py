@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -116,8 +116,11 @@ class Task(Protocol):
         One update takes --accumulate batches.
         """
 
-    def validate(self, head: Head) -> float | None:
-        """The validation score that chooses the checkpoint, higher is better; None: the last checkpoint is used."""
+    def validate(self, heads: Sequence[Head]) -> Sequence[float] | None:
+        """A validation score per head, which chooses its checkpoint; higher is better.
+
+        None: nothing is held out for it, and the last checkpoint is used.
+        """
 
     def test(self, head: Head, progress: Progress) -> dict[str, Json]:
         """The result, measured once; the task's `tables` formats it."""

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 from abc import abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -131,9 +131,8 @@ class FrameLabels:
                 torch.from_numpy(self.groups[video]).to(self.device),
             )
 
-    def validate(self, head: Head) -> float | None:
+    def validate(self, heads: Sequence[Head]) -> None:
         """The last weights count."""
-        return None
 
     def test(self, head: Head, progress: Progress) -> dict[str, Json]:
         """Label every video, keep the labels (and `confusion.json`) as a derived store, and count the right ones."""

@@ -1,6 +1,6 @@
 """Training of any head on any task: train, choose the weights by validation, test once.
 
-Every random draw comes from (seed, update); see `loop` for checkpoints and exact resume.
+Every random draw comes from (seed, update); see `trial` for checkpoints and exact resume.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 
 from vfc.cache_schema.parts.atomic_files import replace_file
 from vfc.cache_schema.values.devices import chosen_device
 from vfc.cache_schema.values.errors import first_line
 from vfc.cache_schema.values.progress import Progress
-from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import Json
 from vfc.heads.contract.head import TaskFile
 from vfc.heads.contract.train_config import TrainConfig
@@ -27,11 +25,12 @@ from vfc.heads.results.facts import facts_table
 from vfc.heads.results.page import page_header, write_html
 from vfc.heads.results.tables import Table, lines_of, percent, read_rows
 from vfc.heads.runs.lock import locked
-from vfc.heads.runs.run_folder import ITEMS, claim, identity_of, plain, refuse_other, settings_of, write_items
+from vfc.heads.runs.run_folder import ITEMS, claim, plain, refuse_other, write_items
 
-from .loop import TrainingLoop, seed_of
+from .loop import Lockstep
+from .prepared_run import PreparedRun, notes_of, prepare_run, prepare_task, settled
 from .process import numeric_variables, own_draws, refuse_ranks
-from .schedule import length_in_updates, resolve_length, with_preset
+from .trial import Trial
 
 
 @dataclass(frozen=True)
@@ -62,51 +61,58 @@ def train(name: str, task: Any, head: Any, config: TrainConfig, progress: Progre
         BadInput: see the task; a loss that is not finite; a process that is one of several; a run folder in use.
     """
     refuse_ranks()
-    method = find(name)
-    kind = task_of(method)
     device = chosen_device(config.device)
-    defaults = configs(name)["train"]
-    config = with_preset(config, defaults, method.Head.training_of(head), progress)
-    config = resolve_length(config, defaults, progress)
-    prepared = kind.prepare(task, config, method.Head, head, device, progress)
-    head_config = method.Head.prepare_config(head, prepared)
-    identity = {**prepared.identity, **method.Head.identity(head_config)}
-    settings = settings_of(name, task, head, config, identity, prepared.recipe)
-    folder = config.out or Path("runs") / f"{name}-{digest(identity_of(settings))[:8]}"
-    finished = _finished(folder, settings, kind)
-    if finished is not None:
-        progress.say(f"The run {folder} is finished; its result is shown. Another --seed or --out is another run.")
-        return finished
-    in_updates = length_in_updates(config, prepared.per_pass, progress)
+    config = settled(name, head, config, progress)
+    prepared = prepare_task(name, task, head, config, device, progress)
+    run = prepare_run(name, task, head, config, prepared)
+    result = finished(run)
+    if result is not None:
+        progress.say(f"The run {run.folder} is finished; its result is shown. Another --seed or --out is another run.")
+        return result
+    updates = run.in_updates(progress)
     with own_draws(device):
-        torch.manual_seed(seed_of(config.seed, -1))
-        module = method.Head(head_config, prepared.specs)
-        module.set_task(prepared)
-        notes = [*module.notes, *(f"{variable} is set and may change the numbers." for variable in numeric_variables())]
-        for note in notes:
-            progress.say(note)
-        with locked(folder):  # after everything that may refuse the settings: a corrected command can use the folder
-            finished = _finished(folder, settings, kind)
-            if finished is not None:
-                return finished
-            claim(folder, settings)
-            loop = TrainingLoop(folder, module, prepared, in_updates, device)
-            training = loop.run(progress)
-            with loop.evaluation():
-                measured = prepared.test(module, progress)
-            write_items(folder, cast("list[Json]", measured.pop(ITEMS, [])))
-            row = {"head": name, "head_settings": plain(head), "seed": config.seed, **identity, **training, **measured}
-            row |= {**loop.watched(), "circumstances": loop.circumstances() | numeric_variables(), "notes": [*notes]}
-            result = TrainResult(folder, row, kind)
-            _write_result(result, f"{name} on {getattr(task, 'cache', '')}", progress)
-            return result
+        module = run.build_head(progress)
+        with locked(run.folder):  # after all that may refuse the settings: a corrected command can use the folder
+            result = finished(run)
+            if result is not None:
+                return result
+            claim(run.folder, run.settings)
+            trial = Trial(run.folder, module, updates, device)
+            Lockstep([trial], prepared, progress).run()
+            return measure(run, trial, progress)
 
 
-def _finished(folder: Path, settings: Mapping[str, Any], kind: TaskFile) -> TrainResult | None:
-    """The result of a run folder that is finished; raises RecipeMismatch if it holds another run."""
-    refuse_other(folder, settings)
-    rows = read_rows(folder / "results.jsonl")
-    return TrainResult(folder, rows[0], kind) if rows else None
+def measure(run: PreparedRun, trial: Trial, progress: Progress) -> TrainResult:
+    """Test the chosen weights of a trained run; write its result and page."""
+    training = trial.choose()
+    with trial.evaluation():
+        measured = run.task.test(trial.head, progress)
+    write_items(run.folder, cast("list[Json]", measured.pop(ITEMS, [])))
+    row: dict[str, Json] = {
+        "head": run.name,
+        "head_settings": plain(run.head_settings),
+        "seed": run.config.seed,
+        **run.identity,
+        **training,
+        **measured,
+        **trial.watched(),
+        "circumstances": trial.circumstances() | numeric_variables(),
+        "notes": [*notes_of(trial.head)],
+    }
+    result = TrainResult(run.folder, row, task_of(find(run.name)))
+    _write_result(result, f"{run.name} on {getattr(run.task_settings, 'cache', '')}", progress)
+    return result
+
+
+def finished(run: PreparedRun) -> TrainResult | None:
+    """The result of a run that is finished.
+
+    Raises:
+        RecipeMismatch: the folder holds another run, with the difference.
+    """
+    refuse_other(run.folder, run.settings)
+    rows = read_rows(run.folder / "results.jsonl")
+    return TrainResult(run.folder, rows[0], task_of(find(run.name))) if rows else None
 
 
 def _write_result(result: TrainResult, title: str, progress: Progress) -> None:

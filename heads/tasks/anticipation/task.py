@@ -105,9 +105,11 @@ class Anticipation:
         part = self.parts[split]
         return collate(part.videos, samples, part.observed, device=self.device, learning=learning, disturb=disturb)
 
-    def validate(self, head: Head) -> float | None:
+    def validate(self, heads: Sequence[Head]) -> list[float] | None:
         """Mean MoC of the val videos; None where there are none."""
-        return float(self.forecast(head, "val", Silent()).tally.moc().mean()) if "val" in self.parts else None
+        if "val" not in self.parts:
+            return None
+        return [float(self.forecast(head, "val", Silent()).tally.moc().mean()) for head in heads]
 
     def watch(self, head: Head) -> dict[str, Json] | None:
         """MoC of the test videos in the middle of training; only for --report-best-on-test."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -91,11 +91,12 @@ class Classification:
                 frames = shuffled(values, orders) if orders is not None else values
                 yield ClipBatch(frames, labels[items].to(self.device), listed.names, classes)
 
-    def validate(self, head: Head) -> float | None:
+    def validate(self, heads: Sequence[Head]) -> list[float] | None:
         """Top-1 on the videos held out for it; None where there are none."""
-        if not self.lists.val.rows:
+        val = self.lists.val
+        if not val.rows:
             return None
-        return cast("float", self.score(head, self.trained, self.lists.val, "0", Silent()).shares()["top1"])
+        return [cast("float", self.score(head, self.trained, val, "0", Silent()).shares()["top1"]) for head in heads]
 
     def test(self, head: Head, progress: Progress) -> dict[str, Json]:
         """Every test video once; see `results.result_of`."""

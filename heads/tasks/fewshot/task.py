@@ -128,9 +128,9 @@ class FewShot:
             for batch, videos in batches:
                 yield replace(batch, videos={**batch.videos, **videos})
 
-    def validate(self, head: Head) -> float | None:
+    def validate(self, heads: Sequence[Head]) -> list[float] | None:
         """Accuracy on the frozen list of the val classes; None where the annotations have no val split."""
-        return self.score(head, "val", Silent()).accuracy if "val" in self.lists else None
+        return [self.score(head, "val", Silent()).accuracy for head in heads] if "val" in self.lists else None
 
     def score(self, head: Head, split: str, progress: Progress, *, rank: int = 0) -> Score:
         """A head on the frozen tasks of a split; `rank`: see `episodes.score`."""

@@ -214,7 +214,7 @@ def test_a_kill_while_a_run_is_taken_up_again_loses_nothing_of_its_curve(
     with pytest.raises(Killed):
         train("prototype", task, prototype.Config(), how, KilledAt(15))
     with monkeypatch.context() as patch:
-        patch.setattr("vfc.heads.training.loop.append_rows", _killed)
+        patch.setattr("vfc.heads.training.trial.append_rows", _killed)
         with pytest.raises(Killed):
             train("prototype", task, prototype.Config(), how, Silent())
     assert [row["step"] for row in read_rows(tmp_path / "run" / "curve.jsonl")] == list(range(1, 11))
@@ -331,7 +331,7 @@ def test_training_draws_every_view_and_tests_the_clean_one(make_store: MakeStore
             self.views.update(key_of[clip.numpy().tobytes()].view for clip in videos["visual"])
             return super().encode(videos)
 
-    opened.validate(Seen(prototype.Config(), opened.specs))
+    opened.validate([Seen(prototype.Config(), opened.specs)])
     assert Seen.views == {0}
 
 
