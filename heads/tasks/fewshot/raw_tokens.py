@@ -15,6 +15,7 @@ from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.ranges import AT_LEAST_ONE, check_range
 from vfc.heads.similarity import token_distances
+from vfc.heads.similarity.exact_distances import distances
 from vfc.heads.similarity.prototypes import correct_prototypes, prototype_distances, prototypes
 from vfc.heads.similarity.token_distances import TokenDistances
 
@@ -101,7 +102,7 @@ def _nearness(query: Tensor, prototype: Tensor, distance: str) -> Tensor:
     if distance == "cosine":
         with torch.autocast(query.device.type, enabled=False):  # as `vfc eval` has it, whatever a head is trained in
             return functional.normalize(query, dim=-1) @ functional.normalize(prototype, dim=-1).mT
-    return -torch.cdist(query, prototype, compute_mode="donot_use_mm_for_euclid_dist")
+    return -distances(query, prototype)
 
 
 def _branches(
