@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
+from transformers.masking_utils import create_causal_mask
 
 from vfc.cache_schema.values.layout import FRAME_MAJOR, TOKENS, Layout, array_name
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
@@ -22,7 +23,7 @@ from vfc.extract.models.checkpoint import Checkpoint, locate
 from vfc.extract.models.clip_tokenizer import ClipTokens, encode_texts, text_specs
 from vfc.extract.models.frame_encoder import FrameEncoder, square_pixel_rule
 from vfc.extract.models.layers import NORM, check_kept, chosen_layers, kept_streams, layer_names, layer_specs
-from vfc.extract.models.loading import Compute, attention_of, load, on_meta
+from vfc.extract.models.loading import Compute, attention_of, load, on_device, on_meta
 from vfc.extract.models.recipe import model_recipe
 from vfc.extract.models.taps import block_tap, captured, shortened, transferred
 
@@ -62,6 +63,15 @@ class Tower:
         with captured(self.model, self._taps, keep, stop=not self.pooled) as states:
             output = self.model(**inputs)
         return states, output
+
+    def causal_mask(self, mask: Tensor) -> Tensor | None:
+        """The library's mask of texts with valid tokens `mask` `[n, L]`, as its attention takes it; None: causal."""
+        config = self.model.get_submodule(self.name).config
+        of_states = torch.empty(*mask.shape, 1, dtype=self.model.dtype)
+        return cast(
+            "Tensor | None",
+            create_causal_mask(config=config, inputs_embeds=of_states, attention_mask=mask, past_key_values=None),
+        )
 
     @property
     def _taps(self) -> dict[str, Any]:
@@ -143,7 +153,10 @@ class ClipBackbone(FrameEncoder):
         """See `TextBackbone.encode_texts`."""
 
         def run(ids: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
-            layers, output = self._text.run({"input_ids": ids, "attention_mask": mask}, self._storage)
+            # The library asks whether anything is masked, for which the host would wait were the mask on the device.
+            causal = self._text.causal_mask(mask)
+            masks = {} if causal is None else {"attention_mask": on_device(causal, self.options.device)}
+            layers, output = self._text.run({"input_ids": ids, **masks}, self._storage)
             return layers, None if output is None else transferred(output.text_embeds, self._storage)
 
         return encode_texts(batch, run, self.options.device)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vfc.cache_schema.values.devices import has_streams
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import Json
 
@@ -113,7 +114,8 @@ class PixelRule:
 @functools.lru_cache(maxsize=64)
 def _per_channel(values: tuple[float, ...], factor: float, device: torch.device) -> Tensor:
     """`factor * values` `[3, 1, 1]`, computed on the CPU and copied to the device once."""
-    return (torch.tensor(values) * factor).view(-1, 1, 1).to(device)
+    on_cpu = (torch.tensor(values) * factor).view(-1, 1, 1)
+    return (on_cpu.pin_memory() if has_streams(device) else on_cpu).to(device, non_blocking=True)
 
 
 def resized(height: int, width: int, shortest: int, longest: int | None = None) -> tuple[int, int]:

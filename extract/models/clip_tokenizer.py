@@ -109,14 +109,14 @@ def encode_texts(
 ) -> list[dict[str, Tensor]]:
     """The arrays of each text of a batch of `ClipTokens`.
 
-    `run`: ids and mask `[n, context]` on the device to tokens by layer `[n, context, D]` and embeddings `[n, E]` (None
-    where they are not kept), both in transfer dtype.
+    `run`: ids on the device and mask on the CPU, both `[n, context]`, to tokens by layer `[n, context, D]` and
+    embeddings `[n, E]` (None where they are not kept), both in transfer dtype.
     """
     encoded: list[dict[str, Tensor]] = []
     for start in range(0, len(batch), TEXTS_PER_FORWARD):
         part = batch[start : start + TEXTS_PER_FORWARD]
-        ids, mask = (on_device(torch.stack([item[name] for item in part]), device) for name in ("ids", "mask"))
-        layers, embeddings = run(ids, mask)
+        ids, mask = (torch.stack([item[name] for item in part]) for name in ("ids", "mask"))
+        layers, embeddings = run(on_device(ids, device), mask)
         for row, item in enumerate(part):
             length = int(item["eot"]) + 1
             arrays = {"text.ids": item["ids"][:length], "text.eot": item["eot"]}

@@ -18,6 +18,7 @@ from vfc.extract.decode import Clip
 from vfc.extract.decode.sampling import fixed_count
 from vfc.extract.frames.views import CLIPS_FROM
 
+from .device_copy import Wait, begin_copy
 from .stage_timer import StageTimer
 from .work_item import WorkItem
 
@@ -87,10 +88,17 @@ class ChunkedVideo:
                 return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _parts(self, chunks: Iterator[Clip | None]) -> Iterator[dict[str, Tensor]]:
+        """The rows of each chunk on the CPU; a GPU is at work on a chunk while the next one is sent to it."""
+        complete: Wait | None = None
         for part in self._backbone.encode_stream(self._tensors(chunks)):
-            yield {name: rows.cpu() for name, rows in part.items()}
+            if complete is not None:
+                complete()
+            rows, complete = begin_copy(part)
+            yield rows
             if self._limit and self._encoded_chunks >= self._limit:
-                return
+                break
+        if complete is not None:
+            complete()
 
     def metadata(self) -> dict[str, Json]:
         """What the record remembers; after `encode`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy.typing as npt
 import torch
@@ -26,6 +26,23 @@ def host(tensor: torch.Tensor) -> npt.NDArray[Any]:
 def pinned(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Copies in pinned memory, from which a GPU reads while it computes."""
     return {name: tensor.pin_memory() for name, tensor in tensors.items()}
+
+
+def begin_copy(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], Wait | None]:
+    """Tensors on the host, and what returns once they are complete; None where they are."""
+    copies, device = dict[str, torch.Tensor](), torch.device("cpu")
+    for name, tensor in tensors.items():
+        if has_streams(tensor.device):
+            device = tensor.device
+            copies[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            copies[name].copy_(tensor.detach(), non_blocking=True)
+        else:
+            copies[name] = tensor.cpu()
+    if device.type == "cpu":
+        return copies, None
+    event = functions(device).Event()
+    event.record(functions(device).current_stream(device))
+    return copies, cast("Wait", event.synchronize)
 
 
 class DeviceToHost:
