@@ -5,6 +5,7 @@ Functions of a kind are those of `torch.get_device_module`, which are the same f
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Final
 
 import torch
@@ -58,9 +59,24 @@ def has_streams(device: torch.device | str) -> bool:
     return torch.device(device).type not in _ONE_STREAM
 
 
+def on_device(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """The tensor on the device; a GPU reads it from pinned memory while the host goes on.
+
+    torch reuses pinned memory only once the copies from it have ended.
+    """
+    if has_streams(device) and tensor.device.type == "cpu" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def functions(device: torch.device | str) -> Any:
     """`torch.cuda` or its like for the device: `Stream`, `Event`, `current_stream`, `stream`, `synchronize`."""
     return torch.get_device_module(torch.device(device))
+
+
+def current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """The device is the current one of its kind inside, as libraries need that take no device."""
+    return functions(device).device(device) if device.index and has_streams(device) else contextlib.nullcontext()
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vfc.cache_schema.values.devices import on_device
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.layout import RAGGED_GRID, array_name
 from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.extract.backbone import Frames, Prepared
 from vfc.extract.frames.qwen_patches import PatchRule, read_patch_rule
-from vfc.extract.models.loading import end_to_end, on_device
+from vfc.extract.models.loading import end_to_end
 
 from .chat import ChatPrompt, chat_template, read_tokenizer
 from .model import LanguageBackbone

@@ -10,8 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from vfc.cache_schema.values.devices import on_device
 from vfc.extract.models.layers import NORM
-from vfc.extract.models.loading import on_device
 from vfc.extract.models.taps import Tap, block_tap, captured
 
 from .options import MASKED

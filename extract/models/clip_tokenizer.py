@@ -9,13 +9,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from vfc.cache_schema.values.devices import on_device
 from vfc.cache_schema.values.errors import BadInput, MissingPath, RecordRejected
 from vfc.cache_schema.values.layout import array_name
 from vfc.cache_schema.values.record import ArraySpec
 from vfc.extract.backbone import Prepared
 
 from .checkpoint import TOKENIZER, Checkpoint
-from .loading import on_device
 
 TEXTS_PER_FORWARD: Final = 64
 

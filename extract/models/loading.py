@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vfc.cache_schema.values.devices import chosen_device, has_streams
+from vfc.cache_schema.values.devices import chosen_device, has_streams, on_device
 from vfc.cache_schema.values.errors import BadInput, first_line
 from vfc.extract.backbone import BackboneOptions
 from vfc.extract.frames.pixels import PixelRule
@@ -61,16 +61,6 @@ class Compute:
         if rule is not None and tensor.dtype == torch.uint8:
             moved = rule.normalise(moved)
         return moved.to(self.torch_dtype)
-
-
-def on_device(tensor: Tensor, device: str) -> Tensor:
-    """The tensor on the device; a GPU reads it from pinned memory while the host goes on.
-
-    torch reuses pinned memory only once the copies from it have ended.
-    """
-    if has_streams(device) and tensor.device.type == "cpu" and not tensor.is_pinned():
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 def end_to_end(tensors: Sequence[Tensor], device: str) -> Tensor:

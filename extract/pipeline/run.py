@@ -22,7 +22,7 @@ from vfc.cache_schema.annotations import Annotations, load, source, update_rows,
 from vfc.cache_schema.content import identical_files
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.upkeep.circumstances import as_text
-from vfc.cache_schema.values.devices import description
+from vfc.cache_schema.values.devices import current, description
 from vfc.cache_schema.values.errors import UnknownName
 from vfc.cache_schema.values.progress import Progress, Silent
 from vfc.cache_schema.values.record import Json
@@ -78,7 +78,7 @@ def extract(config: ExtractConfig, progress: Progress | None = None, *, projecti
     if work.stored or work.failed:
         progress.say(f"{len(work.stored)} records are there, {len(work.failed)} failed before, {work.to_do} to do.")
     refuse_what_cannot_fit(all_work, config.out)
-    with determinism(work.mode, config.threads):
+    with determinism(work.mode, config.threads), current(work.device):
         return run.run()
 
 

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vfc.cache_schema.annotations.lists import spelling
 from vfc.cache_schema.reader import StoreReader
+from vfc.cache_schema.values.devices import on_device
 from vfc.cache_schema.values.errors import BadInput, MissingRecord, unknown_name
 from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Json, Key
@@ -99,7 +100,7 @@ class ClassTexts:
                 tensors[f"{role}.valid"] = torch.arange(int(lengths.max())) < lengths[:, None]
             else:
                 tensors[role] = torch.stack(values[0])
-        return {role: values.to(device) for role, values in tensors.items()}
+        return {role: on_device(values, device) for role, values in tensors.items()}
 
     def require(self, names: Sequence[str]) -> None:
         """Check that every class has a text of every template in use.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vfc.cache_schema.reader import StoreReader
-from vfc.cache_schema.values.devices import has_streams
+from vfc.cache_schema.values.devices import has_streams, on_device
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import Key
 
@@ -70,6 +70,8 @@ class Features:
         if serving.spec.dtype == "int8":
             self._scale = torch.empty(len(self), self._stored_shape[-1])
             reader.take(self._records, f"{self._array}.scale", self._scale.numpy())
+            finite(self._scale, torch.arange(len(self)), self._name)
+        self._unchecked = torch.ones(len(self), dtype=torch.bool)
         batch_reduced = not serving.spec.ragged and self.shape != self._stored_shape
         self._kept_reduced = self._reduced or (batch_reduced and math.prod(self.shape) < math.prod(self._stored_shape))
         itemsize = 4 if self._kept_reduced else self._dtype.itemsize
@@ -101,22 +103,33 @@ class Features:
     def gather(self, index: Tensor) -> Rows:
         """Records at `index [M]` (int64, CPU)."""
         if self._values is None:
-            return self.finish(self._read(index, self._buffer(len(index))), index)
-        values = self._values[index.to(self._values.device)].to(self.device, non_blocking=True)
-        return self._rows(values if self._kept_reduced else self._served(values, index), index)
+            stored = self._read_checked(index, self._buffer(len(index)))
+        else:
+            stored = self._values[on_device(index, self._values.device)]
+        return self.finish(on_device(stored, self.device), index)
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether batches are staged ahead of time: from disk, and from RAM where a GPU copies while it computes."""
+        return self.placement == "off" or (self.placement == "ram" and has_streams(self.device))
 
     def stage(self, index: Tensor, buffer: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Read records at `index` into `buffer` (None: a new one); the stored values, and the buffer to reuse."""
+        """Values at `index` on the host, in the front of `buffer` (None: a new one), and the buffer to reuse.
+
+        Raises:
+            BadInput: values that are no numbers, by the name of the record.
+        """
         if buffer is None or len(buffer) < len(index):
             buffer = self._buffer(len(index))
+        if self._values is not None:
+            return torch.index_select(self._values, 0, index, out=buffer[: len(index)]), buffer
         self._reader.prefetch(self._records[index.numpy()], self._array)
-        return self._read(index, buffer), buffer
+        return self._read_checked(index, buffer), buffer
 
-    def finish(self, stored: Tensor, index: Tensor) -> Rows:
-        """What `gather` gives, from what `stage` read."""
-        values = self._served(stored.to(self.device, non_blocking=True), index)
-        finite(values, index, self._name)
-        return self._rows(values, index)
+    def finish(self, staged: Tensor, index: Tensor) -> Rows:
+        """What `gather` gives, from staged values on the device."""
+        served = self._values is not None and self._kept_reduced
+        return self._rows(staged if served else self._served(staged, index), index)
 
     def _record_sizes(self) -> Tensor:
         """`[M, 1]` rows or steps, or `[M, 2]` steps and tokens per step, of each record, as far as they differ."""
@@ -150,8 +163,20 @@ class Features:
         return values
 
     def _buffer(self, count: int) -> Tensor:
+        """Host memory for `count` records: like the resident values, else as they are read."""
+        pinned = has_streams(self.device)
+        if self._values is not None:
+            return torch.empty((count, *self._values.shape[1:]), dtype=self._values.dtype, pin_memory=pinned)
         dtype = torch.float32 if self._reduced else self._dtype
-        return torch.empty((count, *self._stored_shape), dtype=dtype, pin_memory=has_streams(self.device))
+        return torch.empty((count, *self._stored_shape), dtype=dtype, pin_memory=pinned)
+
+    def _read_checked(self, index: Tensor, buffer: Tensor) -> Tensor:
+        """As `_read`; the values of each record are checked when it is read for the first time."""
+        stored = self._read(index, buffer)
+        if (new := self._unchecked[index]).any():
+            finite(stored if new.all() else stored[new], index[new], self._name)
+            self._unchecked[index] = False
+        return stored
 
     def _read(self, index: Tensor, buffer: Tensor) -> Tensor:
         """The records at `index`, in the front of `buffer`: stored values, or served ones where records are reduced."""
@@ -206,7 +231,7 @@ class Features:
             counts = sizes[:, -1:] if tokens is None else torch.full((len(sizes), 1), tokens)
             values = values[:, :, : int(counts.max())]
             valid = valid[..., None] & (torch.arange(values.shape[2]) < counts)[:, None]
-        return Rows(values, valid.to(self.device))
+        return Rows(values, on_device(valid, self.device))
 
     def _name(self, place: int) -> str:
         key = self._keys[place]
@@ -223,7 +248,7 @@ def as_float(values: Tensor, scale: Tensor | None) -> Tensor:
     """Float32 of stored values `[M, ..., D]`, times `scale [M, D]` of int8 ones."""
     if scale is None:
         return values.float()
-    return values.float() * scale.to(values.device).view(len(values), *[1] * (values.ndim - 2), -1)
+    return values.float() * on_device(scale, values.device).view(len(values), *[1] * (values.ndim - 2), -1)
 
 
 def finite(values: Tensor, index: Tensor, name: Callable[[int], str]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from vfc.cache_schema.annotations import Annotations
 from vfc.cache_schema.protocol import Episode, EpisodeList, EpisodeSpec
 from vfc.cache_schema.reader import StoreReader, open_store
-from vfc.cache_schema.values.devices import chosen_device
+from vfc.cache_schema.values.devices import chosen_device, on_device
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.record import Json
@@ -266,7 +266,7 @@ def _on_frames(
     metric, options = METRICS[config.metric], _options(config)
 
     def classify(support: Tensor, query: Tensor) -> Tensor:
-        return metric(rows[query.to(rows.device)], rows[support.to(rows.device)], **options)
+        return metric(rows[on_device(query, rows.device)], rows[on_device(support, rows.device)], **options)
 
     result = score(index.tasks, classify, tasks_at_once(index.tasks, rows[0].numel()), progress)
     representation = config.representation or ("mean" if config.metric == "mean-cosine" else "ordered")

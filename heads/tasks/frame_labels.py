@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vfc.cache_schema.parts.atomic_files import replace_file
 from vfc.cache_schema.reader import open_store
+from vfc.cache_schema.values.devices import on_device
 from vfc.cache_schema.values.errors import BadInput, RecipeMismatch
 from vfc.cache_schema.values.layout import STEPS
 from vfc.cache_schema.values.progress import Progress
@@ -127,8 +128,8 @@ class FrameLabels:
             video = np.searchsorted(ends, places, "right")
             yield FrameBatch(
                 videos.single(video.tolist(), (places - firsts[video]) * videos.stride),
-                torch.from_numpy(ids[places]).to(self.device),
-                torch.from_numpy(self.groups[video]).to(self.device),
+                on_device(torch.from_numpy(ids[places]), self.device),
+                on_device(torch.from_numpy(self.groups[video]), self.device),
             )
 
     def validate(self, heads: Sequence[Head]) -> None:

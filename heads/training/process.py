@@ -10,6 +10,7 @@ from typing import Final
 import torch
 from accelerate import Accelerator
 
+from vfc.cache_schema.values.devices import current
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import Json
 
@@ -66,11 +67,11 @@ def make_accelerator() -> Accelerator:
 
 @contextlib.contextmanager
 def own_draws(device: torch.device) -> Iterator[None]:
-    """Draws inside, on the CPU and on the device, do not change those after it."""
+    """The device is the current one; draws inside, on the CPU and on the device, do not change those after it."""
     numbers = [] if device.type in ("cpu", "mps") else [device.index or 0]
     mps_state = torch.mps.get_rng_state() if device.type == "mps" else None  # fork_rng has no place for it
     try:
-        with torch.random.fork_rng(numbers, device_type=device.type if numbers else None):
+        with current(device), torch.random.fork_rng(numbers, device_type=device.type if numbers else None):
             yield
     finally:
         if mps_state is not None:

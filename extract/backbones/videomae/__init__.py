@@ -15,6 +15,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from vfc.cache_schema.values.devices import on_device
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.layout import FRAME_MAJOR, Layout, array_name
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
@@ -23,7 +24,7 @@ from vfc.extract.frames.windows import Windows
 from vfc.extract.models.checkpoint import Checkpoint, locate
 from vfc.extract.models.frame_encoder import FrameEncoder, divided, joined, square_pixel_rule
 from vfc.extract.models.layers import NORM, check_kept, chosen_layers, kept_streams, layer_names, layer_specs
-from vfc.extract.models.loading import Compute, attention_of, end_to_end, load, on_device, on_meta
+from vfc.extract.models.loading import Compute, attention_of, end_to_end, load, on_meta
 from vfc.extract.models.recipe import model_recipe
 from vfc.extract.models.taps import block_tap, captured, shortened, transferred
 from vfc.extract.models.window_encoder import WindowEncoder

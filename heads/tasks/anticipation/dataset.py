@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vfc.cache_schema.reader import StoreReader
+from vfc.cache_schema.values.devices import on_device
 from vfc.cache_schema.values.dtypes import stored_dtype
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.record import Key
@@ -94,14 +95,14 @@ class SequenceDataset(VideoDataset):
             start, stop, step = _span(frames, self.every)
             stored = self._values[self._offsets[video] + start : self._offsets[video] + stop : step]
         scale = None if self._scales is None else self._scales[video][None]
-        return as_float(stored.to(self._device, non_blocking=True)[None], scale)[0]
+        return as_float(on_device(stored, self._device)[None], scale)[0]
 
     def single(self, videos: Sequence[int], frames: Ids) -> Tensor:
         """Features at one label frame each of several videos, float32 `[M, D]` on the device."""
         if self._values is None or self._scales is not None:
             return torch.cat([self.steps(video, frames[i : i + 1]) for i, video in enumerate(videos)])
-        rows = torch.from_numpy(self._offsets[np.asarray(videos)] + frames // self.every).to(self._values.device)
-        return self._values[rows].to(self._device, non_blocking=True).float()
+        rows = torch.from_numpy(self._offsets[np.asarray(videos)] + frames // self.every)
+        return on_device(self._values[on_device(rows, self._values.device)], self._device).float()
 
     def prefetch(self, video: int, frames: Ids) -> None:
         """Ask the system to read the features at these label frames ahead of time."""

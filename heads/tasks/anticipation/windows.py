@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vfc.cache_schema.values.devices import on_device
 from vfc.cache_schema.values.errors import BadInput
 
 from .contract import IGNORED, Sampling, WindowBatch
@@ -111,14 +112,14 @@ def collate(
     labels = None
     if observed_labels is not None:
         rows = [observed_labels[s.video][at // videos.every] for s, at in zip(samples, frames, strict=True)]
-        labels = padded([disturb(row) for row in rows] if disturb else rows, -1).to(device)
+        labels = on_device(padded([disturb(row) for row in rows] if disturb else rows, -1), device)
     return WindowBatch(
         visual=torch.nn.utils.rnn.pad_sequence(features, batch_first=True),
-        valid=(torch.arange(int(lengths.max())) < lengths[:, None]).to(device),
+        valid=on_device(torch.arange(int(lengths.max())) < lengths[:, None], device),
         observed_labels=labels,
-        past=padded(past, IGNORED, int(lengths.max())).to(device),
-        actions=padded([actions for actions, _ in futures], -1).to(device),
-        durations=padded([shares for _, shares in futures], 0.0).float().to(device),
+        past=on_device(padded(past, IGNORED, int(lengths.max())), device),
+        actions=on_device(padded([actions for actions, _ in futures], -1), device),
+        durations=on_device(padded([shares for _, shares in futures], 0.0).float(), device),
     )
 
 

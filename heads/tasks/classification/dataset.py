@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vfc.cache_schema.values.devices import on_device
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.layout import PATCH_MAJOR, Layout
 from vfc.heads.data.dataset import InUse, VideoDataset
@@ -69,6 +70,6 @@ def shuffled(clips: Mapping[str, Tensor], orders: Mapping[int, Tensor]) -> dict[
     """Clips `[B, T, ...]` with the frames of each in the order given for its length (`orders[T] [B, T]`)."""
     reordered = {}
     for role, values in clips.items():
-        order = orders[values.shape[1]].to(values.device)
+        order = on_device(orders[values.shape[1]], values.device)
         reordered[role] = values[torch.arange(len(values), device=values.device)[:, None], order]
     return reordered

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vfc.cache_schema.values.devices import on_device
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.heads.data.prefetch import stream
@@ -59,7 +60,7 @@ def average_scores(
             frames = values
             if scoring.shuffle_seed is not None:
                 frames = shuffled(values, clips.orders(rows, scoring.shuffle_seed, AT_TEST))
-            batch = ClipBatch(frames, place[items].to(device), tuple(names), classes)
+            batch = ClipBatch(frames, on_device(place[items], device), tuple(names), classes)
             scores = head.scores(batch)
             if scoring.view_sum == "probabilities":
                 scores = scores.float().softmax(dim=-1)

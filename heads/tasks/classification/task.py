@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vfc.cache_schema.reader import open_store
+from vfc.cache_schema.values.devices import on_device
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress, Silent
 from vfc.cache_schema.values.record import ArraySpec, Json
@@ -89,7 +90,7 @@ class Classification:
         with contextlib.closing(stream(clips.sources, requests)) as batches:
             for (items, orders), values in batches:
                 frames = shuffled(values, orders) if orders is not None else values
-                yield ClipBatch(frames, labels[items].to(self.device), listed.names, classes)
+                yield ClipBatch(frames, on_device(labels[items], self.device), listed.names, classes)
 
     def validate(self, heads: Sequence[Head]) -> list[float] | None:
         """Top-1 on the videos held out for it; None where there are none."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from vfc.cache_schema.values.devices import on_device
 from vfc.cache_schema.values.progress import Progress
 from vfc.heads.similarity.matching import METRICS, REPRESENTATIONS, comparable
 
@@ -29,7 +30,7 @@ def baselines(test: EpisodeDataset, index: EpisodeIndex, train: EpisodeDataset, 
     for name, rows, metric in _on_frames(frames):
 
         def classify(support: Tensor, query: Tensor, rows: Tensor = rows, metric: str = metric) -> Tensor:
-            return METRICS[metric](rows[query.to(rows.device)], rows[support.to(rows.device)])
+            return METRICS[metric](rows[on_device(query, rows.device)], rows[on_device(support, rows.device)])
 
         scores[name] = score(tasks, classify, tasks_at_once(tasks, rows[0].numel()), progress)
     if test.texts is not None:

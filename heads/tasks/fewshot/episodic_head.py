@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vfc.cache_schema.values.devices import on_device
 from vfc.cache_schema.values.progress import Progress
 from vfc.heads.contract.head import Head
 from vfc.heads.data.prefetch import stream
@@ -71,9 +72,9 @@ def batch_of(
     tasks: Tasks, videos: Mapping[str, Tensor], device: torch.device, peers: Tensor | None = None
 ) -> EpisodeBatch:
     """Tasks over `videos` as a batch on the device."""
-    support, query = tasks.support.to(device), tasks.query.to(device)
-    target = tasks.target.expand(len(tasks), -1).to(device)
-    return EpisodeBatch(videos, support, query, target, None if peers is None else peers.to(device))
+    support, query = on_device(tasks.support, device), on_device(tasks.query, device)
+    target = on_device(tasks.target.expand(len(tasks), -1), device)
+    return EpisodeBatch(videos, support, query, target, None if peers is None else on_device(peers, device))
 
 
 def draw_peers(tasks: Tasks, per_class: int, generator: np.random.Generator) -> Tensor | None:
@@ -130,7 +131,7 @@ def _by_chunk(
     alone, clip_of = encode_all(head.alone, clips, {"visual": index.rows["visual"]}), index.clip_of
 
     def encode(texts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return head.encode({**texts, **alone, "visual.of": clip_of[texts["entry"]].to(device)})
+        return head.encode({**texts, **alone, "visual.of": on_device(clip_of[texts["entry"]], device)})
 
     chunk = in_chunks(clips, index, encode)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vfc.cache_schema.values.devices import double
+from vfc.cache_schema.values.devices import double, on_device
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.ranges import AT_LEAST_ONE, check_range
@@ -73,7 +73,7 @@ class RawTokens:
 
     def _entries(self, stored: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         entries = stored["entry"] if self._index.clip_of is None else self._index.clip_of[stored["entry"]]
-        entries = entries.to(self.frames.device)
+        entries = on_device(entries, self.frames.device)
         videos = {**stored, "visual": self.frames[entries], "visual.tokens": self._token_counts[entries]}
         if "text" in stored and self._text_mean is not None:
             valid = stored["text.valid"][..., None]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vfc.cache_schema.protocol import Episode, EpisodeList, EpisodeSpec, draw_episode
 from vfc.cache_schema.reader import open_store
+from vfc.cache_schema.values.devices import on_device
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress, Silent
 from vfc.cache_schema.values.recipe import digest
@@ -203,7 +204,7 @@ class FewShot:
         drawn = [draw_episode(annotations, self.train_spec, i % listed if listed else i) for i in numbers]
         generator = np.random.default_rng([self.train.seed, update])
         index = clips.index(drawn, generator)
-        videos = {} if index.clip_of is None else {"visual.of": index.clip_of.to(self.device)}
+        videos = {} if index.clip_of is None else {"visual.of": on_device(index.clip_of, self.device)}
         peers = draw_peers(index.tasks, self.config.queries, generator)
         return batch_of(index.tasks, videos, self.device, peers), index.rows
 
