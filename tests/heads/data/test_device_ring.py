@@ -13,7 +13,7 @@ from vfc.heads.data import device_ring
 from vfc.heads.data.device_ring import DeviceRing
 
 
-class Stream:
+class FakeStream:
     """Notes after which events of other streams its next work comes, and how much work it has."""
 
     def __init__(self, name: str) -> None:
@@ -22,14 +22,14 @@ class Stream:
     def wait_event(self, event: Event) -> None:
         self.after.append(event.point)
 
-    def wait_stream(self, other: Stream) -> None:
+    def wait_stream(self, other: FakeStream) -> None:
         self.after.append(f"{other.name} {other.work}")
 
 
 class Event:
     point = ""
 
-    def record(self, stream: Stream) -> None:
+    def record(self, stream: FakeStream) -> None:
         self.point = f"{stream.name} {stream.work}"
 
 
@@ -37,16 +37,16 @@ class Gpu:
     """In place of `torch.cuda`."""
 
     def __init__(self) -> None:
-        self.compute, self.copies, self.Event = Stream("compute"), Stream("copy"), Event
+        self.compute, self.copies, self.Event = FakeStream("compute"), FakeStream("copy"), Event
 
-    def Stream(self, device: Any) -> Stream:  # noqa: N802
+    def Stream(self, device: Any) -> FakeStream:  # noqa: N802
         return self.copies
 
-    def current_stream(self, device: Any) -> Stream:
+    def current_stream(self, device: Any) -> FakeStream:
         return self.compute
 
     @contextlib.contextmanager
-    def stream(self, stream: Stream) -> Iterator[None]:
+    def stream(self, stream: FakeStream) -> Iterator[None]:
         stream.work += 1
         yield
 
