@@ -125,8 +125,7 @@ class Encoded:
 class Backbone(Protocol):
     """One frozen network with its taps chosen; returned by a family's `build`, which reads configuration only.
 
-    Optional beside these: `meanings`, array name to what it holds in a few words, where the name does not say it;
-    `rows_of`, the number of rows of each ragged array of a video of so many frames (see `CountingBackbone`).
+    Optional beside these: `meanings`, array name to what it holds in a few words, where the name does not say it.
     """
 
     def specs(self) -> Mapping[str, tuple[ArraySpec, ...]]:
@@ -302,10 +301,11 @@ def open_backbone(name: str, options: BackboneOptions) -> Backbone:
     windowed, ways = getattr(family, "WINDOWS", False), getattr(family, "PIXELS", ())
     build_windows = getattr(family, "build_windows", None)
     for flag in ("window", "stride", "border", "flow"):
+        models = "i3d" if flag == "flow" else "i3d, videomae, viclip, clip or image"
         if getattr(options, flag) is not None and not windowed and (flag == "flow" or build_windows is None):
             raise BadInput(
                 f"--{flag} is for models that look at windows of a video; {name} does not.",
-                f"Leave --{flag} out, or give --model i3d{'' if flag == 'flow' else ', videomae or viclip'}.",
+                f"Leave --{flag} out, or give --model {models}.",
             )
     if options.pixels is not None and not ways:
         raise BadInput(f"{name} makes pixels in one way; --pixels {options.pixels} is given.", "Leave --pixels out.")

@@ -50,8 +50,8 @@ class ExtractConfig:
     )
     window: int | None = setting(
         None,
-        "i3d, videomae, viclip: one vector per window of so many frames, of those that --frames selects; default: 64 "
-        "(i3d), or the frames of a clip of the model once --stride or --border is given",
+        "i3d, videomae, viclip, clip, image: one vector per window of so many frames, of those that --frames selects; "
+        "default: 64 (i3d), or the frames of a clip of the model (clip, image: 8) once --stride or --border is given",
         "Input",
     )
     stride: int | None = setting(None, "Frames from one window to the next; default: --window (no overlap)", "Input")

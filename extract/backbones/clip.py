@@ -9,7 +9,7 @@ tower `final_layer_norm`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 import torch
@@ -26,6 +26,7 @@ from vfc.extract.models.layers import NORM, check_kept, chosen_layers, kept_stre
 from vfc.extract.models.loading import Compute, attention_of, load, on_device, on_meta
 from vfc.extract.models.recipe import model_recipe
 from vfc.extract.models.taps import block_tap, captured, shortened, transferred
+from vfc.extract.models.window_encoder import FrameWindows, require_frames_kept
 
 DEFAULT_CHECKPOINT: str | None = "openai/clip-vit-base-patch16"
 STREAMS: Final = {"video": ("frames", "visual"), "text": ("embedding", "text")}
@@ -91,13 +92,15 @@ class ClipBackbone(FrameEncoder):
     shared_space = (frozenset({"frames", "embedding"}),)
     meanings: Final = {"frames": "image_embeds, not normalised", "embedding": "text_embeds, not normalised"}
 
-    def __init__(self, options: BackboneOptions) -> None:
+    def __init__(self, options: BackboneOptions, video_storage: Dtype | None = None) -> None:
+        """`video_storage`: the storage dtype of arrays of videos, where it is not that of the options."""
         self.options = options
         self.checkpoint = locate(options.checkpoint, default=DEFAULT_CHECKPOINT, family="clip")
         config = joint_config(self.checkpoint)
         self._visual, self._text = towers(config, options)
         self.compute = Compute.of(options, config)
         self._storage: Dtype = options.storage or "fp16"
+        self._video_storage: Dtype = video_storage or self._storage
         self._attention = attention_of(on_meta(self._visual.cls, config.vision_config, options.attention))
         self.rule = square_pixel_rule(self.checkpoint, config.vision_config.image_size, model_type="clip")
         self._grid = config.vision_config.image_size // config.vision_config.patch_size
@@ -110,7 +113,7 @@ class ClipBackbone(FrameEncoder):
         text: `embedding` `[D]`, `layer<l>.text` `[L, D]`, and what `text_specs` adds.
         """
         taps, shape = self.taps(), (self.options.num_frames, self._width)
-        frames = [ArraySpec("frames", self._storage, shape, FRAME_MAJOR)] if self._visual.pooled else []
+        frames = [ArraySpec("frames", self._video_storage, shape, FRAME_MAJOR)] if self._visual.pooled else []
         specs = {"video": (*frames, *(taps["visual"][layer] for layer in self._visual.layers))}
         if self.options.texts:
             embedding = [ArraySpec("embedding", self._storage, (self._width,))] if self._text.pooled else []
@@ -121,7 +124,7 @@ class ClipBackbone(FrameEncoder):
         """See `Backbone.taps`."""
         rows, layout = (self.options.num_frames, 1 + self._grid**2), Layout(FRAME_MAJOR, 1, (self._grid, self._grid))
         return {
-            "visual": self._visual.specs("visual", self._storage, rows, layout),
+            "visual": self._visual.specs("visual", self._video_storage, rows, layout),
             "text": self._text.specs("text", self._storage, (None,), TOKENS),
         }
 
@@ -161,11 +164,36 @@ class ClipBackbone(FrameEncoder):
 
         return encode_texts(batch, run, self.options.device)
 
+    @property
+    def width(self) -> int:
+        """D of `frames`."""
+        return self._width
+
     @torch.inference_mode()
     def _forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        layers, output = self._visual.run({"pixel_values": pixels}, self._storage)
-        frames = {} if output is None else {"frames": transferred(output.image_embeds, self._storage)}
+        layers, output = self._visual.run({"pixel_values": pixels}, self._video_storage)
+        frames = {} if output is None else {"frames": transferred(output.image_embeds, self._video_storage)}
         return {**frames, **{array_name(layer, "visual"): tokens for layer, tokens in layers.items()}}
+
+
+class ClipWindows(FrameWindows):
+    """The mean image embedding of every window of a video, and CLIP over texts; see `TextBackbone`."""
+
+    shared_space = ClipBackbone.shared_space
+
+    def __init__(self, options: BackboneOptions) -> None:
+        self._texts = clips = ClipBackbone(replace(options, layers=()), video_storage="fp32")
+        super().__init__(clips, options, width=clips.width, of=clips.meanings["frames"])
+        if options.texts:
+            self.meanings["embedding"] = clips.meanings["embedding"]
+
+    def tokens(self, text: str) -> Prepared:
+        """See `TextBackbone.tokens`."""
+        return self._texts.tokens(text)
+
+    def encode_texts(self, batch: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """See `TextBackbone.encode_texts`."""
+        return self._texts.encode_texts(batch)
 
 
 def joint_config(checkpoint: Checkpoint) -> Any:
@@ -199,6 +227,12 @@ def towers(config: Any, options: BackboneOptions) -> tuple[Tower, Tower]:
         Tower(CLIPVisionModelWithProjection, vision, "vision_model", "post_layernorm", layers, pooled),
         Tower(CLIPTextModelWithProjection, text, "text_model", "final_layer_norm", text_layers, embeds),
     )
+
+
+def build_windows(options: BackboneOptions) -> ClipWindows:
+    """See `Family`."""
+    require_frames_kept(options)
+    return ClipWindows(options)
 
 
 def build(options: BackboneOptions) -> ClipBackbone:

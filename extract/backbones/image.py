@@ -7,6 +7,7 @@ vision towers of CLIP and SigLIP). Layers are those of the library's `output_hid
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from vfc.extract.models.layers import NORM, check_kept, chosen_layers, kept_stre
 from vfc.extract.models.loading import Compute, attention_of, load, on_meta
 from vfc.extract.models.recipe import model_recipe
 from vfc.extract.models.taps import captured, shortened, transferred
+from vfc.extract.models.window_encoder import FrameWindows, require_frames_kept
 
 DEFAULT_CHECKPOINT: str | None = None
 STREAMS: Final = {"video": ("frames", "visual")}
@@ -53,12 +55,21 @@ class ImageBackbone(FrameEncoder):
         self._storage: Dtype = options.storage or "fp16"
         self._model: Any = None
 
+    @property
+    def width(self) -> int:
+        """D of `frames`."""
+        if self._blocks.pooled is not None:
+            return self._blocks.pooled
+        return self._blocks.last[0] if len(self._blocks.last) == 3 else self._blocks.last[-1]
+
+    @property
+    def pooling(self) -> str:
+        """How a frame's vector is made."""
+        return self._pooling
+
     def specs(self) -> Mapping[str, tuple[ArraySpec, ...]]:
         """See `Backbone.specs`: `frames` `[T, D]`, then `layer<l>.visual` `[T, N, D]` from the lowest layer up."""
-        width = self._blocks.pooled
-        if width is None:
-            width = self._blocks.last[0] if len(self._blocks.last) == 3 else self._blocks.last[-1]
-        frames = ArraySpec("frames", self._storage, (self.options.num_frames, width), FRAME_MAJOR)
+        frames = ArraySpec("frames", self._storage, (self.options.num_frames, self.width), FRAME_MAJOR)
         return {"video": (*([frames] if self._pooled else []), *(self._spec(layer) for layer in self.layers))}
 
     def taps(self) -> Mapping[str, Mapping[str, ArraySpec]]:
@@ -170,6 +181,13 @@ def image_model(checkpoint: Checkpoint) -> tuple[Any, Any]:
             "Pick an image encoder (vit, dinov2, clip, siglip, resnet, convnext, mobilenet_v1 ...).",
         )
     return cls, config
+
+
+def build_windows(options: BackboneOptions) -> FrameWindows:
+    """See `Family`: of each window the mean over its frames."""
+    require_frames_kept(options)
+    frames = ImageBackbone(replace(options, layers=(), storage="fp32"))
+    return FrameWindows(frames, options, width=frames.width, of=frames.pooling)
 
 
 def build(options: BackboneOptions) -> ImageBackbone:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, Literal, cast
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from vfc.cache_schema.values.errors import BadInput, RecordRejected, unknown_name
 from vfc.cache_schema.values.record import Json
+
+from .pixels import PixelRule
 
 Border = Literal["drop", "repeat", "zero"]
 BORDERS: Final = ("drop", "repeat", "zero")
@@ -62,6 +65,13 @@ class Windows:
             return max(0, (frames - self.frames) // self.stride + 1)
         return -(-frames // self.stride)
 
+    def padded(self, pixels: Tensor, rule: PixelRule) -> Tensor:
+        """Pixels of a chunk `[T, 3, h, w]` that frames of zeros may stand beside: zero after normalisation, not before.
+
+        Only "zero" needs it, where uint8 pixels would be normalised on the device.
+        """
+        return rule.normalise(pixels) if self.border == "zero" and pixels.dtype == torch.uint8 else pixels
+
     def recipe(self) -> dict[str, Json]:
         """For the recipe of a store."""
         return {"frames": self.frames, "stride": self.stride, "border": self.border}
@@ -69,9 +79,13 @@ class Windows:
 
 @dataclass
 class Track:
-    """The rows of one stream of a video, `[n, ...]`, from the first that is still needed."""
+    """The rows of one stream of a video, `[n, ...]`, from the first that is still needed.
+
+    `blank`: the row that stands beyond the ends under "zero"; None is a row of zeros.
+    """
 
     border: Border
+    blank: Tensor | None = None
     first: int = 0
     count: int = 0
     parts: list[Tensor] = field(default_factory=list)
@@ -83,7 +97,7 @@ class Track:
             self.count += len(rows)
 
     def take(self, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop`; those beyond the ends repeat the nearest row, or are 0."""
+        """Rows `start` to `stop`; those beyond the ends repeat the nearest row, or are blank."""
         stored = self._joined()
         if self.first <= start and stop <= self.count:
             return stored[start - self.first : stop - self.first]
@@ -91,7 +105,7 @@ class Track:
         inside = numbers.clamp(0, self.count - 1)
         rows = stored[inside - self.first]
         if self.border == "zero":
-            rows[numbers != inside] = 0
+            rows[numbers != inside] = 0 if self.blank is None else self.blank
         return rows
 
     def forget(self, before: int) -> None:
@@ -109,7 +123,10 @@ class Track:
 
 
 def cut(
-    chunks: Iterable[Mapping[str, Tensor]], windows: Windows, streams: Sequence[str]
+    chunks: Iterable[Mapping[str, Tensor]],
+    windows: Windows,
+    streams: Sequence[str],
+    blanks: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Iterator[tuple[dict[str, Tensor], float]]:
     """Each window's rows by stream, `[frames, ...]`, and the time of its middle frame in seconds.
 
@@ -118,8 +135,9 @@ def cut(
             frames, such as flow between frames: with "drop" its last windows are dropped, else it ends earlier.
         windows: The frames of each window.
         streams: Names of the streams to cut.
+        blanks: See `Track`, by stream.
     """
-    tracks = {name: Track(windows.border) for name in streams}
+    tracks = {name: Track(windows.border, blanks.get(name)) for name in streams}
     times = Track("repeat")
     step = 0
     for chunk in chunks:
@@ -143,6 +161,7 @@ def over_windows(
     windows: Windows,
     streams: Sequence[str],
     vector: Callable[[Mapping[str, Tensor]], Tensor],
+    blanks: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Iterator[dict[str, Tensor]]:
     """`frames` `[1, D]`, which `vector` makes of a window's rows by stream, and `seconds` `[1]`, of each window.
 
@@ -151,6 +170,7 @@ def over_windows(
         windows: The frames of each window.
         streams: Names of the streams to cut.
         vector: Takes the rows of one window by stream.
+        blanks: See `Track`, by stream.
 
     Raises:
         RecordRejected: the video is shorter than a window.
@@ -163,7 +183,7 @@ def over_windows(
             frames += len(chunk[SECONDS])
             yield chunk
 
-    for window, seconds in cut(counted(), windows, streams):
+    for window, seconds in cut(counted(), windows, streams, blanks):
         steps += 1
         yield {"frames": vector(window), SECONDS: torch.tensor([seconds], dtype=torch.float64)}
     if not steps:

@@ -55,19 +55,33 @@ CASES = (
         settings={"window": 21, "stride": 1, "border": "repeat"},
     ),
     Case("image", "image", "tiny ViT on every frame, 32 px", 32),
+    *(
+        Case(
+            f"{model}-windows",
+            model,
+            f"tiny {model}, 32 px, window {frames} stride {frames // 2} repeat",
+            32,
+            settings={"window": frames, "stride": frames // 2, "border": "repeat"},
+        )
+        for model, frames in (("clip", 16), ("image", 16), ("videomae", 4), ("viclip", 8))
+    ),
 )
 
 
 def checkpoint(folder: Path, case: Case) -> Path:
     """The checkpoint of a case, made once."""
     import torch
-    from suites.checkpoints import image_checkpoint, randomise
+    from suites.checkpoints import clip_checkpoint, image_checkpoint, randomise, videomae_checkpoint
 
     from vfc.extract.backbones.i3d.network import InceptionI3d
+    from vfc.extract.backbones.viclip.tiny import write_tiny_viclip
 
     target = folder / f"{case.model}-{case.narrow}-{case.edge}"
     if target.exists():
         return target
+    tiny = {"clip": clip_checkpoint, "videomae": videomae_checkpoint, "viclip": write_tiny_viclip}
+    if case.model in tiny:
+        return tiny[case.model](target)
     if case.model == "image":
         return image_checkpoint(target, "vit")
     target.mkdir(parents=True)
@@ -130,7 +144,7 @@ def measure(folder: Path, case: Case, minutes: int) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     family: Any = find_family(case.model)
-    (cls,) = (value for name, value in vars(family).items() if name in ("I3dBackbone", "ImageBackbone"))
+    cls = getattr(family, f"{case.model.capitalize()}Backbone")
     load, loaded = cls.load, {}
 
     def noted(self: Any) -> None:

@@ -65,6 +65,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("viclip", {"layer": ("1",), "pixels": "centre-crop"}),
     ("viclip", {"keep": ("embedding",), "pixels": "resize"}),
     ("i3d", {"frames": "all", "window": 32, "stride": 4, "border": "zero"}),
+    ("clip", {"frames": "all", "window": 6, "stride": 4, "border": "zero", "keep": ("frames",)}),
+    ("image", {"frames": "fps:5", "stride": 4}),
     ("i3d", {"frames": "all", "flow": "dis", "window": 16, "stride": 8, "keep": ("rgb", "flow")}),
     ("i3d", {"frames": "all", "flow": "dis", "window": 16, "keep": ("flow",)}),
     ("video-llava", {"layer": ("1", "3"), "prompt": ("unknown", "known-support"), "pool": "1x1"}),

@@ -107,7 +107,7 @@ class I3dBackbone:
         """See `Backbone.pixels`: `rgb` `[T, 3, h, w]`, `flow` `[T, 2, h, w]` or one less of it, `seconds` `[T]`."""
         tensors = {SECONDS: torch.from_numpy(np.array(clip.seconds, np.float64))}
         if "rgb" in self.streams:
-            tensors["rgb"] = self.compute.pixels(self.rule, clip.frames)
+            tensors["rgb"] = self.windows.padded(self.compute.pixels(self.rule, clip.frames), self.rule)
         if self._flow is not None:
             fields = self._flow(clip.frames, str(getattr(clip, "name", "")), clip.indices.tolist())
             tensors["flow"] = normalised(fields, self.rule)

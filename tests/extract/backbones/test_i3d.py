@@ -218,8 +218,8 @@ def test_streams_and_files_that_are_not_there(checkpoint: Path, tmp_path: Path) 
     torch.save(piergiaj(3), tmp_path / "rgb.pt")
     with pytest.raises(MissingPath, match="one weight file with 'flow' in its name"):
         opened(tmp_path, flow=str(tmp_path))
-    with pytest.raises(BadInput, match="--window is for models that look at windows of a video; image does not"):
-        open_backbone("image", BackboneOptions(str(tmp_path), window=16))
+    with pytest.raises(BadInput, match="--window is for models that look at windows of a video; qwen2-vl does not"):
+        open_backbone("qwen2-vl", BackboneOptions(str(tmp_path), window=16))
 
 
 def test_a_way_of_making_pixels_is_refused(checkpoint: Path) -> None:

@@ -25,7 +25,7 @@ from vfc.extract.pipeline.run import extract
 FRAMES = (10, 25)
 CASES: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
     "clip": (clip_checkpoint, {"frames": "all", "layer": ("1",)}),
-    "image": (lambda folder: image_checkpoint(folder, "vit"), {"frames": "stride:3"}),
+    "image": (lambda folder: image_checkpoint(folder, "vit"), {"frames": "stride:3", "window": 3, "stride": 2}),
     "videomae": (videomae_checkpoint, {"frames": "all", "layer": ("1",)}),
     "viclip": (write_tiny_viclip, {"frames": "all", "stride": 2}),
     "i3d": (i3d_checkpoint, {"frames": "all", "window": 10, "stride": 3, "border": "repeat"}),
