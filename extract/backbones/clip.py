@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers.masking_utils import create_causal_mask
 
+from vfc.cache_schema.values.devices import on_device
 from vfc.cache_schema.values.layout import FRAME_MAJOR, TOKENS, Layout, array_name
 from vfc.cache_schema.values.record import ArraySpec, Dtype, Json
 from vfc.extract.backbone import BackboneOptions, Prepared
@@ -23,7 +24,7 @@ from vfc.extract.models.checkpoint import Checkpoint, locate
 from vfc.extract.models.clip_tokenizer import ClipTokens, encode_texts, text_specs
 from vfc.extract.models.frame_encoder import FrameEncoder, square_pixel_rule
 from vfc.extract.models.layers import NORM, check_kept, chosen_layers, kept_streams, layer_names, layer_specs
-from vfc.extract.models.loading import Compute, attention_of, load, on_device, on_meta
+from vfc.extract.models.loading import Compute, attention_of, load, on_meta
 from vfc.extract.models.recipe import model_recipe
 from vfc.extract.models.taps import block_tap, captured, shortened, transferred
 from vfc.extract.models.window_encoder import FrameWindows, require_frames_kept

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def checkpoint(folder: Path, case: Case) -> Path:
     target = folder / f"{case.model}-{case.narrow}-{case.edge}"
     if target.exists():
         return target
-    tiny = {"clip": clip_checkpoint, "videomae": videomae_checkpoint, "viclip": write_tiny_viclip}
+    tiny: dict[str, Callable[[Path], Path]] = {"clip": clip_checkpoint, "videomae": videomae_checkpoint, "viclip": write_tiny_viclip}
     if case.model in tiny:
         return tiny[case.model](target)
     if case.model == "image":
