@@ -79,7 +79,11 @@ def checkpoint(folder: Path, case: Case) -> Path:
     target = folder / f"{case.model}-{case.narrow}-{case.edge}"
     if target.exists():
         return target
-    tiny: dict[str, Callable[[Path], Path]] = {"clip": clip_checkpoint, "videomae": videomae_checkpoint, "viclip": write_tiny_viclip}
+    tiny: dict[str, Callable[[Path], Path]] = {
+        "clip": clip_checkpoint,
+        "videomae": videomae_checkpoint,
+        "viclip": write_tiny_viclip,
+    }
     if case.model in tiny:
         return tiny[case.model](target)
     if case.model == "image":
