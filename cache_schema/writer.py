@@ -19,6 +19,7 @@ import numpy as np
 
 from . import catalog
 from .parts import disk
+from .parts.commits import Commit, Commits
 from .parts.part_writer import PartWriter
 from .root import bind_axis, bind_kind, create_root, read_kinds
 from .values.dtypes import Array, StoredArray, encode, stored_arrays
@@ -39,6 +40,8 @@ class StoreWriter:
         part_bytes: Commit when an open part has this many bytes,
         part_seconds: or is this old.
         circumstances: Device, host, driver ...: kept with every part, never compared.
+        commit_thread: Commit parts that are full or old in a thread, in order, while the next records are added; see
+            `Commits`. `commit`, `delete` and `close` return once all parts are committed.
 
     Raises:
         NotAStore: The folder holds something else, or a store of a newer format.
@@ -62,6 +65,7 @@ class StoreWriter:
         part_bytes: int = 128 << 20,
         part_seconds: float = 60.0,
         circumstances: Mapping[str, Json] | None = None,
+        commit_thread: bool = False,
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", worker):
             raise BadInput(f"A worker cannot be called {worker!r}.", "Use letters, digits, dots and dashes.")
@@ -87,6 +91,7 @@ class StoreWriter:
         for kind, specs in read_kinds(self.root).items():
             self._specs[kind], self._stored[kind] = specs, stored_arrays(specs)
         self._open: dict[str, PartWriter] = {}
+        self._commits = Commits(in_thread=commit_thread)
         self._added: set[bytes] = set()
         self._deleted: set[bytes] = set()
         self._latest = 0
@@ -168,6 +173,7 @@ class StoreWriter:
         return encoded, name
 
     def _append(self, kind: str, names: tuple[bytes, bytes], arrays: Mapping[str, Array], metadata: bytes) -> None:
+        self._count(self._commits.ended())
         part = self._open.get(kind)
         if part is None:
             part = PartWriter(self.root, self.worker, kind, self._stored[kind], self._circumstances)
@@ -175,7 +181,7 @@ class StoreWriter:
         part.append(*names, arrays, metadata)
         self._added.add(names[1])
         if part.bytes >= self._part_bytes or time.monotonic() - part.since >= self._part_seconds:
-            self._commit(kind)
+            self._begin_commit(kind)
 
     def _encoded(self, record: Record) -> dict[str, Array]:
         specs = self._specs[record.key.kind]
@@ -211,25 +217,36 @@ class StoreWriter:
         errors = []
         for kind in list(self._open):
             try:
-                self._commit(kind)
+                self._begin_commit(kind)
+            except (VfcError, OSError) as error:
+                errors.append(error)
+        while self._commits:
+            try:
+                self._count([self._commits.wait()])
             except (VfcError, OSError) as error:
                 errors.append(error)
         if errors:
             raise errors[0]
 
-    def _commit(self, kind: str) -> None:
+    def _begin_commit(self, kind: str) -> None:
         part = self._open.pop(kind)
         if not len(part):
             part.abandon()
             return
-        hashes = part.hashes
-        try:
-            part.commit(self._stamp())
-        except BaseException:
-            self._added.difference_update(hashes)
-            raise
-        self.committed += len(part)
-        self.bytes_written += part.bytes
+        self._count(self._commits.begin(part, self._stamp()))
+
+    def _count(self, commits: Iterable[Commit]) -> None:
+        """Take notice of commits that have ended; raises the error of the first that failed, after all were counted."""
+        errors = []
+        for part, error in commits:
+            if error is None:
+                self.committed += len(part)
+                self.bytes_written += part.bytes
+            else:
+                self._added.difference_update(part.hashes)
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def _stamp(self) -> int:
         """A time later than that of every part known here, whatever the clocks of other machines say."""
@@ -265,7 +282,7 @@ class StoreWriter:
         self._catalog = catalog.current(self.root)
         self._latest = max(self._latest, self._catalog.latest)
         self._deleted.clear()
-        self._added = {name for part in self._open.values() for name in part.hashes}
+        self._added = {name for part in (*self._open.values(), *self._commits.parts) for name in part.hashes}
 
     def close(self) -> None:
         """Commit, and leave the catalog up to date for the next opener; twice is once.
@@ -279,6 +296,7 @@ class StoreWriter:
             try:
                 self.commit()
             finally:
+                self._commits.close()
                 # A part of another writer may be damaged: that is for `verify` to say, not for this writer.
                 with contextlib.suppress(VfcError):
                     self.refresh()

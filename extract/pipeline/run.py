@@ -164,6 +164,7 @@ class _Run:
             part_bytes=int(min(config.part_mb * 1e6, sys.maxsize)),
             part_seconds=config.part_seconds,
             circumstances=circumstances(self.work),
+            commit_thread=True,
         )
 
     def _declare(self, writer: StoreWriter) -> None:

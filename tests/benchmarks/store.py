@@ -475,6 +475,41 @@ def measure_writes(bench: Bench) -> None:
             two_workers(bench, values)
 
 
+def measure_commit_thread(bench: Bench) -> None:
+    """G10 for a run of many parts, as an extraction writes them: records arrive without a pause."""
+    values = [heavy_tailed(bench.rng, 2048, 4096) for _ in range(8)]
+    count = 16 if bench.quick else 64  # of 16.8 MB; a part of 134 MB is full after 8
+
+    def store(*, commit_thread: bool) -> float:
+        root = bench.folder / "written.store"
+        start = time.perf_counter()
+        with StoreWriter(root, RECIPE, part_bytes=8 * values[0].nbytes, commit_thread=commit_thread) as writer:
+            writer.declare("video", [ArraySpec("x", "fp16", values[0].shape)])
+            for i in range(count):
+                writer.add(Record(Key("video", f"{i}"), {"x": values[i % 8]}))
+        seconds = time.perf_counter() - start
+        shutil.rmtree(root)
+        return seconds
+
+    times = bench.interleaved(
+        {
+            "raw": partial(write_raw, bench.folder, "r", values, count // 8),
+            "store": partial(store, commit_thread=False),
+            "thread": partial(store, commit_thread=True),
+        }
+    )
+    mega = count * values[0].nbytes / 1e6
+    what = f"write {mega:.0f} MB in parts of 134 MB"
+    for name, label, least, rate_wanted in (
+        ("store", "committed between records", 0, 0),
+        ("thread", "committed by a thread", 0.7, 674),  # 20 clips a second, two layers of a 7B model
+    ):
+        rate = statistics.median(mega / seconds for seconds in times[name])
+        bench.judge("G10", f"{what}, {label}, against raw files of that size", ratio(times, "raw", name), least)
+        bench.judge("G10", f"{what}, {label}: rate", rate, rate_wanted, "MB/s", fail=0)
+    bench.judge("G10", f"{what}, by a thread against between records", ratio(times, "store", "thread"), 1, fail=0.8)
+
+
 def two_workers(bench: Bench, values: list[Array]) -> None:
     context, workers = multiprocessing.get_context("fork"), []
     for name in ("a", "b"):
@@ -619,16 +654,28 @@ def machine() -> str:
     )
 
 
+MEASUREMENTS = (
+    measure_reads,
+    measure_strided,
+    measure_writes,
+    measure_commit_thread,
+    measure_files_and_sharing,
+    measure_opening,
+)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few rounds on little data: does it run, roughly how fast")
     parser.add_argument("--folder", type=Path, help="where to write; a temporary folder by default")
+    parser.add_argument("--only", choices=[part.__name__ for part in MEASUREMENTS], help="make one of the measurements")
     parser.add_argument("--table", type=Path, help="write the table to this file too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vfc-store-", dir=options.folder) as folder:
         bench = Bench(Path(folder), options.quick, 3 if options.quick else 11)
-        for part in (measure_reads, measure_strided, measure_writes, measure_files_and_sharing, measure_opening):
-            part(bench)
+        for part in MEASUREMENTS:
+            if options.only in (None, part.__name__):
+                part(bench)
     bench.rows.sort(key=lambda row: (row.goal == "1M", int(row.goal[1:]) if row.goal[1:].isdigit() else 99))
     lines = ["| goal | what | figure | wanted | verdict |", "|---|---|---|---|---|"]
     lines += [f"| {r.goal} | {r.what} | {r.figure} | {r.wanted} | {r.verdict} |" for r in bench.rows]

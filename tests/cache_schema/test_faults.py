@@ -103,13 +103,14 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return found
 
 
-def work(root: Path, done: list[int] | None = None) -> None:
+def work(root: Path, done: list[int] | None = None, *, in_thread: bool = False) -> None:
     """Everything a writer does, from an empty folder or from wherever an earlier call stopped.
 
-    `done` collects the numbers of records whose commit was acknowledged.
+    `done` collects the numbers of records whose commit was acknowledged; `in_thread`: every record is a part of its
+    own, which a thread commits while the next ones are added.
     """
     done = [] if done is None else done
-    with StoreWriter(root, RECIPE) as writer:
+    with StoreWriter(root, RECIPE, part_bytes=1 if in_thread else 128 << 20, commit_thread=in_thread) as writer:
         writer.declare("video", VIDEO)
         writer.bind("prompt", "what", "What?")
         for group in ((0, 1), (2, 3, 4)):
@@ -202,6 +203,35 @@ def test_a_disk_that_fails_at_any_call_loses_nothing_committed(
     assert unnoticed < count or operation == "replace"
 
 
+@pytest.mark.parametrize("operation", ["mkdir", "open", "write", "fsync", "rename"])
+def test_a_disk_that_fails_under_the_commit_thread_loses_nothing_committed(
+    tmp_path: Path, faults: Disk, undisturbed: str, operation: str
+) -> None:
+    work(tmp_path / "count", in_thread=True)
+    count = faults.calls[operation]
+
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    refused = 0
+    for at in range(1, count, max(1, count // 4)):
+        root, done = tmp_path / str(at), list[int]()
+        faults.calls.clear()
+        faults.operation, faults.at, faults.fail = operation, at, fail
+        try:
+            work(root, done, in_thread=True)
+        except Refused as error:
+            require_two_lines(error, 6, f"No space left on the device while writing.*{root}")
+            refused += 1
+        faults.operation = ""
+        assert not (root / "tmp").is_dir() or list((root / "tmp").iterdir()) == []
+        if (root / "zarr.json").exists():
+            require_sound(root, done)
+        work(root, in_thread=True)
+        assert open_store(root).digest == undisturbed
+    assert refused >= 3 or operation == "rename"
+
+
 def test_a_record_is_whole_or_absent_where_the_disk_fills_within_it(tmp_path: Path, faults: Disk) -> None:
     root = tmp_path / "s"
     specs = [ArraySpec("a", "fp32", (800_000,)), ArraySpec("b", "fp32", (800_000,)), ArraySpec("c", "fp32", (10,))]
@@ -251,18 +281,21 @@ found = tests.Disk()
 disk.os = atomic_files.os = found
 atomic_files.open = found.open_file
 found.operation, found.at, found.fail = sys.argv[3], int(sys.argv[4]), lambda: os.kill(os.getpid(), signal.SIGKILL)
-tests.work(Path(sys.argv[2]))
+tests.work(Path(sys.argv[2]), in_thread=sys.argv[5] == "in a thread")
 """
 
 
-def test_killed_at_random_calls_and_resumed_it_is_as_if_nothing_had_happened(tmp_path: Path, undisturbed: str) -> None:
+@pytest.mark.parametrize("commits", ["between records", "in a thread"])
+def test_killed_at_random_calls_and_resumed_it_is_as_if_nothing_had_happened(
+    tmp_path: Path, undisturbed: str, commits: str
+) -> None:
     root = tmp_path / "s"
     chance = random.Random(7)
     kills = 0
     for operation, most in (("fsync", 40), ("write", 24), ("rename", 1), ("mkdir", 20), ("open", 30), ("fsync", 12)):
         at = chance.randrange(most)
         tests = str(Path(__file__).resolve().parents[1])
-        code = [sys.executable, "-W", "ignore", "-c", KILLED, tests, str(root), operation, str(at)]
+        code = [sys.executable, "-W", "ignore", "-c", KILLED, tests, str(root), operation, str(at), commits]
         kills += subprocess.run(code, check=False, timeout=60).returncode == -signal.SIGKILL
         if (root / "zarr.json").exists():
             require_sound(root, [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,10 +13,22 @@ import numpy as np
 import pytest
 from suites.store import RECIPE, VIDEO, made, record
 
-from vfc.cache_schema import ArraySpec, BadInput, Key, Record, RecordRejected, StoreWriter, UnknownName, open_store
+from vfc.cache_schema import (
+    ArraySpec,
+    BadInput,
+    Key,
+    Record,
+    RecordRejected,
+    Refused,
+    StoreWriter,
+    UnknownName,
+    open_store,
+)
 from vfc.cache_schema import root as root_module
 from vfc.cache_schema.parts import disk
-from vfc.cache_schema.parts.part import Part
+from vfc.cache_schema.parts.commits import WAITING
+from vfc.cache_schema.parts.part import Part, PartInfo
+from vfc.cache_schema.parts.part_writer import PartWriter
 from vfc.cache_schema.values.dtypes import stored_arrays
 from vfc.cache_schema.values.recipe import Recipe
 
@@ -50,6 +63,63 @@ def test_a_part_is_committed_when_it_is_old(tmp_path: Path, monkeypatch: pytest.
             now[0] = at
             writer.add(tiny(i))
             assert writer.committed == (3 if i >= 2 else 0)
+
+
+def test_a_thread_commits_in_order_few_parts_wait_and_its_error_comes_with_the_next_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end, begun = threading.Semaphore(0), list[int]()
+    commit = PartWriter.commit
+
+    def slow(part: PartWriter, committed_ns: int) -> PartInfo:
+        begun.append(committed_ns)
+        assert may_end.acquire(timeout=20)
+        if len(begun) == 4:
+            part.abandon()
+            raise Refused("The disk is full.", "Free some space.")
+        return commit(part, committed_ns)
+
+    monkeypatch.setattr(PartWriter, "commit", slow)
+    added = threading.Event()
+    writer = StoreWriter(tmp_path / "s", RECIPE, part_bytes=1, commit_thread=True)
+    writer.declare("video", VIDEO)
+    for i in range(WAITING):
+        writer.add(record(i))
+    assert all(record(i).key in writer for i in range(WAITING))
+    assert writer.committed == 0
+
+    def one_more() -> None:
+        writer.add(record(WAITING))
+        added.set()
+
+    thread = threading.Thread(target=one_more)
+    thread.start()
+    assert not added.wait(0.2)
+    may_end.release()
+    thread.join(20)
+    assert added.is_set()
+    assert writer.committed == 1
+
+    may_end.release(2)
+    writer.commit()
+    assert writer.committed == 3
+    writer.add(record(3))
+    may_end.release()
+    may_end.release(9)
+
+    def add_more() -> None:
+        for i in range(4, 40):
+            writer.add(record(i))
+            time.sleep(0.01)
+
+    with pytest.raises(Refused, match="The disk is full"):
+        add_more()
+    assert record(3).key not in writer
+    may_end.release(9)
+    writer.add(record(3))
+    writer.close()
+    assert begun == sorted(begun)
+    assert {record(i).key for i in range(4)} <= set(open_store(tmp_path / "s").keys())
 
 
 def test_commit_without_records_makes_no_part(tmp_path: Path) -> None:
