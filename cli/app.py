@@ -53,6 +53,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "report": ("heads:report", "From a store to a score", "Compare runs over seeds and item by item."),
     "train-head": ("heads:train_head", "From a store to a score", "Train a head on a store and test it once."),
+    "bench": ("bench:bench", "From a store to a score", "Measure what heads cost: parameters, FLOPs, time, memory."),
     "describe": (
         "describe:describe",
         "From a store to a score",
@@ -63,6 +64,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 _LESS_MEMORY: Final = {
     "train-head": "Give a smaller --batch with a larger --accumulate, --resident off, or --device cpu.",
     "predict": "Give fewer clips per call, or --device cpu.",
+    "bench": "Give a smaller --batch, --no-online, or --device cpu.",
     "describe": "Give a smaller model, or --device cpu.",
 }
 _POOLED: Final = "Close other programs, or use a store with fewer tokens: vfc store materialize --pool."

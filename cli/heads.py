@@ -101,18 +101,24 @@ def _about(name: str) -> str:
     return first_sentence(module_file(methods.__path__[0], name))
 
 
+def head_settings(name: str) -> type[Any]:
+    """The settings of `vfc train-head NAME`: `task`, `head` and `train`, side by side as one dataclass."""
+    from vfc.heads import lookup
+
+    parts = lookup.configs(name)
+    return dataclasses.make_dataclass(
+        "TrainHead",
+        [(part, type(value), dataclasses.field(default=value)) for part, value in parts.items()],
+        frozen=True,
+    )
+
+
 def _train_head(name: str) -> Callable[[], TyperCommand]:
     def load() -> TyperCommand:
         from vfc.heads import lookup
         from vfc.heads.training.fit import train
 
-        parts = lookup.configs(name)
-        # The settings of the task, of the head and of the training, side by side as one dataclass.
-        settings = dataclasses.make_dataclass(
-            "TrainHead",
-            [(part, type(value), dataclasses.field(default=value)) for part, value in parts.items()],
-            frozen=True,
-        )
+        settings = head_settings(name)
 
         def run(config: Any, progress: Progress) -> Outcome:
             result = train(name, config.task, config.head, config.train, progress)

@@ -209,7 +209,8 @@ class Head(AnticipationHead):
         if self.cmib is not None:
             streams = self.cmib(streams, valid)
         observed = batch.valid.sum(dim=1, keepdim=True)
-        self._check_length(int(observed.max()))
+        if self.trunk.limit and not self.config.beyond:
+            self._check_length(int(observed.max()))
         lengths = [*[steps] * len(self.past), self.queries]
         # Rotary positions as without padding: each part starts after the valid rows of the parts before it.
         positions = [i * observed + torch.arange(n, device=observed.device) for i, n in enumerate(lengths)]
@@ -231,7 +232,7 @@ class Head(AnticipationHead):
 
     def _check_length(self, observed: int) -> None:
         length, limit = len(self.past) * observed + self.queries, self.trunk.limit
-        if limit and length > limit and not self.config.beyond:
+        if length > limit:
             raise BadInput(
                 f"{observed} observed steps make a sequence of {length} rows; the LLM was trained for {limit}.",
                 "Give a larger --stride, an LLM with a longer context, or --beyond to exceed that length.",

@@ -77,6 +77,14 @@ def load(llm: str, dtype: str | None, quantize: Literal["8bit", "4bit"] | None) 
     return model
 
 
+def llama_7b() -> Any:
+    """The first LLaMA of 7 billion parameters, with weights that say nothing."""
+    from transformers import AutoModel, LlamaConfig
+
+    # The defaults of the library are the sizes of LLaMA-7B.
+    return AutoModel.from_config(LlamaConfig())
+
+
 def tokenizer(llm: str) -> Any:
     """The checkpoint's tokenizer; raises MissingPath if there is none."""
     name, revision = locate(llm)

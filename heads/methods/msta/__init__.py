@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -115,13 +115,13 @@ class Head(ClassifierHead):
         described: Described | None = getattr(config, "described", None)
         return {} if described is None else {"descriptions_digest": described.digest}
 
-    def __init__(self, config: Config, specs: Mapping[str, ArraySpec]) -> None:
+    def __init__(self, config: Config, specs: Mapping[str, ArraySpec], tail: Tail | None = None) -> None:
         super().__init__(config, specs)
         visual = require(specs, "visual", "msta")
         require(specs, "class.embedding" if config.towers == "video" else "class.tokens", "msta")
-        if config.tail is None:
+        if tail is None and config.tail is None:
             raise BadInput("The frozen blocks that msta adapts are not given.", "Give --tail FILE.")
-        tail = read_tail(config.tail, config.first)
+        tail = tail or read_tail(cast("Path", config.tail), config.first)
         if config.towers != "text":
             tail = replace(tail, frames=_frames(visual, tail))
         self._config, self._temperature = config, tail.temperature

@@ -1,0 +1,1 @@
+"""What a head costs: parameters, FLOPs, time and memory."""
