@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .hdf5 import export_hdf5
     from .import_report import ImportReport
 
-Format = Literal["hdf5", "npy", "safetensors"]
+Format = Literal["hdf5", "npy", "safetensors", "detection"]
 
 _ELSEWHERE = {"ExportReport": "exports", "ImportReport": "import_report", "export_hdf5": "hdf5"}
 
@@ -34,7 +34,7 @@ def __getattr__(name: str) -> Any:
 def export(
     root: Path, out: Path, to: Format, progress: Progress, *, arrays: Sequence[str] = (), verify: bool = True
 ) -> ExportReport:
-    """Export a store, or the named arrays of it, to a file (hdf5) or folder (npy, safetensors).
+    """Export a store, or the named arrays of it, to a file (hdf5) or folder (the others).
 
     Run again it goes on: what is there and as it should be is left, what is new or damaged is written.
 

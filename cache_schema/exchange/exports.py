@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ from vfc.cache_schema.values.record import ArraySpec, Json
 from vfc.cache_schema.values.report import Report
 
 FORMS: Final[Mapping[str, str]] = {
+    "detection": "vfc detection export 1",
     "hdf5": "vfc hdf5 export 1",
     "npy": "vfc npy export 1",
     "safetensors": "vfc safetensors export 1",
@@ -56,6 +57,11 @@ def chosen(reader: StoreReader, arrays: Sequence[str]) -> dict[str, tuple[ArrayS
 def names(kinds: Mapping[str, Sequence[ArraySpec]]) -> tuple[str, ...]:
     """The names of the arrays of all kinds, each once, sorted."""
     return tuple(sorted({spec.name for specs in kinds.values() for spec in specs}))
+
+
+def shapes(specs: Iterable[ArraySpec]) -> str:
+    """Arrays with their shapes, in words; L where it differs from record to record."""
+    return ", ".join(f"{s.name} [{', '.join('L' if size is None else str(size) for size in s.shape)}]" for s in specs)
 
 
 def identity(reader: StoreReader, form: str, kinds: Mapping[str, Sequence[ArraySpec]]) -> dict[str, Json]:

@@ -56,26 +56,39 @@ class NpyWriter:
 
     def __init__(self, out: Path, rows: Mapping[Key, Row]) -> None:
         self._out, self._rows = out, rows
-        self._used = {f"{key.kind}/{_name_in(row)}" for key, row in rows.items()}
+        self._used = {f"{key.kind}/{self._name_in(key, row)}" for key, row in rows.items()}
 
     def add(self, record: StoredRecord, specs: Sequence[ArraySpec]) -> list[Row]:
         """Write one record."""
         key = record.key
         listed = self._rows.get(key)
-        name = _name_in(listed) if listed else _unused(_path_name(key), key, self._used)
+        name = self._name_in(key, listed) if listed else _unused(self.path_name(key), key, self._used)
         files: dict[str, Json] = {}
         for spec in specs:
-            files[spec.name] = f"{key.kind}/{spec.name}/{name}.npy"
-            self._save(f"{key.kind}/{spec.name}/{name}.npy", _plain(record, spec))
+            files[spec.name] = file = f"{self.folder(key.kind, spec.name)}/{name}.npy"
+            self._save(file, _plain(record, spec))
             if spec.dtype == "int8":
                 scale = f"{spec.name}.scale"
-                files[scale] = f"{key.kind}/{scale}/{name}.npy"
-                self._save(f"{key.kind}/{scale}/{name}.npy", record.arrays[scale])
+                files[scale] = file = f"{self.folder(key.kind, scale)}/{name}.npy"
+                self._save(file, record.arrays[scale])
         return [_row(record, {"files": files}, _checksums(record))]
 
     def flush(self) -> list[Row]:
         """Nothing is waiting to be written."""
         return []
+
+    def folder(self, kind: str, array: str) -> str:
+        """The folder of the files of an array."""
+        return f"{kind}/{array}"
+
+    def path_name(self, key: Key) -> str:
+        """The name that the files of a record share, without `.npy`; empty where none can be made of its key."""
+        return _path_name(key)
+
+    def _name_in(self, key: Key, row: Row) -> str:
+        """The name that a listed record's files share."""
+        array, file = next(iter(row["files"].items()))
+        return str(file).removeprefix(f"{self.folder(key.kind, array)}/").removesuffix(".npy")
 
     def _save(self, file: str, values: npt.NDArray[Any]) -> None:
         path = self._out / file
@@ -89,12 +102,6 @@ class NpyWriter:
         except BaseException:
             remove(unfinished)
             raise
-
-
-def _name_in(row: Row) -> str:
-    """The name that a listed record's files share."""
-    file: str = next(iter(row["files"].values()))
-    return file.split("/", 2)[2].removesuffix(".npy")
 
 
 class SafetensorsWriter:

@@ -1,4 +1,4 @@
-"""A store as a folder: one npy file per record and array, or safetensors files of many records.
+"""A store as a folder: one npy file per record and array, safetensors files of many records, or as toolkits read it.
 
 `export.json` says of what store; `index.jsonl` says which record is where, with its checksums, and grows as records
 are written, so that a run that was killed is gone on with; `store.json` holds the recipe and what the arrays are, and
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Final, Literal
 
 from vfc.cache_schema import catalog
 from vfc.cache_schema.annotations.rows import annotation_files
@@ -25,6 +25,7 @@ from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import ArraySpec, Json, Key
 
+from .detection import DetectionWriter, describe_features, vectors
 from .export_reader import ABOUT, BEGUN, INDEX, exported_record, index_digest, read_index
 from .exports import ExportReport, chosen, described, identity, names, require_free, require_same
 from .file_writers import FileWriter, NpyWriter, Row, SafetensorsWriter
@@ -34,7 +35,7 @@ def export_files(
     root: Path,
     out: Path,
     progress: Progress,
-    form: Literal["npy", "safetensors"],
+    form: Literal["npy", "safetensors", "detection"],
     *,
     arrays: Sequence[str] = (),
     verify: bool = True,
@@ -49,16 +50,20 @@ def export_files(
     safetensors: `<kind>-00000.safetensors` and so on, about 256 MB each, tensors called `<name>/<array>`. Values are
     the stored ones: bf16 as bfloat16, int8 with `<array>.scale` beside it. What is new goes into further files.
 
+    detection: see `detection`; one array of one vector per step.
+
     Raises:
-        BadInput: something else is at `out` already.
+        BadInput: something else is at `out` already; no array, or several, have one vector per step (detection).
         UnknownName: no such array.
         Damaged: bytes of a record are not what was committed, or not what was written.
         Refused, ReadOnlyTarget: the target is full or takes no writes.
     """
     reader = open_store(root)
     kinds = chosen(reader, arrays)
+    if form == "detection":
+        kinds = vectors(reader, arrays)
     listed = _begin(reader, out, form, kinds)
-    writer: FileWriter = NpyWriter(out, listed) if form == "npy" else SafetensorsWriter(out, listed)
+    writer: FileWriter = _WRITERS[form](out, listed)
     total = sum(len(reader.keys(kind)) for kind in kinds)
     progress.begin(f"export {form}", total, "records")
     present = mended = 0
@@ -74,11 +79,20 @@ def export_files(
                 index.add(writer.add(stored.record(number), kinds[key.kind]))
             progress.advance()
         index.add(writer.flush())
+    if form == "detection":
+        describe_features(reader, out, kinds["video"][0], read_index(out))
     _finish(reader, out, {**described(reader, form, kinds), "index_digest": index_digest(read_index(out))})
     files = [path for path in out.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     checked = index.written + present if verify else 0
     return ExportReport(str(out), form, total, names(kinds), len(files), size, present, mended, checked)
+
+
+_WRITERS: Final[Mapping[str, Callable[[Path, Mapping[Key, Row]], FileWriter]]] = {
+    "npy": NpyWriter,
+    "safetensors": SafetensorsWriter,
+    "detection": DetectionWriter,
+}
 
 
 class _Index:

@@ -32,7 +32,11 @@ class ExportConfig:
     """The store, and the format."""
 
     store: Path = setting(MISSING, "The store", argument=True)
-    format: Literal["hdf5", "npy", "safetensors"] = setting(MISSING, "Format of the export", "Output")
+    format: Literal["hdf5", "npy", "safetensors", "detection"] = setting(
+        MISSING,
+        "Format of the export; detection: [T, D] npy files and a JSON for toolkits of action detection, anticipation",
+        "Output",
+    )
     out: Path = setting(MISSING, "File (hdf5) or folder to create or to complete", "Output")
     arrays: tuple[str, ...] = setting(
         (), "Arrays to export; default: all of them", "Input", flag="array", metavar="ARRAY,..."
@@ -103,7 +107,7 @@ COMMANDS: tuple[Command[Any], ...] = (
     ),
     Command(
         "store export",
-        "Write a store as HDF5, as a folder of npy files, or as safetensors.",
+        "Write a store as HDF5, as npy files, as safetensors, or for toolkits of action detection.",
         ExportConfig,
         _export,
         "vfc store export ./store --format hdf5 --out store.h5",
