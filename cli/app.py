@@ -36,6 +36,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "From videos to a store",
         "Run a frozen model over videos and keep its hidden states.",
     ),
+    "videos": (
+        "videos:videos",
+        "From videos to a store",
+        "Show how a list or a folder of videos is understood.",
+    ),
     "plan": ("extract:plan", "From videos to a store", "Estimate what extract would do: records, bytes, time."),
     "store": ("store:store", "The store", "Inspect, verify, repair, compact, merge, convert, compare ..."),
     "models": (

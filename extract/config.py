@@ -39,6 +39,11 @@ class ExtractConfig:
         "Folder that names, and paths in a list, are relative to; default: that of the videos or the list",
         "Input",
     )
+    label: str | None = setting(
+        None, "Which label of a list that has several: verb, noun, action (EPIC-KITCHENS), or a column", "Input"
+    )
+    class_list: Path | None = setting(None, "Names of numbered classes of a list: one per line, CSV or JSON", "Input")
+    split_folders: bool = setting(True, "Read folders train, val, test on top of a tree as splits", "Input")
     include: tuple[str, ...] = setting((), "Only these classes", "Input", metavar="CLASS,...")
     exclude: tuple[str, ...] = setting((), "All classes but these", "Input", metavar="CLASS,...")
     classes: str | None = setting(None, "Built-in class list that splits the classes, for example hmdb51-arn", "Input")

@@ -13,7 +13,7 @@ SPLITS: Final = ("train", "val", "test")
 
 _SPELLINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "train": ("training",),
-    "val": ("valid", "validation", "dev", "development"),
+    "val": ("valid", "validation", "dev", "development", "validate"),
     "test": ("testing", "eval", "evaluation"),
 }
 _SPLIT_OF: Final = {word: split for split, words in _SPELLINGS.items() for word in (split, *words)}

@@ -32,6 +32,7 @@ _INPUTS: Final = {
     "test_list": "Give the official list of test videos.",
     "train_list": "Give the official list of training videos.",
     "flow": "Give the folder of flow files of these clips.",
+    "sources": "Give a list of videos, a folder of lists, or a folder of videos.",
     "videos": "Give a folder of videos, or a list of them (CSV, JSONL or a published list).",
 }
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .collect import collect
-from .video import Collection, Video, has_file
+from vfc.extract.collection.collect import collect, read_sources, selected
+from vfc.extract.collection.document import ListOptions
+from vfc.extract.collection.video import Collection, Video, has_file
 
-__all__ = ["Collection", "Video", "collect", "has_file"]
+__all__ = ["Collection", "ListOptions", "Video", "collect", "has_file", "read_sources", "selected"]

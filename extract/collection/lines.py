@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from vfc.cache_schema.values.errors import BadInput
 
-from .listing import Listing, Row, forward_slashes
+from .formats import formats
+from .listing import Listing, Row, Search, forward_slashes
 from .readings import Line, refuse_stems_with_columns, refuse_two_readings, unquoted
 from .video import VIDEO_SUFFIXES, folder_label
 
@@ -24,7 +25,8 @@ _KINDS: Final[dict[str, re.Pattern[str]]] = {
 and may hold blanks, commas and parentheses."""
 _QUOTED_PATH: Final = re.compile(rf'"(?P<path>[^"]+{_SUFFIX})"(?=[\s,]|$)', re.IGNORECASE)
 _LINE_RULE: Final = (
-    "A line is 'class/stem', 'path', 'path label' or 'split//path'; paths end in a video suffix such as .mp4."
+    "A line is 'class/stem', 'path', 'path label' or 'split//path'; paths end in a video suffix such as .mp4. "
+    f"Lists of data sets are read as they are: {', '.join(each.name for each in formats())}."
 )
 _HMDB_FILE: Final = re.compile(r"(?P<label>.+)_test_split\d")
 _HMDB_LINE: Final = re.compile(r"[^/]+ [012]")
@@ -61,15 +63,14 @@ def read_lines(file: Path, text: str) -> Listing:
 
 
 def _read_hmdb(file: Path, label: str, lines: list[tuple[str, str]]) -> Listing:
-    """HMDB51's own lists: a file per class, lines of `name 1` (train), `name 2` (test) and `name 0` (unused)."""
+    """HMDB51's own lists: a file per class, lines of `name 1` (train), `name 2` (test) and `name 0` (neither)."""
     rows = []
     for where, line in lines:
         name, _, number = line.rpartition(" ")
-        if number in _HMDB_SPLITS:
-            rows.append(Row(f"{label}/{name}", label, _HMDB_SPLITS[number], where, "suffix"))
-    unused = len(lines) - len(rows)
-    notes = (f"{file.name}: {unused} videos are in neither split and are left out.",) if unused else ()
-    return Listing(file, "HMDB51 official", tuple(rows), notes)
+        rows.append(Row(f"{label}/{name.strip()}", label, _HMDB_SPLITS.get(number, ""), where, "suffix"))
+    unused = sum(not row.split for row in rows)
+    notes = (f"{file.name}: {unused} videos are in neither split of this fold.",) if unused else ()
+    return Listing(file, "HMDB51 official", tuple(rows), notes, names_split=False)
 
 
 def _kind(line: str) -> str:
@@ -85,7 +86,7 @@ def _groups(kind: str, line: str) -> dict[str, str]:
 def _row(kind: str, groups: dict[str, str], where: str) -> Row:
     path, label = groups["path"], unquoted(groups.get("label", ""))
     folder = folder_label(path)
-    search: Literal["suffix", "stem"] = "stem" if kind == "class/stem" else "suffix"
+    search: Search = "stem" if kind == "class/stem" else "suffix"
     if label.isascii() and label.isdigit():
         return Row(path, folder, "", where, search, number=label)
     return Row(path, label or folder or groups.get("token", ""), groups.get("split", ""), where, search)

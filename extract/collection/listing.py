@@ -9,13 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-_WORD_END: Final = r"(?=list|split|s?(?![a-z]))"
+_WORD_END: Final = r"(?=list|split|set|s?(?![a-z]))"
 SPLIT_PATTERNS: Final = {
     "train": r"(?<![a-z])train(ing)?",
-    "val": rf"(?<![a-z])(val(id(ation)?)?|dev(elopment)?){_WORD_END}",
+    "val": rf"(?<![a-z])(val(id(ation|ate)?)?|dev(elopment)?){_WORD_END}",
     "test": rf"(?<![a-z])(test(ing)?|eval(uation)?{_WORD_END})",
 }
 """Split -> how the name of a list file says it: as a word of its own, or before `list` or `split`."""
+
+
+Search = Literal["nowhere", "suffix", "stem", "id"]
 
 
 @dataclass(frozen=True)
@@ -23,29 +26,43 @@ class Row:
     """One line of a list. `path` is as written, with forward slashes. `where` is its file and line, for messages.
 
     `search`: where else to look for the file: `nowhere` (a table names files), `suffix` (the same folder, another
-    suffix) or `stem` (the list names stems, not files). `number` is the label where the list numbers its classes.
+    suffix), `stem` (the list names stems, not files) or `id` (the stem is that of one video of the data set, wherever
+    it lies). `number` is the label where the list numbers its classes. `other_stems`: how else the file may be called.
     """
 
     path: str
     label: str
     split: str
     where: str
-    search: Literal["nowhere", "suffix", "stem"]
+    search: Search
     number: str = ""
     start_seconds: float | None = None
     end_seconds: float | None = None
     group: str = ""
+    other_stems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The rows of one file. `kind`: the format it was read as. `is_table`: whether it has columns."""
+    """The rows of one file. `kind`: the format it was read as. `is_table`: whether its name says no split.
+
+    `names_split`: whether its name may say one beside other lists. `labels`: those that --label chooses from, where
+    there are several. `folder`: where its paths start from, if not in the folder of the file.
+    """
 
     file: Path
     kind: str
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
     is_table: bool = False
+    names_split: bool = True
+    labels: tuple[str, ...] = ()
+    folder: Path | None = None
+
+    @property
+    def is_unlabelled(self) -> bool:
+        """Whether no row has a label."""
+        return not any(row.label for row in self.rows)
 
     def summary(self) -> str:
         """How the file was read, in one line."""
@@ -55,7 +72,7 @@ class Listing:
 
     def with_split_of_file_name(self) -> Listing:
         """Rows without a split get the one that the name of the file says."""
-        split = split_in_name(self.file.stem)
+        split = split_in_name(self.file.stem) if self.names_split else ""
         return replace(self, rows=tuple(replace(row, split=row.split or split) for row in self.rows))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import posixpath
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import Final, TypeVar
 from vfc.cache_schema.annotations.lists import spelling
 from vfc.cache_schema.values.errors import BadInput
 
-from .listing import Row
+from .frame_folder import is_frame_folder
+from .listing import Row, Search
 from .tree import walk
 from .video import folder_label, name_of, stem_of
 
@@ -28,12 +29,16 @@ class Lookup:
 
     `suffix`: the same stem in a folder of the same name; case, blanks and underscores do not count. `stem`: also the
     same stem in a folder that is none of the listed classes (data sets that come without class folders), and for
-    Kinetics the 11 letters of the clip's id, alone or with the same seconds.
+    Kinetics the 11 letters of the clip's id, alone or with the same seconds. `id`: the same in any folder. A folder of
+    numbered pictures is found as a file is. `any_path`: whether a row may name a path outside of the root, for a list
+    whose videos need not be there.
     """
 
-    def __init__(self, root: Path, rows: Iterable[Row]) -> None:
-        self.root = root
+    def __init__(self, root: Path, rows: Iterable[Row], *, any_path: bool = False) -> None:
+        rows = tuple(rows)
+        self.root, self._any_path = root, any_path
         self._classes = {_folder(row.path) for row in rows}
+        self._clips_of_id = Counter(_clip_id(path) for path in {row.path for row in rows})
 
     def locate(self, row: Row) -> str | None:
         """The path below the root of the file that `row` means; None where there is none.
@@ -41,13 +46,14 @@ class Lookup:
         Raises:
             BadInput: it lies outside of the root, or several files fit.
         """
-        path = self.expected_path(row)
-        if row.search != "stem" and (self.root / path).is_file():
+        moved = self._below_root(row) if row.search in ("suffix", "id") else None
+        path = self.expected_path(row) if moved is None else moved
+        if row.search != "stem" and _is_there(self.root / path):
             return path
         if row.search == "nowhere":
             return None
-        for candidates in self._candidates(stem_of(path), row.search == "stem"):
-            matches = self._in_folder(candidates, _folder(path), row.search == "stem")
+        for candidates in self._candidates(row, path):
+            matches = self._in_folder(candidates, path, row.search)
             if len(matches) > 1:
                 raise BadInput(
                     f"{row.where}: {row.path!r} fits several files: {', '.join(sorted(matches)[:3])}.",
@@ -63,23 +69,37 @@ class Lookup:
         if posixpath.isabs(path) and Path(path).is_relative_to(self.root.absolute()):
             path = Path(path).relative_to(self.root.absolute()).as_posix()
         path = posixpath.normpath(path)
-        if posixpath.isabs(path) or path == ".." or path.startswith("../"):
+        if not self._any_path and (posixpath.isabs(path) or path == ".." or path.startswith("../")):
             raise BadInput(
                 f"{row.where}: {row.path!r} lies outside of {self.root}.", "Give a --root above all listed videos."
             )
         return path
 
-    def _in_folder(self, candidates: list[str], folder: str, anywhere: bool) -> list[str]:
-        parents = [(_folder(path), path) for path in candidates]
-        matches = [path for parent, path in parents if parent == folder]
-        return matches or [path for parent, path in parents if anywhere and parent not in self._classes]
+    def _below_root(self, row: Row) -> str | None:
+        """The end of an absolute path of another machine that is there below the root."""
+        parts = posixpath.normpath(row.path).split("/")
+        if not posixpath.isabs(row.path) or Path(row.path).is_relative_to(self.root.absolute()):
+            return None
+        ends = ("/".join(parts[i:]) for i in range(1, len(parts)))
+        return next((end for end in ends if end and _is_there(self.root / end)), None)
 
-    def _candidates(self, stem: str, by_id: bool) -> Iterator[list[str]]:
-        yield self._by_stem.get(name_of(stem), [])
-        yield self._by_spelling.get(spelling(name_of(stem)), [])
-        clip = _KINETICS.fullmatch(stem)
-        if clip and by_id:
-            yield self._by_id.get((clip["id"], None), [])
+    def _in_folder(self, candidates: list[str], path: str, search: Search) -> list[str]:
+        parents = [(_folder(candidate), candidate) for candidate in candidates]
+        matches = [candidate for parent, candidate in parents if parent == _folder(path)]
+        if matches or search == "suffix":
+            return matches
+        if search == "id":
+            return candidates
+        return [candidate for parent, candidate in parents if parent not in self._classes]
+
+    def _candidates(self, row: Row, path: str) -> Iterator[list[str]]:
+        for stem in (stem_of(path), *row.other_stems):
+            yield self._by_stem.get(name_of(stem), [])
+            yield self._by_spelling.get(spelling(name_of(stem)), [])
+        clip = _KINETICS.fullmatch(stem_of(path))
+        if clip and row.search in ("stem", "id"):
+            if self._clips_of_id[clip["id"]] <= 1 or row.search == "stem":
+                yield self._by_id.get((clip["id"], None), [])
             yield self._by_id.get((clip["id"], (int(clip["start"]), int(clip["end"]))), [])
 
     @cached_property
@@ -102,6 +122,15 @@ class Lookup:
             elif len(stem) == 11:
                 pairs.append(((stem, None), path))
         return _grouped(pairs)
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_file() or is_frame_folder(path)
+
+
+def _clip_id(path: str) -> str:
+    clip = _KINETICS.fullmatch(stem_of(path))
+    return clip["id"] if clip else ""
 
 
 def _folder(path: str) -> str:

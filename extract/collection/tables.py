@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from vfc.cache_schema.annotations import require_split
+from vfc.cache_schema.annotations import require_split, source
 from vfc.cache_schema.values.errors import BadInput, suggestion
 
+from .document import label_error
+from .formats import formats
 from .listing import Listing, Row, forward_slashes
 
 COLUMNS: Final = ("path", "label", "split", "start_seconds", "end_seconds", "group")
+_PATHS: Final = {"path", "name"}
 _SYNONYMS: Final = {
     "class": "label", "category": "label", "action": "label", "subset": "split",
     "start": "start_seconds", "end": "end_seconds", "time_start": "start_seconds", "time_end": "end_seconds",
@@ -25,21 +28,27 @@ _TABLE_RULE: Final = (
 )
 
 
-def read_csv(file: Path, text: str) -> Listing:
+def read_csv(file: Path, text: str, label: str = "") -> Listing:
     """Read a table whose first line names the columns, separated by comma, semicolon or tab.
+
+    `label`: the column that holds the label, if not `label`.
 
     Raises:
         BadInput: a header without `path`, or a malformed line.
     """
     header = text.split("\n", 1)[0].strip("\r")
-    separator = next((s for s in ",;\t" if "path" in [c.strip(' "').lower() for c in header.split(s)]), None)
+    separator = next((s for s in ",;\t" if _PATHS & {c.strip(' "').lower() for c in header.split(s)}), None)
     if separator is None:
         raise BadInput(
             f"{file}, line 1: the header {header!r} names no column 'path'.",
-            f"Begin with the line {','.join(COLUMNS)} (only path is required), or rename a list of lines to .txt.",
+            f"Begin with the line {','.join(COLUMNS)} (only path is required), or rename a list of lines to .txt. "
+            f"Lists of data sets are read as they are: {', '.join(each.name for each in formats())}.",
         )
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
     columns = [column.strip().lower() for column in next(reader)]
+    if label and label.lower() not in columns:
+        raise label_error(file, label, [column for column in columns if column not in COLUMNS or column == "label"])
+    columns = _own_names(columns, label)
     if repeated := [column for column in COLUMNS if columns.count(column) > 1]:
         raise BadInput(f"{file}, line 1: there are {columns.count(repeated[0])} columns {repeated[0]!r}.", _TABLE_RULE)
     notes = _unread_columns(f"{file}, line 1", columns)
@@ -50,11 +59,11 @@ def read_csv(file: Path, text: str) -> Listing:
                 rows.append(_csv_row(columns, values, f"{file}, line {reader.line_num}"))
     except csv.Error as error:
         raise BadInput(f"{file}, line {reader.line_num}: {error}.", _TABLE_RULE) from None
-    return Listing(file, "CSV", tuple(rows), notes, is_table=True)
+    return Listing(file, "CSV", tuple(rows), notes, is_table=True, labels=(label,) if label else ())
 
 
-def read_jsonl(file: Path, text: str) -> Listing:
-    """Read a table of one JSON object per line.
+def read_jsonl(file: Path, text: str, label: str = "") -> Listing:
+    """Read a table of one JSON object per line. `label`: the field that holds the label, if not `label`.
 
     Raises:
         BadInput: a malformed line.
@@ -71,11 +80,24 @@ def read_jsonl(file: Path, text: str) -> Listing:
             raise BadInput(f"{where}: not JSON ({error.msg}, column {error.colno}).", _TABLE_RULE) from None
         if not isinstance(values, dict):
             raise BadInput(f"{where}: not a JSON object.", _TABLE_RULE)
+        values = dict(zip(_own_names(list(values), label), values.values(), strict=True))
         if not values.keys() <= columns.keys():
             _unread_columns(where, list(values))
             columns |= dict.fromkeys(values)
         rows.append(_row(values, where))
-    return Listing(file, "JSONL", tuple(rows), _unread_columns(str(file), list(columns)), is_table=True)
+    notes = _unread_columns(str(file), list(columns))
+    if label and "label" not in columns:
+        raise label_error(file, label, [column for column in columns if column not in COLUMNS])
+    return Listing(file, "JSONL", tuple(rows), notes, is_table=True, labels=(label,) if label else ())
+
+
+def _own_names(columns: Sequence[str], label: str) -> list[str]:
+    """The columns as they are called here: `name` is the path where there is none; --label says which the label is."""
+    path = next((name for name in ("path", "name") if name in columns), "path")
+    renamed = {path: "path"}
+    if label:
+        renamed |= {"label": "another label", label.lower(): "label"}
+    return [renamed.get(column, column) for column in columns]
 
 
 def _unread_columns(where: str, columns: Sequence[str]) -> tuple[str, ...]:
@@ -106,6 +128,8 @@ def _row(values: Mapping[str, Any], where: str) -> Row:
     except BadInput as error:
         raise BadInput(f"{where}: {error.problem}", error.remedy) from None
     path = forward_slashes(path)
+    if start is not None or end is not None:
+        path = source(path)
     return Row(path, label, split, where, "nowhere", start_seconds=start, end_seconds=end, group=group)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vfc.cache_schema.values.errors import BadInput, MissingPath
 
+from .frame_folder import frame_files
 from .video import folder_label, is_video
 
 
@@ -17,13 +18,15 @@ from .video import folder_label, is_video
 class Tree:
     """The files below a folder.
 
-    `videos`: paths relative to the folder, with forward slashes, sorted. `skipped`: suffix -> number of other files.
+    `videos`: paths relative to the folder, with forward slashes, sorted; `frame_folders`: those of them that are
+    folders of numbered pictures. `skipped`: suffix -> number of other files.
     `duplicate_links`: links to one of the videos in a folder of the same name; they are not among `videos`.
     """
 
     videos: tuple[str, ...]
     skipped: Counter[str]
     duplicate_links: tuple[str, ...]
+    frame_folders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class _File:
     relative: str
     real: str
     linked: bool
+    frames: bool = False
 
 
 def walk(root: Path) -> Tree:
@@ -46,7 +50,7 @@ def walk(root: Path) -> Tree:
         name = file.relative.rpartition("/")[2]
         if name.startswith("."):
             skipped["hidden"] += 1
-        elif is_video(name):
+        elif file.frames or is_video(name):
             files.append(file)
         else:
             skipped[os.path.splitext(name)[1].lower()] += 1
@@ -56,7 +60,8 @@ def walk(root: Path) -> Tree:
     for file in sorted(files, key=lambda f: (f.linked, f.relative)):
         if first_path.setdefault((file.real, folder_label(file.relative)), file.relative) != file.relative:
             duplicates.append(file.relative)
-    return Tree(tuple(sorted(first_path.values())), skipped, tuple(sorted(duplicates)))
+    folders = sorted({file.relative for file in files if file.frames} & set(first_path.values()))
+    return Tree(tuple(sorted(first_path.values())), skipped, tuple(sorted(duplicates)), tuple(folders))
 
 
 def _files(folder: Path, relative: str, real: str, linked: bool, parents: frozenset[str]) -> Iterator[_File]:
@@ -67,7 +72,12 @@ def _files(folder: Path, relative: str, real: str, linked: bool, parents: frozen
         raise MissingPath(f"There is no folder {folder}.", "Give an existing folder with videos.") from None
     except OSError as error:
         raise BadInput(f"The folder {folder} cannot be listed: {error.strerror}.", "Make it readable.") from error
+    frames = frozenset(frame_files(entry.name for entry in entries) if relative else ())
+    if frames:
+        yield _File(relative, real, linked, frames=True)
     for entry in entries:
+        if entry.name in frames:
+            continue
         is_link = entry.is_symlink()
         entry_real = os.path.realpath(entry.path) if is_link else os.path.join(real, entry.name)
         entry_relative = f"{relative}/{entry.name}" if relative else entry.name

@@ -22,9 +22,9 @@ class Video:
     """One video, or one segment of a video.
 
     `name`: the name in the key of its records, the path below the collection's root with forward slashes in Unicode
-    NFC; of a segment `<path>#t=<start>-<end>`. `path`: the file; it need not exist (a listed file that is missing is
-    extracted as a failure, and listed). `group` names the source that it was cut from. An empty label, split or group
-    means that it is not known.
+    NFC; of a segment `<path>#t=<start>-<end>`. `path`: the file, or the folder of its numbered pictures; it need not
+    exist (a listed file that is missing is extracted as a failure, and listed). `group` names the source that it was
+    cut from. An empty label, split or group means that it is not known.
     """
 
     name: str
@@ -41,13 +41,15 @@ class Collection:
     """Videos sorted by name (as UTF-8), every name once.
 
     `skipped`: suffix -> number of files that are no videos. `missing`: names of listed videos whose file does not
-    exist; they are among `videos`. `notes`: how the collection was read, as lines for the user.
+    exist; they are among `videos`. `notes`: how the collection was read, as lines for the user. `formats`: (list file,
+    the format it was read as).
     """
 
     videos: tuple[Video, ...]
     skipped: Mapping[str, int] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    formats: tuple[tuple[str, str], ...] = ()
 
     def annotations(self) -> Annotations:
         """Labels, splits and times, one row per video."""

@@ -56,7 +56,14 @@ def read_inputs(config: ExtractConfig, progress: Progress) -> Inputs:
     if config.episodes is not None and any("options" in prompt.fields for prompt in prompts):
         EpisodeList.read(config.episodes)
     collection = collect(
-        config.videos, root=config.root, include=config.include, exclude=config.exclude, classes=config.classes
+        config.videos,
+        root=config.root,
+        include=config.include,
+        exclude=config.exclude,
+        classes=config.classes,
+        label=config.label,
+        class_list=config.class_list,
+        split_folders=config.split_folders,
     )
     annotations = collection.annotations()
     texts = read_class_texts(config.texts, config.template, annotations.labels()) if config.texts is not None else ()

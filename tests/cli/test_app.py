@@ -24,7 +24,7 @@ def commands(group: TyperGroup, path: tuple[str, ...] = ()) -> Iterator[tuple[st
 
 
 ALL = sorted(commands(app.root()))
-NEEDS_MORE = ("store", "models", "predict", "describe")
+NEEDS_MORE = ("store", "models", "predict", "describe", "videos")
 """Commands that cannot do without a store, a model or a run being named."""
 
 

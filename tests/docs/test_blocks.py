@@ -20,6 +20,7 @@ PLACES: dict[str, Callable[[Path], None]] = {
     "docs/concepts.md": places.image_store,
     "docs/guides/few-shot.md": places.videos_and_examples,
     "docs/guides/classification.md": places.few_videos,
+    "docs/guides/your-data-set.md": places.few_videos,
     "docs/guides/anticipation.md": places.archive_and_videos,
     "docs/guides/cluster.md": places.few_videos,
     "docs/heads/actionllm.md": places.frame_labels,

@@ -402,13 +402,14 @@ def test_official_hmdb_lists(tmp_path: Path) -> None:
         "carnival/v.avi": ("carnival", "train"),
         "clap/#20_Rhythm_clap_u_nm_np1_fr_goo_0.avi": ("clap", "train"),
         "clap/b_clap.avi": ("clap", "test"),
+        "clap/c_clap.avi": ("clap", ""),
         "draw_sword/a_draw_sword_1.avi": ("draw_sword", "test"),
     }
-    assert any("clap_test_split1.txt: 1 videos are in neither split" in note for note in collection.notes)
+    assert any("clap_test_split1.txt: 1 videos are in neither split of this fold" in note for note in collection.notes)
     listed(lists / "clap_test_split2.txt", "b_clap.avi 1")
     with pytest.raises(BadInput, match=r"several splits: \*split1\.txt, \*split2\.txt"):
         collect(lists, root=tmp_path / "data")
-    assert len(collect(lists / "*split1.txt", root=tmp_path / "data").videos) == 4
+    assert len(collect(lists / "*split1.txt", root=tmp_path / "data").videos) == 5
 
 
 def test_alibaba_lists(tmp_path: Path) -> None:
@@ -535,7 +536,7 @@ def test_lines_that_cannot_be_used(tmp_path: Path, lines: list[str], message: st
         (["a.mp4 train", "b.mp4 validation"], r"the class 'train', or a path, and the split 'train'"),
         (["a.mp4 walk test", "b.mp4 run Train"], r"the class 'walk test', or a path, a label, and the split 'test'"),
         ([f"v/{i}.mp4 {n}" for i, n in enumerate((97, 120, 64, 233, 81))], r"the number of its frames \(97\)"),
-        (["walk/a 120 3"], r"1: walk/a 120 3 is the video 'a 120 3' of the class 'walk', or a path 'a' and columns"),
+        (["walk/a 120 3", "walk/b"], r"1: walk/a 120 3 is the video 'a 120 3' of the class 'walk', or a path 'a' and"),
         (["v/a.mp4;walk"], r"is the video 'a\.mp4;walk' of the class 'v', or a path 'a\.mp4' and columns"),
     ],
 )  # fmt: skip
