@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -24,9 +24,10 @@ def row_of(counts: Counts, times: int = 1) -> Row:
     return {name: -(-sum(counter.values()) // times) for name, counter in totals.items()}
 
 
-def largest(rows: Sequence[Row]) -> Row:
+def largest(rows: Iterable[Row]) -> Row:
     """The largest numbers of several batches or steps."""
-    return {name: max(row[name] for row in rows) for name in rows[0]}
+    each = list(rows)
+    return {name: max(row[name] for row in each) for name in each[0]}
 
 
 def check(name: str, row: Row, details: str = "") -> None:
