@@ -1,4 +1,4 @@
-"""Every head trains, is tested and predicts on an emulated GPU, wherever its features lie: as on a CPU, without waiting."""
+"""Every head trains, is tested and predicts on an emulated GPU, wherever its features lie: as on a CPU, no wait."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Trained:
 def trained(store_of: Callable[[str], Path], llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
     """Trains a head with its defaults, which are made small where the features are."""
     own: dict[str, Any] = {"msta": {"dim": 8}, "actionllm": {"llm": str(llama), "queries": 8, "cmib_width": 8}}
-    short = {"steps": 2, "epochs": 0, "least_steps": 0, "warmup_epochs": 0, "batch": 2, "validate_every": 2}
+    short = {"steps": 3, "epochs": 0, "least_steps": 0, "warmup_epochs": 0, "batch": 2, "validate_every": 3}
 
     @cache
     def of(head: str, store: str, placement: str, device: str) -> Trained:
@@ -160,5 +160,9 @@ def test_a_head_on_the_device_is_that_of_the_cpu(
     else:
         np.testing.assert_allclose(on_device.predictions, on_cpu.predictions, atol=1e-3)
     if steps:
-        details = "\n".join(map(str, steps))
-        table.check(f"train {head} on {store}, {placement}, per step", table.largest(map(table.row_of, steps)), details)
+        row = table.largest(map(table.row_of, steps[1:]))  # the first loads the features
+        if placement != "device":
+            del row[
+                "launches"
+            ]  # copies of the next batch begin in this step or the next, as the reading thread is fast
+        table.check(f"train {head} on {store}, {placement}, per step", row, "\n".join(map(str, steps)))

@@ -209,8 +209,8 @@ class Head(AnticipationHead):
         if self.cmib is not None:
             streams = self.cmib(streams, valid)
         observed = batch.valid.sum(dim=1, keepdim=True)
-        if self.trunk.limit and not self.config.beyond:
-            self._check_length(int(observed.max()))
+        if self._exceeds(steps):  # the longest may be shorter; only here does the host wait for its length
+            self._refuse_length(int(observed.max()))
         lengths = [*[steps] * len(self.past), self.queries]
         # Rotary positions as without padding: each part starts after the valid rows of the parts before it.
         positions = [i * observed + torch.arange(n, device=observed.device) for i, n in enumerate(lengths)]
@@ -230,11 +230,17 @@ class Head(AnticipationHead):
             )
         return self.table[batch.observed_labels.clamp(min=0)]
 
-    def _check_length(self, observed: int) -> None:
-        length, limit = len(self.past) * observed + self.queries, self.trunk.limit
-        if length > limit:
+    def _exceeds(self, observed: int) -> bool:
+        """Whether so many observed steps make a sequence that is too long for the LLM."""
+        limit = self.trunk.limit
+        return bool(limit) and not self.config.beyond and len(self.past) * observed + self.queries > limit
+
+    def _refuse_length(self, observed: int) -> None:
+        if self._exceeds(observed):
+            length = len(self.past) * observed + self.queries
             raise BadInput(
-                f"{observed} observed steps make a sequence of {length} rows; the LLM was trained for {limit}.",
+                f"{observed} observed steps make a sequence of {length} rows; the LLM was trained for "
+                f"{self.trunk.limit}.",
                 "Give a larger --stride, an LLM with a longer context, or --beyond to exceed that length.",
             )
 

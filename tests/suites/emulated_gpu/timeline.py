@@ -43,7 +43,9 @@ class Counts:
     faults: Counter[str] = field(default_factory=Counter)
 
     def sync(self, kind: str) -> None:
-        self.syncs[f"{kind} at {caller()}"] += 1
+        """The main thread waits; a thread that waits for buffers holds up nobody."""
+        if threading.current_thread() is threading.main_thread():
+            self.syncs[f"{kind} at {caller()}"] += 1
 
     def fault(self, kind: str) -> None:
         self.faults[f"{kind} at {caller()}"] += 1
@@ -87,11 +89,11 @@ class Timeline:
     def wait(self, clock: Clock) -> None:
         """The host waits: copies up to the clock have ended, and whatever the host asks next comes after them."""
         with self.lock:
-            merge(self.host, clock)
-            ended = [copy for copy in self.copies if copy.tick <= self.host.get(copy.stream, 0)]
-            self.copies = [copy for copy in self.copies if copy.tick > self.host.get(copy.stream, 0)]
-        for copy in ended:
-            copy.end()
+            ended = [copy for copy in self.copies if copy.tick <= clock.get(copy.stream, 0)]
+            self.copies = [copy for copy in self.copies if copy.tick > clock.get(copy.stream, 0)]
+            for copy in ended:
+                copy.end()
+            merge(self.host, clock)  # last: now `query` says to other threads that the copies have ended
 
     def wait_for_all(self) -> None:
         for copy in list(self.copies):
@@ -184,5 +186,5 @@ class Event:
 
 
 def merge(clock: Clock, other: Clock) -> None:
-    for stream, tick in other.items():
+    for stream, tick in dict(other).items():  # a thread may add to it meanwhile
         clock[stream] = max(clock.get(stream, 0), tick)
