@@ -12,7 +12,7 @@ from vfc.cache_schema.values.errors import BadInput, MissingPath, NotAStore, Rea
 
 from .flag import Flag
 
-_STORES: Final = {"cache", "query_cache", "test_cache", "store", "stores", "here", "there"}
+_STORES: Final = {"cache", "query_cache", "support_cache", "test_cache", "store", "stores", "here", "there"}
 _OUTPUTS: Final = {"out", "page", "features"}
 # What must exist, and what to do where it does not.
 _INPUTS: Final = {

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vfc.cache_schema.annotations import Annotation, Annotations, load, source
 from vfc.cache_schema.parts.atomic_files import replace_file
+from vfc.cache_schema.protocol.shots import k_shot
 from vfc.cache_schema.reader import open_store
 from vfc.cache_schema.upkeep.circumstances import last_circumstance
 from vfc.cache_schema.values.errors import BadInput, MissingPath, UnknownName
@@ -48,6 +49,49 @@ class Clips:
     names: Mapping[str, str]
     failed: tuple[str, ...] = ()
     scenes: Mapping[str, Scene] = field(default_factory=dict)
+
+    def without(self, others: Clips) -> Clips:
+        """Those of them that are not among the others of the same store.
+
+        Raises:
+            BadInput: none is left.
+        """
+        if self.store.resolve() != others.store.resolve():
+            return self
+        rows = tuple(row for row in self.annotations.rows if row.name not in others.names)
+        if not rows:
+            raise BadInput(
+                f"All {len(self.names)} clips of {self.store} are labelled ones that others are named by.",
+                "Give --shot or --support-split, or another --query-cache.",
+            )
+        names = {row.name: self.names[row.name] for row in rows}
+        return replace(self, annotations=Annotations(rows), names=names)
+
+
+def stored_support(store: Path, annotations: str, split: str | None, shot: int | None) -> Clips:
+    """The labelled clips of a store: of one split or of all, `shot` per class or all; with their clean view.
+
+    The clips of a class are drawn as `k_shot` draws them, with the seed 0.
+
+    Raises:
+        BadInput: no labelled clip, or a class with fewer than `shot`.
+        UnknownName: the store has no such annotations.
+    """
+    with open_store(store) as reader:
+        names = {key.name for key in reader.keys("video") if not key.view}
+    rows = load(store, annotations).rows
+    usable = Annotations(tuple(row for row in rows if row.name in names and row.label and split in (None, row.split)))
+    if not usable.rows:
+        where = f"of the split {split!r} " if split else ""
+        splits = sorted({row.split for row in rows if row.split})
+        raise BadInput(
+            f"The annotations {annotations!r} name no labelled clip {where}that is in {store}.",
+            f"Its splits: {', '.join(splits) or 'none'}. Give --annotations or --support-split.",
+        )
+    if shot is not None:
+        chosen = {name for drawn in k_shot(usable, shot, seed=0).values() for name in drawn}
+        usable = Annotations(tuple(row for row in usable.rows if row.name in chosen))
+    return Clips(store, usable, {row.name: row.name for row in usable.rows})
 
 
 def stored_clips(store: Path) -> Clips:

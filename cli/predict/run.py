@@ -15,7 +15,7 @@ from vfc.cache_schema.values.settings import DEVICE_HELP, setting
 from vfc.cli.command import Command, Outcome
 from vfc.cli.heads import tables_text
 
-from .features import Clips, extracted_clips, stored_clips
+from .features import Clips, extracted_clips, stored_clips, stored_support
 from .pictures import pictures_of
 
 SUFFIXES: Final = (".csv", ".jsonl", ".html")
@@ -45,6 +45,19 @@ class PredictConfig:
     )
     support: Path | None = setting(
         None, "Few-shot heads: folder with one subfolder of labelled clips per class", "Input", metavar="FOLDER"
+    )
+    support_cache: Path | None = setting(
+        None,
+        "Few-shot heads: store with features of labelled clips, made as the training store; nothing is extracted",
+        "Input",
+        metavar="STORE",
+    )
+    annotations: str = setting("default", "Labels in --support-cache: a name in the store, or a .jsonl file", "Input")
+    support_split: str | None = setting(
+        None, "Take the labelled clips of --support-cache from this split alone: train, val or test", "Input"
+    )
+    shot: int | None = setting(
+        None, "Labelled clips per class of --support-cache; default: all, which must be equally many", "Input"
     )
     cache: Path | None = setting(
         None,
@@ -89,11 +102,24 @@ class PredictConfig:
         if outside:
             raise BadInput(f"--observe is {outside[0]:g}.", "--observe takes more than 0, and 1 at most.")
         self._take_folder()
+        self._check_support()
         if bool(self.query) == (self.query_cache is not None):
             raise BadInput(
                 f"{'Neither' if not self.query else 'Both'} --query and --query-cache say which videos to name.",
                 "Give --query FOLDER or VIDEO, or --query-cache STORE.",
             )
+
+    def _check_support(self) -> None:
+        if self.support is not None and self.support_cache is not None:
+            raise BadInput("Both --support and --support-cache say what to name by.", "Leave one of them out.")
+        if self.shot is not None and self.shot < 1:
+            raise BadInput(f"--shot is {self.shot}.", "--shot takes 1 or more.")
+        chosen = {"--annotations": self.annotations != "default", "--support-split": self.support_split is not None}
+        for flag, changed in {**chosen, "--shot": self.shot is not None}.items():
+            if changed and self.support_cache is None:
+                raise BadInput(
+                    f"{flag} is given, but no store of labelled clips.", f"Leave {flag} out, or give --support-cache."
+                )
 
     def _take_folder(self) -> None:
         """Sort --out into files by their suffix; a folder, as before --features had its name, is that."""
@@ -125,7 +151,7 @@ def run(config: PredictConfig, progress: Progress) -> Outcome:
     chosen_device(config.device)
     head = Run.read(config.head)
     _require_settings(head, config)
-    extracts = bool(config.query) or head.few_shot
+    extracts = bool(config.query) or config.support is not None
     training_store = head.training_store(config.cache, own_prompts=TEMPLATES, extract=extracts)
     query = _queries(head, config, training_store, progress)
     name = _few_shot if head.few_shot else _segments if head.of_sequences else _classes
@@ -141,15 +167,15 @@ def run(config: PredictConfig, progress: Progress) -> Outcome:
 
 
 def _require_settings(head: Run, config: PredictConfig) -> None:
-    if head.few_shot and config.support is None:
+    if head.few_shot and config.support is None and config.support_cache is None:
         raise BadInput(
             f"The head {head.head!r} names clips by labelled ones, and --support is not given.",
-            "Give a folder with one subfolder of labelled clips per class: --support FOLDER.",
+            "Give a folder with one subfolder of labelled clips per class: --support FOLDER, or --support-cache STORE.",
         )
-    if not head.few_shot and config.support is not None:
+    if not head.few_shot and (config.support is not None or config.support_cache is not None):
         raise BadInput(
             f"The head {head.head!r} names videos among the classes of its training; it reads no labelled clips.",
-            "Leave --support out, or give the run of a few-shot head: fsar, trx, prototype.",
+            "Leave --support and --support-cache out, or give the run of a few-shot head: fsar, trx, prototype.",
         )
     if (config.observe or config.frame_classifier) and not head.of_sequences:
         raise BadInput(
@@ -164,8 +190,12 @@ def _few_shot(
 ) -> Prediction:
     from vfc.heads.evaluation.predict import predict
 
-    assert config.support is not None
-    support = extracted_clips(head, config, "support", training_store, progress)
+    if config.support_cache is not None:
+        support = stored_support(config.support_cache, config.annotations, config.support_split, config.shot)
+        query = query.without(support)
+        progress.say(f"Named by {len(support.names)} labelled clips of {support.store}.")
+    else:
+        support = extracted_clips(head, config, "support", training_store, progress)
     for clips in (support, query):
         _refuse_failed(clips, "support" if clips is support else "query")
     prediction = predict(head, support.store, query.store, support.annotations, query.annotations, config.device)

@@ -89,6 +89,12 @@ def test_the_rows_that_a_page_shows_are_current(answers: dict[str, dict[str, str
         assert on_page == current, f"{page.name}, {head}: print the table anew with vfc models matrix --format markdown"
 
 
+def test_the_readme_has_every_head_every_family_and_every_reason(answers: dict[str, dict[str, str]]) -> None:
+    assert lines(answers, markdown=True) in (ROOT / "README.md").read_text("utf-8"), (
+        "vfc models matrix --format markdown"
+    )
+
+
 def test_both_forms_of_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     small = {"one": {"a": "yes", "b": "no: a reason"}, "two": {"a": "yes, with a limit", "b": "no: a reason"}}
     assert lines(small, markdown=False).splitlines() == [

@@ -211,3 +211,49 @@ def test_the_clips_of_this_call_count_with_their_present_content(
     code, fewer = read(capsys, *call)
     assert (code, fewer) == (0, afresh("r"))
     assert fewer["predictions"] != overwritten["predictions"]
+
+
+def test_labelled_clips_of_a_store_name_as_their_files_do(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A clip and its record are one; the labelled clips are those of a list, of a split or drawn, and no query."""
+    support = [f"{label}/{clip}.mp4" for label in CLASSES[4:] for clip in (0, 1)]
+    listed = [json.dumps({"name": name, "label": name.partition("/")[0]}) for name in support]
+    (tmp_path / "support.jsonl").write_text("\n".join(listed) + "\n")
+    code, by_files = read(capsys, *line(place, tmp_path / "p"))
+    store = ["predict", "--head", str(place / "run"), "--support-cache", str(place / "store"), "--device", "cpu"]
+    list_words = ["--annotations", str(tmp_path / "support.jsonl")]
+    query = ["--query", str(place / "videos" / "stand" / "2.mp4"), "--checkpoint", str(place / "model")]
+    code_of_store, by_store = read(capsys, *store, *list_words, *query, "--features", str(tmp_path / "p"))
+    assert (code, code_of_store) == (0, 0)
+    assert by_store["predictions"][0]["shares"] == pytest.approx(by_files["predictions"][0]["shares"], abs=1e-6)
+    cached = ["--query-cache", str(place / "store")]
+    _, all_stored = read(capsys, *store, *list_words, *cached)
+    names = {row["query"] for row in all_stored["predictions"]}
+    assert names == {f"{label}/{clip}.mp4" for label in CLASSES for clip in range(3)} - set(support)
+    (same,) = (row for row in all_stored["predictions"] if row["query"] == "stand/2.mp4")
+    assert same["shares"] == pytest.approx(by_files["predictions"][0]["shares"], abs=1e-6)
+    _, drawn = read(capsys, *store, "--support-split", "test", "--shot", "2", *cached)
+    assert len(drawn["predictions"]) == 6 * 3 - 2 * 2
+    assert set(drawn["predictions"][0]["shares"]) == set(CLASSES[4:])
+
+
+def test_what_a_store_of_labelled_clips_cannot_give_is_said(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refusal(*words: str) -> str:
+        capsys.readouterr()
+        assert app.run(["predict", "--head", str(place / "run"), *words, "--progress", "none"]) == 2
+        error = capsys.readouterr().err
+        assert len(error.splitlines()) == 2
+        return error
+
+    store = ("--support-cache", str(place / "store"))
+    query = ("--query-cache", str(place / "store"))
+    assert "Both --support and --support-cache" in refusal(*store, "--support", str(place / "support"), *query)
+    assert "--shot is given, but no store" in refusal("--support", str(place / "support"), "--shot", "1", *query)
+    assert "no labelled clip of the split 'dev'" in refusal(*store, "--support-split", "dev", *query)
+    assert "Class 'hop' has 3 videos; 4 shots were asked." in refusal(*store, "--shot", "4", *query)
+    assert "All 18 clips of" in refusal(*store, *query)
+    assert "There is no store at none." in refusal("--support-cache", "none", *query)
+    assert "--shot is 0" in refusal(*store, "--shot", "0", *query)
