@@ -43,6 +43,9 @@ class ExtractConfig:
         None, "Which label of a list that has several: verb, noun, action (EPIC-KITCHENS), or a column", "Input"
     )
     class_list: Path | None = setting(None, "Names of numbered classes of a list: one per line, CSV or JSON", "Input")
+    fps: float | None = setting(
+        None, "Frame rate of videos that are folders of numbered pictures; default: 25 is assumed", "Input"
+    )
     split_folders: bool = setting(True, "Read folders train, val, test on top of a tree as splits", "Input")
     include: tuple[str, ...] = setting((), "Only these classes", "Input", metavar="CLASS,...")
     exclude: tuple[str, ...] = setting((), "All classes but these", "Input", metavar="CLASS,...")
@@ -205,8 +208,9 @@ class ExtractConfig:
             self._check(name, least=1)
         for name in ("seed", "stream"):
             self._check(name, least=0)
-        for name in ("part_mb", "part_seconds", "seconds_per_video"):
-            if not getattr(self, name) > 0:
+        for name in ("part_mb", "part_seconds", "seconds_per_video", "fps"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
                 raise _too_small(name, getattr(self, name), "more than 0")
         if self.batch not in (None, 1) and self.mode == "deterministic":
             raise BadInput(

@@ -14,6 +14,7 @@ from av.video.stream import VideoStream
 from .clip import Clip, Job
 from .decoding import Damage, IndexMismatch, decode_all, decode_at
 from .packets import PacketIndex, packet_index
+from .pictures import read_pictures
 from .read import Selection, decode_numbers, opened, select, upright
 
 
@@ -25,6 +26,9 @@ def read_chunks(job: Job, threads: int = 0) -> Iterator[Clip | None]:
     Raises:
         VfcError: as `read_clip`.
     """
+    if job.path.is_dir():
+        yield from read_pictures(job)
+        return
     with opened(job) as (container, video):
         index = packet_index(container, video)
         if index is not None:

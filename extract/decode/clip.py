@@ -17,7 +17,7 @@ class Job:
     """One clip to decode: which file, which frames (the arguments of `read_clip`), under which name to report it.
 
     `chunk`, `overlap`: for `read_chunks`, the number of frames per chunk, and how many of them repeat the end of the
-    chunk before; chunk 0: all frames are one clip.
+    chunk before; chunk 0: all frames are one clip. `fps`: frame rate of a folder of pictures, which do not say it.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Job:
     end_seconds: float | None = None
     chunk: int = 0
     overlap: int = 0
+    fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ class Clip:
         `indices`, `seconds`, `fps`, `total_frames`, `height`, `width`, and of the notes `stream`, `codec`, `rotation`
         (degrees counter-clockwise, already applied; `mirrored` where the file asks for that too), `repeated` (how many
         times the last frame was repeated because the video is too short). Only where they apply: `header_frames`
-        (where the header says another number), `seconds_from` ("frame rate" where the file's own times do not rise),
-        `window` (the segment of the video), `damage` (what could not be decoded), `frames` (how many were read, of a
-        video that was read in chunks).
+        (where the header says another number), `seconds_from` ("frame rate" where the file's own times do not rise;
+        where the rate of pictures is from), `window` (the segment of the video), `damage` (what could not be
+        decoded), `frames` (how many were read, of a video that was read in chunks).
         """
         return {
             "indices": self.indices.tolist(),

@@ -100,6 +100,10 @@ def read_clip(
 
 def read_job(job: Job, threads: int = 0) -> Clip:
     """`read_clip` with its arguments in one value."""
+    if job.path.is_dir():
+        from .pictures import read_pictures  # which chooses frames by this module
+
+        return next(read_pictures(job))
     with opened(job) as (container, video):
         index = packet_index(container, video)
         if index is not None:
@@ -115,8 +119,6 @@ def opened(job: Job) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The file of a job and its video stream; raises as `read_clip` does."""
     if not job.path.exists():
         raise MissingPath(f"There is no file {job.path}.", "Check the path, or remove the video from the list.")
-    if job.path.is_dir():
-        raise BadInput(f"{job.path} is a folder, not a video.", "Give its files, or the folder as a collection.")
     try:
         container = av.open(str(job.path), metadata_errors="ignore")
     except (av.FFmpegError, OSError) as error:
@@ -197,14 +199,19 @@ def select(job: Job, video: VideoStream, stamps: Sequence[int | None], damage: D
     if not stamps:
         raise BadInput(f"No frame of {job.path} can be decoded{damage.text(': ') if damage else ''}.", READABLE)
     seconds, rate, notes = _times(video, stamps)
+    if damage:
+        notes["damage"] = damage.text()
+    return select_at(job, seconds, rate, notes)
+
+
+def select_at(job: Job, seconds: npt.NDArray[np.float64], rate: float, notes: dict[str, Json]) -> Selection:
+    """The frames that the rule of `job` chooses, from the times of all frames; adds to the notes."""
     start_frame, stop_frame = _segment_frames(job, seconds, rate)
     if job.start_seconds is not None or job.end_seconds is not None:
         notes["window"] = [job.start_seconds, job.end_seconds]
     segment = seconds[start_frame:stop_frame]
     indices = frame_indices(job.rule, job.num_frames, len(segment), rate, seed=job.seed, name=job.name, seconds=segment)
     notes["repeated"] = max(0, job.num_frames - len(segment)) if fixed_count(job.rule) else 0
-    if damage:
-        notes["damage"] = damage.text()
     return Selection(indices + start_frame, seconds, rate, notes)
 
 

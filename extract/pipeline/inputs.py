@@ -15,7 +15,9 @@ from vfc.cache_schema.values.progress import Progress
 from vfc.extract.backbones.i3d.flow import METHODS
 from vfc.extract.backbones.i3d.flow import source as flow_source
 from vfc.extract.collection import Collection, collect
+from vfc.extract.collection.video import is_video
 from vfc.extract.config import ExtractConfig
+from vfc.extract.decode.pictures import ASSUMED_FPS
 from vfc.extract.decode.sampling import fixed_count
 from vfc.extract.frames.views import View, views
 from vfc.extract.prompting.class_texts import ClassText, read_class_texts
@@ -67,7 +69,7 @@ def read_inputs(config: ExtractConfig, progress: Progress) -> Inputs:
     )
     annotations = collection.annotations()
     texts = read_class_texts(config.texts, config.template, annotations.labels()) if config.texts is not None else ()
-    _report(collection, progress)
+    _report(collection, config.fps, progress)
     return Inputs(collection, annotations, view_list, texts, reduction)
 
 
@@ -95,11 +97,15 @@ def _check_flow(config: ExtractConfig, flow: str, view_list: tuple[View, ...]) -
         )
 
 
-def _report(collection: Collection, progress: Progress) -> None:
+def _report(collection: Collection, fps: float | None, progress: Progress) -> None:
     classes = len({video.label for video in collection.videos} - {""})
     for note in collection.notes:
         progress.say(note)
     progress.say(f"{len(collection.videos)} videos in {classes} classes.")
+    if fps is None and (folders := sum(not is_video(video.path.name) for video in collection.videos)):
+        progress.say(
+            f"{folders} videos are folders of pictures, which say no frame rate: {ASSUMED_FPS:g} is assumed; see --fps."
+        )
     if collection.skipped:
         counts = (f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(collection.skipped.items()))
         progress.say(f"Passed over, as no videos: {', '.join(counts)}.")

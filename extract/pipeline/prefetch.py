@@ -66,6 +66,7 @@ def _job(config: ExtractConfig, item: WorkItem) -> Job:
         config.seed if view.seed is None else view.seed,
         video.start_seconds,
         video.end_seconds,
+        fps=config.fps,
     )
 
 

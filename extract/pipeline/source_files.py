@@ -15,21 +15,37 @@ from typing import Any, Final
 
 from vfc.cache_schema.reader import StoreReader
 from vfc.cache_schema.values.record import Json, Key
+from vfc.extract.collection.frame_folder import frame_files
 
 SINGLE_FRAME: Final = "single_frame"
 """True in the metadata of a clip of several frames that are one frame of the video, repeated."""
 
 
 def file_identity(path: Path) -> dict[str, Json]:
-    """Size in bytes, modification time in nanoseconds and SHA-256 of a file."""
-    status = os.stat(path)
-    sha256 = _sha256(path, status.st_size, status.st_mtime_ns)
-    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}
+    """Size in bytes, modification time in nanoseconds and SHA-256 of a file, or of the pictures of a frame folder."""
+    size, mtime_ns = _size_and_time(path)
+    return {"size": size, "mtime_ns": mtime_ns, "sha256": _sha256(path, size, mtime_ns)}
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Size in bytes and latest modification time in nanoseconds; of a folder of pictures those of all pictures."""
+    if not path.is_dir():
+        status = os.stat(path)
+        return status.st_size, status.st_mtime_ns
+    states = [os.stat(path / name) for name in frame_files(os.listdir(path))]
+    return sum(state.st_size for state in states), max((state.st_mtime_ns for state in states), default=0)
 
 
 # Segments and views of one file follow each other in a collection.
 @functools.lru_cache(maxsize=64)
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    if path.is_dir():
+        hasher = hashlib.sha256()
+        for name in frame_files(os.listdir(path)):
+            hasher.update(
+                name.encode(errors="surrogateescape") + b"\0" + hashlib.sha256((path / name).read_bytes()).digest()
+            )
+        return hasher.hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -48,12 +64,12 @@ def is_changed(path: Path, metadata: Any, *, check_content: bool) -> bool:
     stored = metadata.get("file")
     if not stored or not path.exists():
         return False
-    status = path.stat()
-    if status.st_size != stored["size"]:
+    size, mtime_ns = _size_and_time(path)
+    if size != stored["size"]:
         return True
-    if status.st_mtime_ns == stored.get("mtime_ns") and not check_content:
+    if mtime_ns == stored.get("mtime_ns") and not check_content:
         return False
-    return bool(_sha256(path, status.st_size, status.st_mtime_ns) != stored["sha256"])
+    return bool(_sha256(path, size, mtime_ns) != stored["sha256"])
 
 
 def single_frame_clips(reader: StoreReader, views: Iterable[int]) -> list[Key]:
