@@ -25,6 +25,14 @@ hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """The emulated GPU is known to torch before any test runs a backward pass in this process."""
+    if any("emulated" in item.path.parts for item in session.items):
+        from suites import emulated_gpu
+
+        emulated_gpu.register()
+
+
 @pytest.fixture(autouse=True)
 def _the_same_draws_in_any_order() -> None:
     """Which test came before, and on which core, must not decide what a test draws."""

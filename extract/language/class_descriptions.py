@@ -132,11 +132,12 @@ def describe_classes(config: DescribeConfig, progress: Progress, *, writer: Writ
         BadInput: no such device; no classes; a checkpoint that is no language model.
         RecipeMismatch: another model, prompt or class list made an existing file, with the difference.
     """
-    from vfc.cache_schema.values.devices import chosen_device
     from vfc.extract.models.checkpoint import locate
 
-    place = chosen_device(config.device)
     names = _classes(config)
+    from vfc.cache_schema.values.devices import chosen_device  # torch: only after the cheap checks
+
+    place = chosen_device(config.device)
     checkpoint = locate(config.checkpoint, default=None, family="describe")
     model: Json = {"id": checkpoint.id, "revision": checkpoint.revision, "digest": checkpoint.digest()}
     abouts = {part: _about(config, prompt, names, model) for part, prompt in config.prompts().items()}

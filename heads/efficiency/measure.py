@@ -26,9 +26,9 @@ from vfc.heads.runs.run_folder import load_weights
 from vfc.heads.tasks.anticipation import WindowBatch
 from vfc.heads.tasks.classification import ClipBatch
 from vfc.heads.tasks.fewshot import EpisodeBatch
-from vfc.heads.training.loop import Objective, seed_of
 from vfc.heads.training.process import own_draws
 from vfc.heads.training.schedule import optimizer
+from vfc.heads.training.trial import Objective, seed_of
 
 from .cost import HeadCost, Model, Timing
 from .flops import head_flops

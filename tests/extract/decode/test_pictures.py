@@ -28,7 +28,10 @@ RATE = 12
 
 def frames_of(clip: Path, count: int) -> list[npt.NDArray[np.uint8]]:
     with av.open(str(clip)) as container:
-        return [f.to_ndarray(format="rgb24") for f in itertools.islice(container.decode(video=0), count)]
+        return [
+            np.asarray(f.to_ndarray(format="rgb24"), np.uint8)
+            for f in itertools.islice(container.decode(video=0), count)
+        ]
 
 
 def write_both(root: Path, name: str, frames: list[npt.NDArray[np.uint8]]) -> tuple[Path, Path]:

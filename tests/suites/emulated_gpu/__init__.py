@@ -21,7 +21,7 @@ from . import timeline
 from .tensor import NAME, TIMELINE, Emulated
 from .timeline import Counts
 
-__all__ = ["DEVICE", "Counts", "counted", "emulated_gpu"]
+__all__ = ["DEVICE", "Counts", "counted", "emulated_gpu", "register"]
 
 DEVICE = f"{NAME}:0"
 FREE_MEMORY = 8 << 30
@@ -74,8 +74,11 @@ class _Module(backend_registration._DummyBackendModule):  # type: ignore[misc]
 _registered: list[torch.library.Library] = []
 
 
-def _register() -> None:
-    """Make the device known to torch, once per process."""
+def register() -> None:
+    """Make the device known to torch, once per process.
+
+    Autograd counts the devices at the first backward pass of a process and never again, so this comes before it.
+    """
     if _registered:
         return
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
@@ -100,7 +103,7 @@ def _register() -> None:
 @contextlib.contextmanager
 def emulated_gpu() -> Iterator[None]:
     """Inside, `torch.device("emulated")` works and host memory can be pinned."""
-    _register()
+    register()
     torch.utils._device._device_constructors()  # torch keeps this list from its first use; it must name no patched ones
     swapped = torch.__future__.get_swap_module_params_on_conversion()
     with contextlib.ExitStack() as patches:
