@@ -11,7 +11,7 @@ from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.writer import StoreWriter
 from vfc.cli import app
 
-# Nothing is in the folder and in the store: they would be refused as well, but later.
+# Nothing is in the folder and in the store: they would be refused as well, but later. Classes cost no import of torch.
 COMMANDS = {
     "extract": "--model clip --videos {empty} --out {out}",
     "plan": "--model clip --videos {empty} --out {out}",
@@ -19,7 +19,7 @@ COMMANDS = {
     "eval": "--cache {store}",
     "probe-layers": "--cache {store}",
     "predict": "--head {empty} --query {empty} --features {out}",
-    "describe": "--checkpoint {empty} --cache {store} --out {out}",
+    "describe": "--checkpoint {empty} --class-list {classes} --out {out}",
 }
 
 
@@ -38,8 +38,9 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_read(
     if device != "gpu" and torch.get_device_module(device).device_count() > int(device.partition(":")[2] or 0):
         pytest.skip(f"this machine has {device}")
     (empty := tmp_path / "empty").mkdir()
+    (classes := tmp_path / "classes.txt").write_text("run\njump\n")
     StoreWriter(tmp_path / "store", Recipe({})).close()
-    line = COMMANDS[command].format(empty=empty, store=tmp_path / "store", out=tmp_path / "out")
+    line = COMMANDS[command].format(empty=empty, store=tmp_path / "store", out=tmp_path / "out", classes=classes)
     assert app.run([command, *line.split(), "--device", device]) == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
