@@ -18,11 +18,11 @@ from vfc.cache_schema.annotations import copy_annotations
 from vfc.cache_schema.parts.part import Part
 from vfc.cache_schema.parts.zarr_format import METADATA
 from vfc.cache_schema.reader import StoreReader, open_store
-from vfc.cache_schema.reduction.projection import Projection
+from vfc.cache_schema.reduction.projection import Projection, load_projection, publish_projection
 from vfc.cache_schema.reduction.reduce import Reduction, reduce_record, reduced_spec
 from vfc.cache_schema.root import read_axes, read_root, require_free
 from vfc.cache_schema.values.dtypes import StoredArray, decode, stored_arrays
-from vfc.cache_schema.values.errors import BadInput, RecordRejected, unknown_name
+from vfc.cache_schema.values.errors import BadInput, Damaged, RecordRejected, unknown_name
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import Recipe
 from vfc.cache_schema.values.record import FEATURE_DTYPES, ArraySpec, Dtype, Json, Record
@@ -110,6 +110,7 @@ def materialize(
     name: str = "",
     out: Path | None = None,
     arrays: Sequence[str] = (),
+    fitted_in: Path | None = None,
 ) -> Derivation:
     """A store of smaller arrays, under `derived/<name>/` of the parent or at `out`; one part per part of the parent.
 
@@ -118,6 +119,9 @@ def materialize(
     Arrays that are compared with class texts get one basis; a pca is fitted on training videos where a split is known,
     and subtracts no mean unless asked (`Reduction.project_fit`, `project_mean`).
     Annotations are those of the parent, unless they were changed in the derived store.
+
+    With `fitted_in`, another derived store, no projection is fitted: its projections and its recipe's account of them
+    are taken over, so that records of new videos go with the records there.
 
     Raises:
         UnknownName: no such array.
@@ -138,7 +142,7 @@ def materialize(
         if any(spec.name in chosen for spec in specs)
     }
     plan = _Plan.of(reads, chosen, reduction, "materialize", arrays)
-    return _derive(reader, out or root / "derived" / name, plan, progress)
+    return _derive(reader, out or root / "derived" / name, plan, progress, fitted_in)
 
 
 def _chosen(reader: StoreReader, arrays: Sequence[str]) -> set[str]:
@@ -150,7 +154,9 @@ def _chosen(reader: StoreReader, arrays: Sequence[str]) -> set[str]:
     return set(arrays) or features
 
 
-def _derive(reader: StoreReader, target: Path, plan: _Plan, progress: Progress) -> Derivation:
+def _derive(
+    reader: StoreReader, target: Path, plan: _Plan, progress: Progress, fitted_in: Path | None = None
+) -> Derivation:
     if target.resolve() == reader.root.resolve():
         raise BadInput(f"--out {target} is the store that is read.", "Give --out another folder.")
     fields: dict[str, Json] = {
@@ -159,7 +165,12 @@ def _derive(reader: StoreReader, target: Path, plan: _Plan, progress: Progress) 
         "parameters": {**plan.reduction.to_json(), "arrays": [*sorted(plan.arrays)] or "all"},
     }
     projections: dict[str, Projection] = {}
-    if plan.reduction.project:
+    if plan.reduction.project and fitted_in is not None:
+        origin = read_root(fitted_in).fields
+        fields |= {name: origin[name] for name in ("parameters", "projection")}
+        _require_own(target, Recipe({name: value for name, value in fields.items() if name != "projection"}))
+        projections = _copied_projections(fitted_in, target, plan)
+    elif plan.reduction.project:
         fit = ProjectionFit.of(reader, target, plan.reduction, plan.reads)
         cast("dict[str, Json]", fields["parameters"]).update(fit.recipe())
         projections = fit.projections(reader, target, partial(_require_own, target, Recipe(fields)), progress)
@@ -200,6 +211,21 @@ def _derive(reader: StoreReader, target: Path, plan: _Plan, progress: Progress) 
         rejected=tuple(counts.rejected),
         orphans=int((parents < 0).sum()),
     )
+
+
+def _copied_projections(source: Path, target: Path, plan: _Plan) -> dict[str, Projection]:
+    """The projections of another store, published in the target as well.
+
+    Raises:
+        Damaged: one is missing there.
+    """
+    projections = {}
+    for name in sorted({spec.name for specs in plan.reads.values() for spec in specs if spec.dtype in FEATURE_DTYPES}):
+        projection = load_projection(source, name)
+        if projection is None:
+            raise Damaged(f"The store {source} has no projection of {name!r}.", "Put the file back from a copy.")
+        projections[name] = publish_projection(target, name, projection)
+    return projections
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -36,19 +36,12 @@ def origin_of(recipe: Recipe) -> Origin:
     """How the features of a recipe came about.
 
     Raises:
-        BadInput: features that were not made from videos, or that a projection was fitted to afterwards.
+        BadInput: features that were not made from videos.
     """
     content: Mapping[str, Any] = recipe.fields
     steps: list[Step] = []
     while "parent" in content:
-        step = Step(str(content["function"]), content["parameters"])
-        if "project" in step.parameters:
-            raise BadInput(
-                "The head was trained on a store that vfc store materialize projected; new features would get another "
-                "projection.",
-                "Train it on a store of vfc extract --project, or give features made with the parent: --query-cache.",
-            )
-        steps.insert(0, step)
+        steps.insert(0, Step(str(content["function"]), content["parameters"]))
         content = content["parent"]["recipe"]
     if "backbone" not in content:
         raise BadInput(
@@ -58,31 +51,40 @@ def origin_of(recipe: Recipe) -> Origin:
     return Origin(content, tuple(steps))
 
 
-def projection_store(origin: Origin, training_store: Path | None) -> Path | None:
-    """The store with the projection of the extraction: that of the training, or the one it was derived from.
+def projection_stores(origin: Origin, training_store: Path | None) -> list[Path | None]:
+    """The stores whose projections new features go through: that of the extraction, then that of every derivation.
+
+    None: nothing was projected there.
 
     Raises:
-        MissingPath: it is gone.
+        MissingPath: one of them is gone.
     """
     shrink: Any = origin.fields.get("shrink") or {}
-    if not origin.steps or "project" not in shrink or training_store is None:
-        return training_store
+    projected = ["project" in shrink, *("project" in step.parameters for step in origin.steps)]
+    stores: list[Path | None] = []
     store = training_store
-    for _ in origin.steps:
-        store = Path(last_circumstance(store, "source") or ".")
-    if (store / "projection").is_dir():
-        return store
-    raise MissingPath(
-        f"The projection of the features is that of the parent of {training_store}, which is not there.",
-        "Put the parent store back, or give --query-cache STORE.",
-    )
+    for number, was_projected in reversed([*enumerate(projected)]):
+        # The projection of a plain extraction is looked for by the extraction itself.
+        if was_projected and origin.steps and not (store and (store / "projection").is_dir()):
+            owner = store or "the store of the training"
+            raise MissingPath(
+                f"The projection of the features is that of {owner}, which is not there.",
+                "Put the store back, or give features of the same kind: --query-cache STORE.",
+            )
+        stores.insert(0, store if was_projected else None)
+        if store and number:
+            store = Path(last_circumstance(store, "source", depth=1) or ".")
+    return stores
 
 
-def derive(origin: Origin, extracted: Path, out: Path, progress: Progress) -> None:
-    """Reduce the records of the store `extracted` to those of the store `out`; records that are there already stay."""
+def derive(origin: Origin, projections: Sequence[Path | None], extracted: Path, out: Path, progress: Progress) -> None:
+    """Reduce the records of the store `extracted` to those of the store `out`; records that are there already stay.
+
+    `projections`: of every step, the store whose projection it takes.
+    """
     store = extracted
     names = {field.name for field in fields(Reduction)}
-    for number, step in enumerate(origin.steps):
+    for number, (step, fitted_in) in enumerate(zip(origin.steps, projections, strict=True)):
         last = number == len(origin.steps) - 1
         target = out if last else out.with_name(f"{out.name}-step{number}")
         arrays = step.parameters["arrays"]
@@ -91,5 +93,5 @@ def derive(origin: Origin, extracted: Path, out: Path, progress: Progress) -> No
         if step.function == "convert":
             convert(store, target, values["dtype"], progress, arrays=chosen)
         else:
-            materialize(store, Reduction(**values), progress, out=target, arrays=chosen)
+            materialize(store, Reduction(**values), progress, out=target, arrays=chosen, fitted_in=fitted_in)
         store = target

@@ -19,7 +19,7 @@ from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.recipe import digest
 from vfc.cache_schema.values.record import Json
 
-from .derived import derive, origin_of, projection_store
+from .derived import derive, origin_of, projection_stores
 
 if TYPE_CHECKING:
     from vfc.extract.config import ExtractConfig
@@ -127,9 +127,10 @@ def extracted_clips(
     original = origin_of(head.recipe)
     extracted = out.with_name(f"{out.name}-extracted") if original.steps else out
     settings = _extraction(head, original.fields, config, videos, root, extracted, training_store)
-    summary = extract(settings, progress, projections=projection_store(original, training_store))
+    first, *others = projection_stores(original, training_store)
+    summary = extract(settings, progress, projections=first)
     if (extracted / "zarr.json").exists():
-        derive(original, extracted, out, progress)
+        derive(original, others, extracted, out, progress)
     failed = {video for video, _ in (*summary.failed, *summary.failed_before)}
     collection = collect(settings.videos, root=settings.root)
     annotations = collection.annotations()

@@ -62,6 +62,8 @@ def trained(head: str, store: Path, run: Path, *flags: str) -> Path:
     [
         ("materialize STORE --pool 2x2 --dtype fp32", "vidprism --rates 1,2"),
         ("convert STORE --dtype int8", "linear-probe"),
+        ("materialize STORE --project pca:6", "linear-probe"),
+        ("materialize STORE --project random:8 --dtype int8", "mean-pool"),
     ],
 )
 def test_files_are_reduced_as_a_derived_store_was(
@@ -79,16 +81,24 @@ def test_files_are_reduced_as_a_derived_store_was(
     assert shares(capsys, run, "--query", str(place / "videos" / "all.csv"), *kept) == files
 
 
-def test_a_projection_that_was_fitted_afterwards_and_imports_are_refused(
+def test_every_projection_on_the_way_is_that_of_the_training(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = f"store materialize {place}/store --project random:8 --out {tmp_path}/derived"
-    work(*line.split())
+    """Two derivations, of which the first projects; without its store nothing else is fitted in its place."""
+    work("store", "materialize", str(place / "store"), "--project", "pca:6", "--out", str(tmp_path / "narrow"))
+    work("store", "convert", str(tmp_path / "narrow"), "--dtype", "bf16", "--out", str(tmp_path / "derived"))
     run = trained("linear-probe", tmp_path / "derived", tmp_path / "run")
+    stored = shares(capsys, run, "--query-cache", str(tmp_path / "derived"))
+    one = next(path for path in sorted((place / "videos").rglob("*.mp4")))
+    files = shares(capsys, run, "--query", str(one), "--features", str(tmp_path / "p"))
+    name = one.relative_to(place / "videos").as_posix()
+    assert [*files.values()] == [pytest.approx(stored[name], abs=1e-6)]
+    (tmp_path / "narrow").rename(tmp_path / "elsewhere")
     capsys.readouterr()
-    line = f"predict --head {run} --query {place}/videos/all.csv --features {tmp_path}/p --device cpu"
-    assert app.run([*line.split(), "--progress", "none"]) == 2
-    assert "vfc store materialize projected; new features would get another projection." in capsys.readouterr().err
+    line = f"predict --head {run} --query {one} --features {tmp_path}/q --device cpu --progress none"
+    assert app.run([*line.split(), "--checkpoint", str(place / "vit")]) == 2
+    error = capsys.readouterr().err
+    assert f"The projection of the features is that of {tmp_path}/narrow, which is not there." in error
 
 
 def test_fsar_names_videos_from_a_qwen_store(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,8 +125,13 @@ class Run:
 
     def _of_extraction(self, own_prompts: Collection[str]) -> list[str]:
         """What of the training store new features need."""
-        shrink: Any = self.recipe.fields.get("shrink", {})
-        needs = ["projection"] if str(shrink.get("project", "")).startswith("pca") else []
+        content: Any = self.recipe.fields
+        needs = []
+        while "parent" in content:  # every derivation may have projected
+            needs = needs or (["projection"] if "project" in content["parameters"] else [])
+            content = content["parent"]["recipe"]
+        if str(content.get("shrink", {}).get("project", "")).startswith("pca"):
+            needs = ["projection"]
         if self.prompt and self.prompt not in own_prompts:
             needs.append("prompt text")
         if str(self.settings["task"].get("test_views", "0")) != "0":
