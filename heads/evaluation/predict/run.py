@@ -126,7 +126,7 @@ class Run:
     def _of_extraction(self, own_prompts: Collection[str]) -> list[str]:
         """What of the training store new features need."""
         content: Any = self.recipe.fields
-        needs = []
+        needs = list[str]()
         while "parent" in content:  # every derivation may have projected
             needs = needs or (["projection"] if "project" in content["parameters"] else [])
             content = content["parent"]["recipe"]
