@@ -48,7 +48,8 @@ def read_listing(file: Path, options: ListOptions = NO_OPTIONS) -> Listing:
         UnknownName: a --label that the list does not have.
     """
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        # A lone carriage return ends a line too: old spreadsheets write so.
+        text = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise BadInput(f"{file} is not UTF-8 text (byte {error.start}).", "Save it as UTF-8.") from None
     except OSError as error:

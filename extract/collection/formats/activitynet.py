@@ -22,7 +22,8 @@ def _read(document: Document) -> Listing | None:
         return None
     is_coin = any("annotation" in video for video in videos.values())
     chosen = document.choose(_COIN) if is_coin else ""
-    prefix = "" if is_coin or not _of_activitynet(document.json, videos) else "v_"
+    # ActivityNet and HACS call the file of a YouTube id v_<id>; ids of another form (THUMOS) are the names of files.
+    prefix = "" if is_coin or not all(map(_YOUTUBE.fullmatch, videos)) else "v_"
     rows: list[Row] = []
     empty = []
     for key, video in videos.items():
@@ -56,11 +57,6 @@ def _videos(content: Any) -> Mapping[str, Mapping[str, Any]]:
         isinstance(v.get("annotations"), list) and {"duration", "duration_second"} & set(v) for v in videos.values()
     )
     return videos if are_videos else {}
-
-
-def _of_activitynet(content: Any, videos: Mapping[str, Any]) -> bool:
-    """Whether files are called `v_<id>`: the list of ActivityNet has a taxonomy, or the ids are YouTube's."""
-    return "taxonomy" in content or all(_YOUTUBE.fullmatch(key) for key in videos)
 
 
 def _rows(document: Document, key: str, video: Mapping[str, Any], path: str, split: str, chosen: str) -> Iterator[Row]:

@@ -210,6 +210,25 @@ def test_the_samples_of_the_shared_data(shared_data: Path, folder: str) -> None:
     assert all(times[line["name"]] == (line.get("start_seconds"), line.get("end_seconds")) for line in lines)
 
 
+@pytest.mark.parametrize("kind", SAMPLES)
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_line_ends_and_a_byte_order_mark_change_nothing(tmp_path: Path, kind: str, line_end: str) -> None:
+    files, rows = SAMPLES[kind]
+    plain = {name: text.removeprefix("\ufeff").replace("\r\n", "\n") for name, text in files.items()}
+    lists = written(tmp_path, {name: "\ufeff" + text.replace("\n", line_end) for name, text in plain.items()})
+    labelled = [file for file in lists if "test.csv" not in file.name]
+    assert sorted(rows_of(read_sources(labelled, must_exist=False))) == sorted(rows)
+
+
+def test_ids_that_are_not_of_youtube_are_names_of_files(tmp_path: Path) -> None:
+    """THUMOS14 in the JSON of ActionFormer: `video_test_0000004.mp4`, without the `v_` of ActivityNet."""
+    segments = {"subset": "Validation", "annotations": [{"segment": [1, 2], "label": "Diving"}]}
+    content = {"version": "1.3", "taxonomy": [], "database": {"video_validation_9000001": segments}}
+    (tmp_path / "thumos14.json").write_text(json.dumps(content))
+    collection = read_sources([tmp_path / "thumos14.json"], must_exist=False)
+    assert rows_of(collection) == [("video_validation_9000001.mp4#t=1-2", "Diving", "val")]
+
+
 def test_several_labels_of_a_list(tmp_path: Path) -> None:
     lists = written(tmp_path, SAMPLES["EPIC-KITCHENS"][0])
     (tmp_path / "EPIC_100_noun_classes.csv").write_text("id,key\n2,plate\n")
