@@ -58,6 +58,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "report": ("heads:report", "From a store to a score", "Compare runs over seeds and item by item."),
     "train-head": ("heads:train_head", "From a store to a score", "Train a head on a store and test it once."),
+    "sweep": (
+        "sweep:sweep",
+        "From a store to a score",
+        "Train a head under many settings, choose on validation, test the winner once.",
+    ),
     "bench": ("bench:bench", "From a store to a score", "Measure what heads cost: parameters, FLOPs, time, memory."),
     "describe": (
         "describe:describe",
@@ -68,6 +73,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 # What takes less memory, per command; extract says it by itself.
 _LESS_MEMORY: Final = {
     "train-head": "Give a smaller --batch with a larger --accumulate, --resident off, or --device cpu.",
+    "sweep": "Give fewer trials, a smaller --batch, --resident off, or --device cpu.",
     "predict": "Give fewer clips per call, or --device cpu.",
     "bench": "Give a smaller --batch, --no-online, or --device cpu.",
     "describe": "Give a smaller model, or --device cpu.",

@@ -11,10 +11,10 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import typer
 from typer.core import TyperCommand
@@ -26,6 +26,9 @@ from vfc.cache_schema.values.settings import setting
 
 from .options import build, flags, parameter, to_json
 from .progress import Style, show
+
+if TYPE_CHECKING:
+    from vfc.heads.results.tables import Table
 
 Config = TypeVar("Config")
 HELP: Final = {"help_option_names": ["-h", "--help"]}
@@ -156,6 +159,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
     header = [line(columns), line(["-" * width for width in widths])] if any(columns) else []
     return "\n".join([*header, *map(line, cells)])
+
+
+def tables_text(tables: Iterable[Table]) -> str:
+    """The tables of a report as text, each with its title."""
+    return "\n\n".join(f"{each.title}\n{table(each.columns, each.rows)}" for each in tables)
 
 
 def module_file(folder: str, name: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from typer.core import TyperCommand, TyperGroup
@@ -11,7 +11,9 @@ from typer.core import TyperCommand, TyperGroup
 from vfc.cache_schema.values.progress import Progress
 
 from .app import Lazy, group
-from .command import Command, Outcome, first_sentence, module_file, table
+from .command import Command, Outcome, tables_text
+from .head_settings import about_head, head_settings
+from .sweep import run_sweep
 
 if TYPE_CHECKING:
     from vfc.heads.results.tables import Table
@@ -21,11 +23,6 @@ class _Result(Protocol):
     def to_json(self) -> dict[str, Any]: ...
 
     def tables(self) -> list[Table]: ...
-
-
-def tables_text(tables: Iterable[Table]) -> str:
-    """The tables of a report as text, each with its title."""
-    return "\n\n".join(f"{each.title}\n{table(each.columns, each.rows)}" for each in tables)
 
 
 def _outcome(result: _Result) -> Outcome:
@@ -95,39 +92,24 @@ def report() -> TyperCommand:
     ).build()
 
 
-def _about(name: str) -> str:
-    from vfc.heads import methods
-
-    return first_sentence(module_file(methods.__path__[0], name))
-
-
-def head_settings(name: str) -> type[Any]:
-    """The settings of `vfc train-head NAME`: `task`, `head` and `train`, side by side as one dataclass."""
-    from vfc.heads import lookup
-
-    parts = lookup.configs(name)
-    return dataclasses.make_dataclass(
-        "TrainHead",
-        [(part, type(value), dataclasses.field(default=value)) for part, value in parts.items()],
-        frozen=True,
-    )
-
-
 def _train_head(name: str) -> Callable[[], TyperCommand]:
     def load() -> TyperCommand:
         from vfc.heads import lookup
+        from vfc.heads.sweep.sweep import SeedsConfig, SweepConfig
         from vfc.heads.training.fit import train
 
-        settings = head_settings(name)
+        settings = head_settings(name, sweep=SeedsConfig())
 
         def run(config: Any, progress: Progress) -> Outcome:
+            if config.sweep.seeds:
+                return run_sweep(name, config, SweepConfig(config.sweep.seeds), progress)
             result = train(name, config.task, config.head, config.train, progress)
             outcome = _outcome(result)
             files = f"Weights, curve, settings and report.html: {result.folder}"
             return dataclasses.replace(outcome, text=f"{outcome.text}\n\n{files}")
 
         example = getattr(lookup.find(name), "EXAMPLE", f"vfc train-head {name} --cache ./store")
-        return Command(f"train-head {name}", _about(name), settings, run, example).build()
+        return Command(f"train-head {name}", about_head(name), settings, run, example).build()
 
     return load
 
@@ -136,5 +118,5 @@ def train_head() -> TyperGroup:
     """`vfc train-head`, one command per file in `heads/methods/`."""
     from vfc.heads.methods import names
 
-    entries = {name: Lazy(name, _about(name), None, _train_head(name), slow=True) for name in names()}
+    entries = {name: Lazy(name, about_head(name), None, _train_head(name), slow=True) for name in names()}
     return group("train-head", "Train a head on a store and test it once.", entries)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vfc.cache_schema.values.errors import BadInput, MissingPath, unknown_name
-from vfc.cli.heads import head_settings
+from vfc.cli.head_settings import head_settings
 from vfc.cli.options import build, flags
 
 if TYPE_CHECKING:

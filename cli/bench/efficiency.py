@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from vfc.cache_schema.values.errors import BadInput, VfcError
 from vfc.cache_schema.values.progress import Progress, Silent
 from vfc.cache_schema.values.settings import DEVICE_HELP, setting
-from vfc.cli.command import Command, Outcome
-from vfc.cli.heads import tables_text
+from vfc.cli.command import Command, Outcome, tables_text
 
 from .choice import Choice, chosen_heads
 from .in_the_loop import Loop

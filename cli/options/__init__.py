@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .flag import Flag as Flag
 from .flag import flags as flags
+from .paths import path_errors as path_errors
 from .settings import build as build
 from .settings import to_json as to_json
 from .typer_parameter import parameter as parameter

@@ -12,8 +12,7 @@ from typer.core import TyperCommand
 from vfc.cache_schema.values.errors import BadInput
 from vfc.cache_schema.values.progress import Progress
 from vfc.cache_schema.values.settings import DEVICE_HELP, setting
-from vfc.cli.command import Command, Outcome
-from vfc.cli.heads import tables_text
+from vfc.cli.command import Command, Outcome, tables_text
 
 from .features import Clips, extracted_clips, stored_clips, stored_support
 from .pictures import pictures_of

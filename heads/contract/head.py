@@ -62,6 +62,14 @@ class Head(nn.Module, ABC):
         return 1
 
     @classmethod
+    def reads_of(cls, config: Any) -> Any:
+        """What of `config`, the head's own settings, decides what its task reads.
+
+        Runs of a sweep that agree in it, and in the settings of the task, share their batches.
+        """
+        return ()
+
+    @classmethod
     def trained_config(cls, config: Any, store: Path) -> Any:
         """`config` completed with what the head reads of the training store, to score new data with trained weights."""
         return config
@@ -139,6 +147,7 @@ class TaskFile(Protocol):
 
     And `over_runs(results)`: tables over several runs' results, where a score is over splits rather than over items.
     `SEQUENCES = True`: it reads long videos step by step, not clips with a fixed number of rows.
+    `SWEEPS = False`: its test writes what only one run can write, so that no sweep is made of it.
     """
 
     Config: type[Any]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, ClassVar, Final, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,9 @@ class Features:
         MissingRecord: a key that the store does not hold.
         BadInput: values that are no numbers, by the name of the record.
     """
+
+    bytes_read: ClassVar[int] = 0
+    """Bytes of values that this process has read from stores."""
 
     def __init__(
         self,
@@ -181,6 +184,7 @@ class Features:
     def _read(self, index: Tensor, buffer: Tensor) -> Tensor:
         """The records at `index`, in the front of `buffer`: stored values, or served ones where records are reduced."""
         out = buffer[: len(index)]
+        Features.bytes_read += out.nbytes
         records = self._records[index.numpy()]
         if not self._serving.spec.ragged:
             self._reader.take(records, self._array, _bits(out))

@@ -22,8 +22,9 @@ from vfc.heads.results.facts import facts_table
 from vfc.heads.results.table_formats import Format
 from vfc.heads.results.tables import Table, percent, read_rows
 from vfc.heads.runs.paired_statistics import Difference, Group, difference
+from vfc.heads.sweep.records import SweepResult, read_sweep
 
-from .groups import SETUP, LeftOut, group_id, grouped, knobs, read_runs, run_folders, setup
+from .groups import SETUP, LeftOut, group_id, grouped, knobs, read_runs, run_folders, setup, sweep_folders
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Report:
     more: tuple[Table, ...] = ()
     untrained: tuple[Untrained, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    sweeps: tuple[SweepResult, ...] = ()
 
     @property
     def ids(self) -> dict[str, str]:
@@ -88,7 +90,14 @@ class Report:
             for row in self.untrained
         ]
         left_out: list[Json] = [{"name": one.name, "reason": one.reason} for one in self.left_out]
-        return {"groups": groups, "differences": differences, "untrained": untrained, "left_out": left_out}
+        sweeps: list[Json] = [sweep.to_json() for sweep in self.sweeps]
+        return {
+            "groups": groups,
+            "differences": differences,
+            "untrained": untrained,
+            "left_out": left_out,
+            "sweeps": sweeps,
+        }
 
     def notices(self) -> list[str]:
         """A line for each untrained row that is the best one and beats trained groups."""
@@ -105,8 +114,9 @@ class Report:
         ]
 
     def tables(self) -> list[Table]:
-        """A row per group and per untrained row; a row per difference; what is left out."""
-        drawn = [self._groups()]
+        """The sweeps; a row per group and per untrained row; a row per difference; what is left out."""
+        drawn = [table for sweep in self.sweeps for table in sweep.tables()]
+        drawn += [self._groups()] if self.groups else []
         if self.differences:
             rows = tuple(
                 (f"{a} - {b}", _within(d), f"{d.units} {d.over}", _items(d), _seeds(d.per_seed), _beyond(d))
@@ -192,7 +202,9 @@ def report(config: ReportConfig, progress: Progress) -> Report:
     folders = (*config.runs, *config.against)
     if not folders:
         raise BadInput("No run was given.", "Give the folders that `vfc train-head` named, or runs/.")
-    runs, unread = read_runs(folders)
+    sweeps = tuple(read_sweep(folder) for folder in sweep_folders(folders))
+    none_tested = sweeps and not any((folder / "results.jsonl").exists() for folder in run_folders(folders))
+    runs, unread = ([], []) if none_tested else read_runs(folders)
     groups, twice = grouped(runs)
     against = {folder.resolve() for folder in run_folders(config.against)}
     references = [name for name, g in groups.items() if against & {run.folder.resolve() for run in g.runs}]
@@ -209,7 +221,7 @@ def report(config: ReportConfig, progress: Progress) -> Report:
     left_out = (*unread, *twice, *unpaired)
     for one in left_out:
         progress.say(f"Left out: {one.name}. {one.reason}")
-    result = Report(groups, differences, tuple(_of_tasks(groups)), tuple(_untrained(groups)), left_out)
+    result = Report(groups, differences, tuple(_of_tasks(groups)), tuple(_untrained(groups)), left_out, sweeps)
     if config.out is not None or config.figures is not None:
         from .report_page import write_figures, write_report_page
 

@@ -11,6 +11,7 @@ from vfc.cache_schema.values.errors import MissingPath, VfcError
 from vfc.cache_schema.values.recipe import digest
 from vfc.heads.data.facts import FACTS
 from vfc.heads.runs.paired_statistics import Group, Run
+from vfc.heads.sweep.records import SWEEP_FILE
 
 _VARIED: Final = {
     "task": (
@@ -65,9 +66,17 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
     folders: dict[Path, Path] = {}
     for path in paths:
         inner = sorted({c.parent for level in ("*", "*/*") for c in path.glob(f"{level}/config.json")})
+        # Of a sweep, validation chooses which trials are tested: nothing is wrong with the others.
+        inner = [c for c in inner if not (c.parent / SWEEP_FILE).exists() or (c / "results.jsonl").exists()]
         for folder in [path] if (path / "results.jsonl").exists() or not inner else inner:
             folders.setdefault(folder.resolve(), folder)
     return list(folders.values())
+
+
+def sweep_folders(paths: Sequence[Path]) -> list[Path]:
+    """The sweeps among these folders and in them, one level deep."""
+    files = [file for path in paths for level in ("", "*/") for file in sorted(path.glob(level + SWEEP_FILE))]
+    return list({file.parent.resolve(): file.parent for file in files}.values())
 
 
 def grouped(runs: Sequence[Run]) -> tuple[dict[str, Group], list[LeftOut]]:

@@ -48,6 +48,7 @@ def write_figures(folder: Path, report: Report) -> list[Path]:
 
 def _title(report: Report) -> str:
     heads = dict.fromkeys(str(group.runs[0].settings["head"]) for group in report.groups.values())
+    heads |= dict.fromkeys(sweep.head for sweep in report.sweeps)
     return f"Comparison of {', '.join(heads)}"
 
 
@@ -70,7 +71,12 @@ def _figures(report: Report) -> Iterator[Named]:
         seeds = group.per_seed()
         rows.append((name, float(seeds.mean()), float(seeds.std(ddof=1)) if len(seeds) > 1 else None, True))
     rows += [(row.name, row.accuracy, None, False) for row in report.untrained]
-    yield "scores", figures.scores_figure(rows)
+    if rows:
+        yield "scores", figures.scores_figure(rows)
+    for sweep in report.sweeps:
+        validated = any(one.validation is not None for one in sweep.settings)
+        for knob, of_knob in sweep.points().items() if validated else ():
+            yield f"sweep-{_file_name(f'{sweep.folder.name}-{knob}')}", figures.knob_figure(knob, of_knob)
     groups = [*report.groups.values()]
     for knob in knobs(groups):
         points = [(_value(g, knob), validation_of(g), float(g.per_seed().mean())) for g in groups]

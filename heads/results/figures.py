@@ -210,8 +210,8 @@ def scores_figure(rows: Sequence[tuple[str, float, float | None, bool]]) -> Any:
 
 
 @_library_style()
-def knob_figure(name: str, points: Sequence[tuple[Any, float | None, float]]) -> Any:
-    """Scores over the values of one setting: (value, validation or None, test) of each group."""
+def knob_figure(name: str, points: Sequence[tuple[Any, float | None, float | None]]) -> Any:
+    """Scores over the values of one setting: (value, validation or None, test or None) of each group."""
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value, *_ in points)
     values = sorted({value for value, *_ in points}) if numeric else list(dict.fromkeys(str(v) for v, *_ in points))
     place = {value: i for i, value in enumerate(values)}

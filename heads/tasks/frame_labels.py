@@ -42,6 +42,7 @@ from .anticipation.segments import Ids
 from .anticipation.settings import SequenceSettings
 
 SEQUENCES: Final = True
+SWEEPS: Final = False
 GROUPS: Final = 5
 """Parts of the training videos; each is labelled by a classifier trained on the others."""
 

@@ -102,7 +102,8 @@ def words_of(line: str) -> list[str]:
 
 def small(words: list[str]) -> list[str]:
     """The line with what makes it small at its end, where the last value of a flag counts."""
-    extra = SMALL.get(words[0], "") + " " + SMALL.get(" ".join(words[:2]), "")
+    command = "train-head" if words[0] == "sweep" else words[0]  # a sweep takes the flags of a training
+    extra = SMALL.get(command, "") + " " + SMALL.get(" ".join((command, *words[1:2])), "")
     if words[0] in ("eval", "probe-layers") and "--episodes" not in words:
         extra += " --way 2"
     added = extra.split()

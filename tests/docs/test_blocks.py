@@ -22,6 +22,7 @@ PLACES: dict[str, Callable[[Path], None]] = {
     "docs/guides/classification.md": places.few_videos,
     "docs/guides/your-data-set.md": places.few_videos,
     "docs/guides/anticipation.md": places.archive_and_videos,
+    "docs/guides/sweeps.md": places.image_store,
     "docs/guides/cluster.md": places.few_videos,
     "docs/heads/actionllm.md": places.frame_labels,
     "docs/heads/frame-classifier.md": places.sequence_store,

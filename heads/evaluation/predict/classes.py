@@ -88,7 +88,7 @@ def predict_classes(
         progress.begin("Predict", len(complete), "videos")
         with torch.autocast(place.type, torch.bfloat16, enabled=train["precision"] == "bf16"):
             classes = texts.of(scored, place)
-            scores, _ = average_scores(head, clips, scored, [0] * len(complete), classes, scoring, progress)
+            ((scores, _),) = average_scores([head], clips, scored, [0] * len(complete), classes, scoring, progress)
     averaged = torch.from_numpy(np.asarray(scores))
     shares = averaged if config.view_sum == "probabilities" else averaged.softmax(dim=-1)
     return Prediction(

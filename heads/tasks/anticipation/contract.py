@@ -78,6 +78,11 @@ class AnticipationHead(Head):
         """Whether the head, with `settings`, its own Config, reads `WindowBatch.observed_labels`."""
         return False
 
+    @classmethod
+    def reads_of(cls, config: Any) -> tuple[Sampling, bool]:
+        """See `Head.reads_of`."""
+        return cls.sampling(config), cls.reads_observed_labels(config)
+
     def name_classes(self, names: Sequence[str]) -> None:
         """Called once after construction, before anything else."""
         self.names_of_classes = tuple(names)

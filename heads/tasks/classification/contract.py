@@ -41,6 +41,11 @@ class ClassifierHead(Head):
         """What the head reads of a store, with these settings of its own."""
         return Wants()
 
+    @classmethod
+    def reads_of(cls, config: Any) -> Wants:
+        """See `Head.reads_of`."""
+        return cls.wants(config)
+
     @abstractmethod
     def scores(self, batch: ClipBatch) -> Tensor:
         """Logits `[B, C]`."""

@@ -36,15 +36,17 @@ Averages = tuple[npt.NDArray[np.float64], dict[str, npt.NDArray[np.float64]]]
 
 @torch.no_grad()
 def average_scores(
-    head: ClassifierHead,
+    heads: Sequence[ClassifierHead],
     clips: ClipDataset,
     names: Sequence[str],
     labels: Sequence[int],
     classes: Mapping[str, Tensor],
     scoring: Scoring,
     progress: Progress,
-) -> Averages:
-    """Scores `[V, C]` of every video, and the head's further figures of each: name -> `[V]`; see `ClipBatch`.
+) -> list[Averages]:
+    """Of each head: scores `[V, C]` of every video, and further figures of each: name -> `[V]`; see `ClipBatch`.
+
+    The videos are read once for all heads.
 
     Raises:
         BadInput: scores that are no numbers.
@@ -52,8 +54,8 @@ def average_scores(
     place, device = torch.tensor(labels, dtype=torch.int64), scoring.device
     item = torch.from_numpy(np.repeat(np.arange(len(clips.names)), clips.views))
     parts = np.array_split(np.arange(len(item)), max(1, -(-len(item) // scoring.batch)))
-    sums = torch.zeros(len(clips.names), len(names), dtype=torch.float64)
-    usage: dict[str, Tensor] = {}
+    sums = torch.zeros(len(heads), len(clips.names), len(names), dtype=torch.float64)
+    usage: list[dict[str, Tensor]] = [{} for _ in heads]
     with contextlib.closing(stream(clips.sources, ((rows, clips.index(rows)) for rows in parts))) as batches:
         for rows, values in batches:
             items = item[rows]
@@ -61,21 +63,26 @@ def average_scores(
             if scoring.shuffle_seed is not None:
                 frames = shuffled(values, clips.orders(rows, scoring.shuffle_seed, AT_TEST))
             batch = ClipBatch(frames, on_device(place[items], device), tuple(names), classes)
-            scores = head.scores(batch)
-            if scoring.view_sum == "probabilities":
-                scores = scores.float().softmax(dim=-1)
-            sums.index_add_(0, items, scores.cpu().double())
-            for name, figures in (head.usage(batch) or {}).items():
-                total = usage.setdefault(name, torch.zeros(len(sums), dtype=torch.float64))
-                total.index_add_(0, items, figures.cpu().double())
+            for head, of_head, used in zip(heads, sums, usage, strict=True):
+                scores = head.scores(batch)
+                if scoring.view_sum == "probabilities":
+                    scores = scores.float().softmax(dim=-1)
+                of_head.index_add_(0, items, scores.cpu().double())
+                for name, figures in (head.usage(batch) or {}).items():
+                    total = used.setdefault(name, torch.zeros(len(clips.names), dtype=torch.float64))
+                    total.index_add_(0, items, figures.cpu().double())
             progress.advance(int((clips.first[items.numpy()] == rows).sum()))
     _refuse_unscored(sums, clips.names)
     count = torch.from_numpy(clips.views)
-    return (sums / count[:, None]).numpy(), {name: (total / count).numpy() for name, total in usage.items()}
+    averages = (sums / count[:, None]).numpy()
+    return [
+        (average, {name: (total / count).numpy() for name, total in used.items()})
+        for average, used in zip(averages, usage, strict=True)
+    ]
 
 
 def _refuse_unscored(scores: Tensor, videos: Sequence[str]) -> None:
-    bad = (~torch.isfinite(scores).all(dim=1)).nonzero()
+    bad = (~torch.isfinite(scores).all(dim=-1).all(dim=0)).nonzero()
     if len(bad):
         raise BadInput(
             f"The scores of {videos[int(bad[0])]!r} are no numbers (NaN or infinite), and of {len(bad) - 1} "

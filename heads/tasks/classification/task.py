@@ -97,13 +97,14 @@ class Classification:
         val = self.lists.val
         if not val.rows:
             return None
-        return [cast("float", self.score(head, self.trained, val, "0", Silent()).shares()["top1"]) for head in heads]
+        scored = self.scores(heads, self.trained, val, "0", Silent()) if heads else []
+        return [cast("float", of_head.shares()["top1"]) for of_head in scored]
 
     def test(self, head: Head, progress: Progress) -> dict[str, Json]:
         """Every test video once; see `results.result_of`."""
         tests, views = self.lists.tests, self.config.test_views
         progress.begin("Test", sum(len(listed.rows) for listed in tests.values()), "videos")
-        groups = {name: self.score(head, self.tested, listed, views, progress) for name, listed in tests.items()}
+        groups = {name: self.scores([head], self.tested, part, views, progress)[0] for name, part in tests.items()}
         probabilities = self.config.view_sum == "probabilities"
         return {
             "task": "classification",
@@ -120,16 +121,15 @@ class Classification:
             ITEMS: [row for name, scored in groups.items() for row in scored.items(name, probabilities=probabilities)],
         }
 
-    def score(self, head: Head, side: Side, listed: Listed, views: str, progress: Progress) -> Scored:
-        """Scores of every video, averaged over its views."""
+    def scores(self, heads: Sequence[Head], side: Side, listed: Listed, views: str, progress: Progress) -> list[Scored]:
+        """Scores of every video by each head, averaged over its views."""
         clips = self._dataset(side, listed, test_views(side.view.reader, views))
         seed = self.train.seed if self.config.shuffle_frames else None
         scoring = Scoring(self.train.batch, self.device, self.config.view_sum, seed)
         classes = side.texts.of(listed.names, self.device)
-        classifier = cast("ClassifierHead", head)
-        return Scored(
-            listed, *average_scores(classifier, clips, listed.names, listed.labels, classes, scoring, progress)
-        )
+        classifiers = cast("Sequence[ClassifierHead]", heads)
+        averages = average_scores(classifiers, clips, listed.names, listed.labels, classes, scoring, progress)
+        return [Scored(listed, *of_head) for of_head in averages]
 
     def _views_per_video(self) -> float:
         """In how many views a training video may come, on average."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -93,33 +93,47 @@ def draw_peers(tasks: Tasks, per_class: int, generator: np.random.Generator) -> 
     return torch.from_numpy(chosen.reshape(len(tasks), way * queries, way * per_class))
 
 
-def score_head(
-    head: EpisodicHead,
+def score_heads(
+    heads: Sequence[EpisodicHead],
     clips: EpisodeDataset,
     index: EpisodeIndex,
     device: torch.device,
     progress: Progress,
     *,
     rank: int = 0,
-) -> Score:
-    """A head on frozen tasks; every clip is encoded once, as far as its text does not differ from task to task.
+) -> list[Score]:
+    """Heads on frozen tasks; a clip is read once for all and encoded once by each, as far as no text of a task differs.
 
     `rank`: see `score`.
     """
     with torch.no_grad():
-        classify, numbers = (_by_chunk if clips.known else _at_once)(head, clips, index, device)
-        return score(index.tasks, classify, tasks_at_once(index.tasks, numbers), progress, rank=rank)
+        by_chunk = (_by_chunk(head, clips, index, device) for head in heads)
+        ready = by_chunk if clips.known else _at_once(heads, clips, index, device)
+        return [
+            score(index.tasks, classify, tasks_at_once(index.tasks, numbers), progress, rank=rank)
+            for classify, numbers in ready
+        ]
 
 
 def _at_once(
-    head: EpisodicHead, clips: EpisodeDataset, index: EpisodeIndex, device: torch.device
-) -> tuple[Classify, int]:
-    videos = encode_all(head.encode, clips, index.rows)
+    heads: Sequence[EpisodicHead], clips: EpisodeDataset, index: EpisodeIndex, device: torch.device
+) -> Iterator[tuple[Classify, int]]:
+    """All clips through all heads, then the matching of one head after the other."""
 
-    def classify(support: Tensor, query: Tensor) -> Tensor:
-        return head.match(batch_of(replace(index.tasks, support=support, query=query), videos, device))
+    def encode(videos: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        each = enumerate(head.encode(videos) for head in heads)
+        return {f"{number}/{name}": values for number, encoded in each for name, values in encoded.items()}
 
-    return classify, sum(values[0].numel() for values in videos.values())
+    encoded = encode_all(encode, clips, index.rows)
+    for number, head in enumerate(heads):
+        own = f"{number}/"
+        videos = {name.removeprefix(own): encoded.pop(name) for name in [*encoded] if name.startswith(own)}
+
+        def classify(support: Tensor, query: Tensor, head: Any = head, videos: Any = videos) -> Tensor:
+            matched: Tensor = head.match(batch_of(replace(index.tasks, support=support, query=query), videos, device))
+            return matched
+
+        yield classify, sum(values[0].numel() for values in videos.values())
 
 
 def _by_chunk(

@@ -44,7 +44,7 @@ from .dataset import EpisodeDataset, EpisodeIndex, text_keys
 from .episodes import ArraySettings, EpisodeSettings, Score, half_width, in_use
 from .episodic_head import EpisodeBatch as EpisodeBatch
 from .episodic_head import EpisodicHead as EpisodicHead
-from .episodic_head import batch_of, draw_peers, score_head
+from .episodic_head import batch_of, draw_peers, score_heads
 from .items import RANK, items
 
 
@@ -131,19 +131,21 @@ class FewShot:
 
     def validate(self, heads: Sequence[Head]) -> list[float] | None:
         """Accuracy on the frozen list of the val classes; None where the annotations have no val split."""
-        return [self.score(head, "val", Silent()).accuracy for head in heads] if "val" in self.lists else None
+        if "val" not in self.lists:
+            return None
+        return [score.accuracy for score in self.scores(heads, "val", Silent())] if heads else []
 
-    def score(self, head: Head, split: str, progress: Progress, *, rank: int = 0) -> Score:
-        """A head on the frozen tasks of a split; `rank`: see `episodes.score`."""
+    def scores(self, heads: Sequence[Head], split: str, progress: Progress, *, rank: int = 0) -> list[Score]:
+        """Heads on the frozen tasks of a split, from one reading; `rank`: see `episodes.score`."""
         clips, index = self._frozen(self.store, split)
-        return score_head(cast("EpisodicHead", head), clips, index, self.device, progress, rank=rank)
+        return score_heads(cast("Sequence[EpisodicHead]", heads), clips, index, self.device, progress, rank=rank)
 
     def test(self, head: Head, progress: Progress) -> dict[str, Json]:
         """The head and the training-free baselines on the same frozen tasks of the test classes."""
         listed, pooled = self.lists["test"], self.store.of_frames()
         others = count(int(pooled.specs["visual"].shape[0] or 0), text=self.store.text is not None)
         progress.begin("Test", len(listed.episodes) * (1 + others), "tasks")
-        result = self.score(head, "test", progress, rank=RANK)
+        (result,) = self.scores([head], "test", progress, rank=RANK)
         train = self._dataset(replace(pooled, text=None), "train", ())
         rows: list[Json] = []
         for name, other in baselines(*self._frozen(pooled, "test"), train, progress).items():

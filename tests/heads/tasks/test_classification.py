@@ -365,7 +365,7 @@ def test_views_are_drawn_in_training_and_averaged_at_test(make_store: MakeStore)
     with open_store(store) as reader:
         for kind in ("logits", "probabilities"):
             by_hand = opened(Config(store, test_views="1-2", view_sum=kind), how=replace(QUICK, batch=5))
-            scored = by_hand.score(head, by_hand.tested, listed, "1-2", Silent())
+            (scored,) = by_hand.scores([head], by_hand.tested, listed, "1-2", Silent())
             for i, row_ in enumerate(listed.rows):
                 clips = torch.stack([torch.tensor(reader.read(Key("video", row_.name, v), "frames")) for v in (1, 2)])
                 logits = head.scores(ClipBatch({"visual": clips}, torch.zeros(2), listed.names, {}))

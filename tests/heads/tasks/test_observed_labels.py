@@ -85,7 +85,7 @@ def test_the_test_scores_equal_reading_record_by_record(tmp_path: Path, prompt: 
     seen: list[Tensor] = []
     match = head.match
     head.match = lambda batch: seen.append(match(batch)) or seen[-1]  # type: ignore[func-returns-value, method-assign, assignment]
-    opened.score(head, "test", Silent())
+    opened.scores([head], "test", Silent())
     scores = torch.cat(seen)
     head.match = match  # type: ignore[method-assign]
     with open_store(store) as reader, torch.no_grad():

@@ -141,7 +141,7 @@ def test_every_ablation_trains_all_its_weights_and_is_tested(family: str, store_
         sum(head.loss(batch).values(), torch.zeros(())).backward()
         idle = [name for name, p in head.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
         assert not idle, change
-        score = task.score(head.eval(), "test", Silent())
+        (score,) = task.scores([head.eval()], "test", Silent())
         assert 0 <= score.accuracy <= 1, change
 
 
