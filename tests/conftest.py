@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -31,6 +33,18 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         from suites import emulated_gpu
 
         emulated_gpu.register()
+
+
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("caches")
+    return (folder / str(number) for number in itertools.count())
+
+
+@pytest.fixture(autouse=True)
+def _a_cache_of_its_own(_caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another test has kept must not answer for this one."""
+    monkeypatch.setenv("VFC_CACHE", str(next(_caches)))
 
 
 @pytest.fixture(autouse=True)

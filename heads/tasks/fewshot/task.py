@@ -46,6 +46,7 @@ from .episodic_head import EpisodeBatch as EpisodeBatch
 from .episodic_head import EpisodicHead as EpisodicHead
 from .episodic_head import batch_of, draw_peers, score_heads
 from .items import RANK, items
+from .kept_baselines import kept_or_scored
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,8 @@ class FewShot:
         others = count(int(pooled.specs["visual"].shape[0] or 0), text=self.store.text is not None)
         progress.begin("Test", len(listed.episodes) * (1 + others), "tasks")
         (result,) = self.scores([head], "test", progress, rank=RANK)
-        train = self._dataset(replace(pooled, text=None), "train", ())
         rows: list[Json] = []
-        for name, other in baselines(*self._frozen(pooled, "test"), train, progress).items():
+        for name, other in self._baselines(pooled, result, progress).items():
             difference = result.per_task - other.per_task
             rows.append(
                 {
@@ -174,6 +174,22 @@ class FewShot:
             "baselines": rows,
             ITEMS: items(listed.episodes, result),
         }
+
+    def _baselines(self, pooled: StoreView, result: Score, progress: Progress) -> dict[str, Score]:
+        """The training-free scores on the tasks of `result`, from `pooled` features."""
+
+        def score() -> dict[str, Score]:
+            train = self._dataset(replace(pooled, text=None), "train", ())
+            return baselines(*self._frozen(pooled, "test"), train, progress)
+
+        identity: dict[str, Json] = {
+            **self.identity,
+            **self.facts,
+            "tokens": {role: serving.in_words for role, serving in pooled.serving.items()},
+            "train": digest([*self.store.names("train")]),
+            "view": self.config.view,
+        }
+        return kept_or_scored(identity, self.device, result.labels, len(result.per_task), score, progress)
 
     def _read_by_baselines(self, pooled: StoreView) -> dict[str, Json]:
         """`baseline_tokens`, as `tokens` of the facts, where the baselines read other time steps or tokens."""
