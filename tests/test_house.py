@@ -34,6 +34,8 @@ LIBRARIES = {
 LIBRARIES_OF_FILES = {
     "heads/results/figures.py": {"matplotlib"},
     "cache_schema/exchange/archives.py": {"torch"},
+    "cache_schema/exchange/matlab.py": {"scipy"},
+    "cache_schema/exchange/rulstm.py": {"lmdb"},
     "cache_schema/values/devices.py": {"torch"},
     "extract/backbones/i3d/flow.py": {"cv2"},
     "heads/methods/actionllm/checkpoint.py": {"transformers"},

@@ -17,12 +17,13 @@ from vfc.cache_schema.values.recipe import canonical
 from vfc.cache_schema.values.record import Json
 
 from .rows import Annotations, annotation_files, read_annotations, write_annotations
+from .tables import matched_to, read_table
 
 _ORIGIN: Final = "parent.json"
 
 
 def load(store_root: Path, name_or_file: str = "default", say: Callable[[str], None] | None = None) -> Annotations:
-    """Annotations by their name in a store, or from a file (anything that ends in .jsonl or is an existing file).
+    """Annotations by their name in a store, or from a file: JSONL, or a CSV, whose names are those of files or records.
 
     A derived store that has none of its own, or an unchanged copy, uses those of its parent. Where the two differ,
     `say` is called with a line that says which count.
@@ -34,8 +35,11 @@ def load(store_root: Path, name_or_file: str = "default", say: Callable[[str], N
     sets = [(store, annotation_files(store)) for store in _lineage(store_root)]
     versions = [(store, read_annotations(files[name_or_file])) for store, files in sets if name_or_file in files]
     if not versions:
-        if name_or_file.endswith(".jsonl") or Path(name_or_file).is_file():
-            return read_annotations(Path(name_or_file), any_split=False)
+        file = Path(name_or_file)
+        if file.suffix in (".csv", ".tsv", ".ndjson"):
+            return matched_to(read_table(file), _names(store_root))
+        if name_or_file.endswith(".jsonl") or file.is_file():
+            return read_annotations(file, any_split=False)
         raise unknown_name("set of annotations", name_or_file, {name for _, files in sets for name in files})
     counted, *parents = versions
     for parent, rows in parents:
@@ -88,6 +92,12 @@ def _lineage(store_root: Path) -> Iterator[Path]:
         parent = resolved.parent.parent if below else Path(str(_origin(store).get("parent", resolved)))
         if (parent / "zarr.json").is_file():
             store = parent
+
+
+def _names(store_root: Path) -> list[str]:
+    """The names of the videos of a store, as far as its sets of annotations say them."""
+    files = (file for store in _lineage(store_root) for file in annotation_files(store).values())
+    return list(dict.fromkeys(row.name for file in files for row in read_annotations(file).rows))
 
 
 def _origin(store_root: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from vfc.cache_schema.values.errors import unknown_name
+from vfc.cache_schema.values.errors import RecipeMismatch, unknown_name
 from vfc.cache_schema.values.progress import Progress
 
 from .options import ImportOptions
@@ -70,9 +70,16 @@ def import_features(place: Path, out: Path, options: ImportOptions, progress: Pr
     from .imports import import_foreign, source_at
     from .labels import read_labels
     from .reimports import import_export
+    from .replacing import import_anew, with_replace
 
     if options.labels is not None:
         read_labels(options.labels)  # refused before anything is read or written
     if options.form in ("auto", "export") and place.exists() and is_export(place):
         return import_export(place, out, options, progress)
-    return import_foreign(source_at(place, options), place, out, options, progress)
+    source = source_at(place, options)
+    if options.replace:
+        return import_anew(out, lambda new: import_foreign(source, place, new, options, progress))
+    try:
+        return import_foreign(source, place, out, options, progress)
+    except RecipeMismatch as error:
+        raise with_replace(error, out) from None

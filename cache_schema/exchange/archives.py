@@ -1,16 +1,17 @@
-"""Archives of features: folders of npy, npz, safetensors and pt files, one of those alone, or an HDF5 file."""
+"""Archives of features: folders of npy, npz, safetensors and pt files, or one of those alone."""
 
 from __future__ import annotations
 
+import pickle
+import re
+import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-import h5py
 import numpy as np
 
 from vfc.cache_schema.parts.zarr_format import unpack_typed
@@ -18,32 +19,74 @@ from vfc.cache_schema.values.dtypes import decode
 from vfc.cache_schema.values.errors import BadInput, MissingExtra, RecordRejected, unknown_name
 
 from .sources import Array, Item, Source, readable, reading
+from .video_features import video_features
 
-HDF5: Final = (".h5", ".hdf5", ".hdf", ".he5")
 FILES: Final = (".npy", ".npz", ".safetensors", ".pt", ".pth")
+PICKLES: Final = (".pkl", ".pickle")
+MATLAB: Final = (".mat",)
 
-Spans: TypeAlias = "tuple[tuple[int, int | None], ...]"
-"""The rows of each name of an index: start and stop, or one row and None."""
+_CROP: Final = re.compile(r"(?P<name>.+)__(?P<crop>\d)")
 
 
 def files(folder: Path, dataset: str) -> Source:
-    """One file per video, called by its path below the folder without the suffix.
+    """One file per video, called by its path below the folder without the suffix; the files of video_features.
 
     `dataset` names the array of files that hold several.
 
     Raises:
         BadInput: no such file.
     """
-    paths = [p for p in sorted(folder.rglob("*")) if p.suffix in FILES and not _hidden(p.relative_to(folder))]
+    visible = [path for path in sorted(folder.rglob("*")) if not _hidden(path.relative_to(folder))]
+    paths = [path for path in visible if path.suffix in FILES]
+    pickles = [path for path in visible if path.suffix in PICKLES]
+    if pickles and not paths:
+        raise refuse_pickle(pickles[0])
+    lost = [(path.relative_to(folder).with_suffix("").as_posix(), path, _no_pickle(path)) for path in pickles]
     if not paths:
         raise BadInput(
             f"{folder} holds no {', '.join(FILES)} file and is no MS-TCN folder (features/, groundTruth/).",
             "Give the folder with one feature file per video, an HDF5 file, or the folder of an export.",
         )
+    by_video = video_features(folder, paths, dataset)
+    if by_video is not None:
+        return replace(by_video, lost=[*by_video.lost, *lost])
     items = tuple(
         Item(path.relative_to(folder).with_suffix("").as_posix(), path, partial(_only, path, dataset)) for path in paths
     )
-    return Source("files", items)
+    return Source("files", _crops_as_views(items), lost=lost)
+
+
+def _crops_as_views(items: Sequence[Item]) -> tuple[Item, ...]:
+    """Files `<video>__0.npy`, `<video>__1.npy` ... as views of one video, where all are called so and have as many."""
+    matches = [_CROP.fullmatch(item.name) for item in items]
+    crops: dict[str, list[int]] = {}
+    for match in matches:
+        if match is None:
+            return tuple(items)
+        crops.setdefault(match["name"], []).append(int(match["crop"]))
+    counts = {tuple(sorted(each)) for each in crops.values()}
+    if len(counts) != 1 or len(count := next(iter(counts))) < 2 or count != tuple(range(len(count))):
+        return tuple(items)
+    named = zip(items, matches, strict=True)
+    return tuple(replace(item, name=match["name"], view=int(match["crop"])) for item, match in named if match)
+
+
+def refuse_pickle(path: Path) -> BadInput:
+    """The error for a file that runs code when it is loaded."""
+    return BadInput(
+        f"{path} is a pickle, which can run code when it is loaded; it is not loaded here.",
+        "If you trust its origin, convert it once where it can do no harm: "
+        "python -c \"import pickle, numpy; numpy.savez('features.npz', **pickle.load(open('FILE.pkl', 'rb')))\"",
+    )
+
+
+def _no_pickle(path: Path) -> str:
+    """Why a file of objects is not loaded, and how its arrays can be had."""
+    how = "numpy.load(FILE, allow_pickle=True).item()" if path.suffix == ".npy" else "pickle.load(open(FILE, 'rb'))"
+    return (
+        f"{path} holds pickled Python objects, which can run code when they are loaded; they are not loaded here. "
+        f"If you trust their origin, convert them once: numpy.savez('features.npz', **{how})."
+    )
 
 
 def _hidden(path: Path) -> bool:
@@ -94,7 +137,7 @@ def arrays_in(path: Path) -> dict[str, Callable[[], Array]]:
 
 def _loaders(path: Path) -> dict[str, Callable[[], Array]]:
     if path.suffix == ".npy":
-        return {"": partial(np.load, path, mmap_mode="r", allow_pickle=False)}
+        return {"": partial(_npy, path)}
     if path.suffix == ".npz":
         if not zipfile.is_zipfile(path):
             raise ValueError("it was cut short, or is no npz file")
@@ -103,6 +146,15 @@ def _loaders(path: Path) -> dict[str, Callable[[], Array]]:
     if path.suffix == ".safetensors":
         return {name: partial(_float_of, dtype, values) for name, (dtype, values) in tensors_in(path).items()}
     return read_torch(path)
+
+
+def _npy(path: Path) -> Array:
+    with open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        if header(file)[2].hasobject:
+            raise RecordRejected(_no_pickle(path), "Import the npz afterwards.")
+    return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def tensors_in(path: Path) -> dict[str, tuple[str, Array]]:
@@ -131,7 +183,17 @@ def read_torch(path: Path) -> dict[str, Callable[[], Array]]:
             return decode(tensor.view(torch.int16).numpy().view(np.uint16), "bf16")
         return np.asarray(tensor.numpy())
 
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other protocols of pickle
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise RecordRejected(
+            f"{path} cannot be read: it holds other things than tensors, which can run code when they are "
+            "loaded, or is no file of torch. If you trust its origin, load it once and save the tensor alone: "
+            "torch.save(tensor, FILE).",
+            "Import that file afterwards.",
+        ) from None
     tensors = content if isinstance(content, dict) else {"": content}
     loaders: dict[str, Callable[[], Array]] = {}
     for name, one in tensors.items():
@@ -140,138 +202,3 @@ def read_torch(path: Path) -> dict[str, Callable[[], Array]]:
     if not loaders:
         raise ValueError(f"it holds no tensor but a {type(content).__name__}")
     return loaders
-
-
-def hdf5(path: Path, dataset: str) -> Source:
-    """An HDF5 archive: one data set per video, or one array with an index of names beside it.
-
-    Data sets are called by their path; where all of them have one last name (`<video>/features`), by what is
-    before it. `dataset` chooses among several last names. An index is a data set of N strings; the array beside it has
-    N rows, or is laid end to end with a data set of N lengths or N + 1 offsets.
-
-    Raises:
-        BadInput: no HDF5 file, or several arrays that fit.
-    """
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise BadInput(f"{path} is no HDF5 file: {error}.", "Fetch it again.") from None
-    datasets: dict[str, Any] = {}
-
-    def visit(name: str, node: Any) -> None:
-        if isinstance(node, h5py.Dataset) and node.shape is not None:
-            datasets[name] = node
-
-    file.visititems(visit)
-    indexed = _indexed(path, datasets, dataset)
-    if indexed is not None:
-        return Source("hdf5 array", tuple(indexed))
-    numeric = sorted(name for name, node in datasets.items() if node.dtype.kind == "f" and node.ndim)
-    videos = _one_per_video(path, numeric, dataset)
-    items = [
-        Item(video, path, partial(reading, path, partial(_whole, datasets[name]))) for name, video in videos.items()
-    ]
-    return Source("hdf5", tuple(items))
-
-
-def _one_per_video(path: Path, numeric: Sequence[str], dataset: str) -> dict[str, str]:
-    """Data set -> name of the video, for the chosen ones."""
-    heads: dict[str, list[str]] = {}
-    for name in numeric:
-        heads.setdefault(name.rpartition("/")[2], []).append(name)
-    if dataset and dataset not in heads:
-        raise unknown_name(f"data set in {path}", dataset, heads)
-    if not numeric:
-        raise BadInput(f"{path} holds no floating-point data set.", "Give an archive with one data set per video.")
-    if not dataset and len(heads) > 1 and len({len(each) for each in heads.values()}) == 1 < len(min(heads.values())):
-        raise BadInput(
-            f"Every video in {path} has {len(heads)} data sets: {', '.join(sorted(heads)[:8])}.",
-            "Say which: --dataset NAME.",
-        )
-    last = dataset or (next(iter(heads)) if len(heads) == 1 and len(numeric) > 1 else "")
-    if not last:
-        return {name: name for name in numeric}
-    return {name: name.rpartition("/")[0] or name for name in heads[last]}
-
-
-def _whole(node: Any) -> Array:
-    return np.asarray(node[()])
-
-
-def _rows(node: Any, start: int, stop: int | None) -> Array:
-    return np.asarray(node[start] if stop is None else node[start:stop])
-
-
-@dataclass(frozen=True)
-class _Index:
-    """A data set of names and the array whose rows they name.
-
-    `spans`: the rows of each name, and the data set that says so; several where several data sets fit.
-    """
-
-    names: str
-    array: str
-    spans: Mapping[Spans, str]
-
-
-def _indexed(path: Path, datasets: Mapping[str, Any], dataset: str) -> Iterator[Item] | None:
-    """The items of an archive that is one array and an index of names; None if it is not."""
-    candidates = _indexes(datasets, dataset)
-    if not candidates:
-        return None
-    index = _only_index(path, candidates)
-    names = [each.decode() if isinstance(each, bytes) else str(each) for each in datasets[index.names][()]]
-    return (
-        Item(name, path, partial(reading, path, partial(_rows, datasets[index.array], *span)))
-        for name, span in zip(names, next(iter(index.spans)), strict=True)
-    )
-
-
-def _indexes(datasets: Mapping[str, Any], dataset: str) -> list[_Index]:
-    """Every pair of names and array whose lengths fit."""
-    columns = {name: node for name, node in datasets.items() if node.ndim == 1}
-    counts = {name: node[()] for name, node in columns.items() if node.dtype.kind in "iu"}
-    names = {name: len(node) for name, node in columns.items() if node.dtype.kind in "OS" and len(node)}
-    arrays = {name: len(node) for name, node in datasets.items() if node.dtype.kind == "f" and node.ndim}
-    if dataset:
-        arrays = {name: rows for name, rows in arrays.items() if name.rpartition("/")[2] == dataset}
-    pairs = [
-        _Index(index, array, _spans(count, rows, counts))
-        for index, count in names.items()
-        for array, rows in arrays.items()
-    ]
-    return [pair for pair in pairs if pair.spans]
-
-
-def _only_index(path: Path, candidates: Sequence[_Index]) -> _Index:
-    """The one way to read an archive.
-
-    Raises:
-        BadInput: several arrays fit, or several data sets could say which rows belong to a name.
-    """
-    if len(candidates) > 1:
-        pairs = ", ".join(f"{index.array} by {index.names}" for index in candidates)
-        raise BadInput(f"{path} can be read in several ways: {pairs}.", "Say which array: --dataset NAME.")
-    (index,) = candidates
-    if len(index.spans) > 1:
-        raise BadInput(
-            f"{path} can be read in several ways: {' or '.join(sorted(index.spans.values()))} may say how many rows "
-            f"of {index.array} each of {index.names} has.",
-            "Leave one of them out of the file.",
-        )
-    return index
-
-
-def _spans(names: int, rows: int, counts: Mapping[str, Array]) -> dict[Spans, str]:
-    """Which rows belong to each name: one each, or by offsets or lengths among the whole-number data sets.
-
-    Every way that fits, and the data set that says so.
-    """
-    if names == rows:
-        return {tuple((i, None) for i in range(names)): ""}
-    ways: dict[Spans, str] = {}
-    for name, values in counts.items():
-        ends = values if len(values) == names + 1 else np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
-        if len(ends) == names + 1 and ends[0] == 0 and ends[-1] == rows and (np.diff(ends.astype(np.int64)) >= 0).all():
-            ways.setdefault(tuple((int(a), int(b)) for a, b in pairwise(ends)), name)
-    return ways

@@ -21,8 +21,9 @@ from vfc.cache_schema.values.errors import BadInput, RecordRejected
 from vfc.cache_schema.values.recipe import Recipe, canonical, digest
 from vfc.cache_schema.values.record import ArraySpec, Json, Key
 
-from .archives import HDF5, tensors_in
+from .archives import tensors_in
 from .exports import FORMS
+from .hdf5_archive import HDF5
 from .sources import Array, reading
 
 ABOUT, INDEX, BEGUN = "store.json", "index.jsonl", "export.json"

@@ -35,7 +35,8 @@ class ImportReport(Report):
     `present` records were there already; `failed`: name and reason; `trimmed`: name, steps of features and of labels;
     `unlabelled`: names without a row of labels; `strangers`: rows of labels without a record; `unsplit`: names
     without a row of labels that lost their split; `splits`: for every
-    split how many of the videos that it names have a record; `checked` records were read back.
+    split how many of the videos that it names have a record; `checked` records were read back; `notes`: how the source
+    was read.
     """
 
     path: str
@@ -51,6 +52,7 @@ class ImportReport(Report):
     splits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     arrays: tuple[ArraySpec, ...] = ()
     unsplit: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -93,7 +95,7 @@ def list_failures(out: Path, failed: Sequence[tuple[Key, Path, str]]) -> None:
 
 def annotate(out: Path, source: Source, options: ImportOptions) -> ImportReport:
     """Bring annotations up to date; a report of that."""
-    names = [key.name for key in open_store(out).keys("video")]
+    names = list(dict.fromkeys(key.name for key in open_store(out).keys("video")))
     rows: Mapping[str, Annotation] = {}
     strangers: list[str] = []
     unlabelled: list[str] = []

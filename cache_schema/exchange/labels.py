@@ -1,99 +1,76 @@
-"""Labels of imported records: from a CSV or JSONL, else from the folders in their names."""
+"""Labels of imported records: from a table or the JSON of action detection, else from the folders in their names."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any
 
 from vfc.cache_schema.annotations import (
     Annotation,
     Annotations,
     read_annotations,
-    require_split,
     update_rows,
     write_annotations,
 )
+from vfc.cache_schema.annotations.names import require_split
+from vfc.cache_schema.annotations.tables import matched, read_table
 from vfc.cache_schema.values.errors import BadInput, MissingPath
 
-_COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
-    "name": ("name", "path", "video", "file", "filename", "video_id", "id"),
-    "label": ("label", "class", "action"),
-    "split": ("split", "subset"),
-    "fold": ("fold",),
-    "start_seconds": ("start_seconds", "start"),
-    "end_seconds": ("end_seconds", "end"),
-}
+__all__ = ["by_folder", "frame_rates", "matched", "rate_of", "read_labels", "update_annotations"]
 
 
 def read_labels(path: Path) -> tuple[Annotation, ...]:
-    """The rows of a JSONL of annotations, or of a CSV with a header (`name,label,split,fold,...`).
+    """The rows of a table (see `read_table`), or one per video of a JSON of action detection.
 
     Raises:
         MissingPath: no such file.
         BadInput: no column of names, or a row that cannot be used; file and line are named.
     """
-    if path.suffix == ".jsonl":
-        return read_annotations(path, any_split=False).rows
+    if path.suffix.lower() != ".json":
+        return read_table(path)
+    return tuple(
+        Annotation(name, _only_label(video), require_split(str(video.get("subset") or "")))
+        for name, video in _database(path).items()
+    )
+
+
+def frame_rates(path: Path) -> Mapping[str, float]:
+    """Frames per second of every video that a JSON of action detection says; none for other files."""
+    if path.suffix.lower() != ".json":
+        return {}
+    videos = _database(path)
+    return {name: float(video["fps"]) for name, video in videos.items() if float(video.get("fps") or 0) > 0}
+
+
+def rate_of(name: str, rates: Mapping[str, float]) -> float | None:
+    """The rate of a record, whose name may have a folder and the `v_` of ActivityNet before its id."""
+    last = PurePosixPath(name).name
+    return next((rates[each] for each in (name, last, last.removeprefix("v_")) if each in rates), None)
+
+
+def _database(path: Path) -> Mapping[str, Mapping[str, Any]]:
+    """Id -> entry of a JSON `database.<id>.{subset,duration,fps,annotations[{label,segment}]}`."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            header = {(field or "").strip().lower(): field for field in reader.fieldnames or ()}
-            chosen = {
-                field: next((header[name] for name in titles if name in header), None)
-                for field, titles in _COLUMNS.items()
-            }
-            if chosen["name"] is None:
-                raise BadInput(
-                    f"{path} has the columns {', '.join(header) or 'none'}, and none of names.",
-                    "Give it a header: name,label,split (name is the record's, as `vfc store inspect` shows).",
-                )
-            return tuple(_row(row, chosen, f"{path}, line {reader.line_num}") for row in reader)
+        content = json.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
-        raise MissingPath(f"There is no file of labels {path}.", "Give --labels a CSV or JSONL.") from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 text (byte {error.start}).", "Save it as UTF-8.") from None
-
-
-def _row(row: Mapping[str, str | None], chosen: Mapping[str, str | None], where: str) -> Annotation:
-    texts = {field: (row.get(column) or "").strip() if column else "" for field, column in chosen.items()}
-    try:
-        start, end = (float(texts[f]) if texts[f] else None for f in ("start_seconds", "end_seconds"))
-        return Annotation(texts["name"], texts["label"], require_split(texts["split"]), texts["fold"], start, end)
-    except BadInput as error:
-        raise BadInput(f"{where}: {error.problem}", error.remedy) from None
+        raise MissingPath(f"There is no file of labels {path}.", "Give a CSV or JSONL.") from None
     except ValueError as error:
-        raise BadInput(f"{where}: {error}.", "Times are seconds, as 1.5.") from None
+        raise BadInput(f"{path} is not JSON: {error}.", "Fetch it again.") from None
+    videos = content.get("database") if isinstance(content, dict) else None
+    if not isinstance(videos, dict) or not all(isinstance(video, dict) for video in videos.values()):
+        raise BadInput(
+            f"{path} is JSON without a `database` of videos.",
+            "Give a CSV or JSONL with name,label,split, or the JSON of ActionFormer, OpenTAD or ActivityNet.",
+        )
+    return videos
 
 
-def matched(rows: Iterable[Annotation], names: Sequence[str]) -> tuple[dict[str, Annotation], list[str]]:
-    """Rows by the name of the record that each speaks of; and the names of rows that speak of none.
-
-    A row's name is a record's, or that with a suffix (`clip.mp4` of `clip`), or the last part of it where only one
-    record has it.
-
-    Raises:
-        BadInput: two rows for one record.
-    """
-    by_last: dict[str, list[str]] = {}
-    for name in names:
-        by_last.setdefault(PurePosixPath(name).name, []).append(name)
-    records, row_of, strange = set(names), dict[str, Annotation](), []
-    for row in rows:
-        path = PurePosixPath(row.name)
-        shorter = path.with_suffix("") if path.name else path
-        spoken = [n for n in (row.name, str(shorter)) if n in records]
-        by_last_name = [each[0] for n in (path.name, shorter.name) if len(each := by_last.get(n, [])) == 1]
-        name = next(iter(spoken + by_last_name), "")
-        if not name:
-            strange.append(row.name)
-        elif name in row_of:
-            raise BadInput(f"{name!r} has two rows of labels.", "Every record has one row.")
-        else:
-            row_of[name] = dataclasses.replace(row, name=name)
-    return row_of, strange
+def _only_label(video: Mapping[str, Any]) -> str:
+    """The class of all segments of a video; nothing where there are several."""
+    labels = {str(segment.get("label", "")).strip() for segment in video.get("annotations") or ()}
+    return labels.pop() if len(labels) == 1 else ""
 
 
 def by_folder(names: Sequence[str]) -> dict[str, Annotation]:

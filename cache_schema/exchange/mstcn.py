@@ -142,16 +142,3 @@ def read_bundle(path: Path, videos: set[str]) -> list[str]:
 
 def _stem(name: str) -> str:
     return name.removesuffix(".txt").removesuffix(".npy")
-
-
-def require_near(name: str, features: int, labels: int) -> None:
-    """Refuse a video whose features and labels differ by more than a few frames lost at the end.
-
-    Raises:
-        RecordRejected: they are too far apart to be of one frame rate.
-    """
-    if abs(features - labels) > max(32, max(features, labels) // 10):
-        raise RecordRejected(
-            f"{name!r} has {features} steps of features and {labels} of labels: too far apart to be of one frame rate.",
-            "Give features of the frame rate of the labels, [D, T]; or --time first where they are [T, D].",
-        )

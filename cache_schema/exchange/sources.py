@@ -23,14 +23,19 @@ Array: TypeAlias = npt.NDArray[Any]
 class Item:
     """One video of a source.
 
-    `name` is that of its record. `path` is its file. `features` reads it as stored there: `[T, D]`, `[D]`
-    or `[T, N, D]`; `labels` reads its class ids, int64 `[T]`. Both raise RecordRejected, which fails this item only.
+    `name` and `view` are those of its record. `path` is its file. `features` reads it as stored there: `[T, D]`, `[D]`
+    or `[T, N, D]`; `labels` reads its class ids, int64 `[T]`; `streams` reads further arrays of the same steps, as
+    `features` does; `seconds` reads the time of every step, float64 `[T]`. All raise RecordRejected, which fails this
+    item only.
     """
 
     name: str
     path: Path
     features: Callable[[], Array]
     labels: Callable[[], npt.NDArray[np.int64]] | None = None
+    streams: Mapping[str, Callable[[], Array]] = field(default_factory=dict)
+    seconds: Callable[[], Array] | None = None
+    view: int = 0
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,8 @@ class Source:
 
     `classes` are the names of the class ids, in order, empty without labels. `splits`: by the name that its
     annotations will have, the rows of each published split. `lost`: videos of which some part is there and that can
-    still make no record, with the reason.
+    still make no record, with the reason. `streams`: names of the arrays of `Item.features` and `Item.streams`, where
+    there are several. `notes`: how the source was read, as lines for the user.
     """
 
     format: str
@@ -47,11 +53,18 @@ class Source:
     classes: tuple[str, ...] = ()
     splits: Mapping[str, Sequence[Annotation]] = field(default_factory=dict)
     lost: Sequence[tuple[str, Path, str]] = ()
+    streams: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the items say the times of their steps."""
+        return any(item.seconds for item in self.items)
 
     def __post_init__(self) -> None:
-        items = tuple(sorted(self.items, key=lambda item: item.name))
+        items = tuple(sorted(self.items, key=lambda item: (item.name, item.view)))
         for one, other in pairwise(items):
-            if one.name == other.name:
+            if (one.name, one.view) == (other.name, other.view):
                 raise BadInput(
                     f"Two sources would make the record {one.name!r}: {one.path} and {other.path}.",
                     "Take one of them out of the folder.",

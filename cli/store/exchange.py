@@ -60,6 +60,7 @@ def _import(config: ImportConfig, progress: Progress) -> Outcome:
         f"{done.path} from {done.source} ({done.format}): {count(done.added, 'record')} added, "
         f"{done.present:,} there already, {done.checked:,} read back"
     ]
+    lines += done.notes
     if done.splits:
         rows = [(name, f"{matched} of {named} videos named") for name, (matched, named) in sorted(done.splits.items())]
         lines.append(table(("annotations", "with a record"), rows))
@@ -101,8 +102,9 @@ COMMANDS: tuple[Command[Any], ...] = (
         ImportConfig,
         _import,
         "vfc store import ./50salads --fps 30 --out ./store",
-        "SOURCE is an MS-TCN folder (features/, groundTruth/, mapping.txt, splits/), an HDF5 file, a folder of npy, "
-        "npz, safetensors or pt files with one video each, one such file with many, or what `vfc store export` wrote. "
+        "SOURCE is an MS-TCN folder (features/, groundTruth/, mapping.txt, splits/), a folder of video_features, an "
+        "HDF5 or MATLAB file, LMDB of RULSTM, a folder of npy, npz, safetensors or pt files with one video each, one "
+        "such file with many, or what `vfc store export` wrote. "
         "What cannot be used is listed, the rest is imported. A second run adds what is missing.",
     ),
     Command(

@@ -188,7 +188,7 @@ def test_files_that_cannot_be_read_cost_only_themselves(tmp_path: Path) -> None:
     save_file({"x": np.ones((4, 3), np.float32)}, tmp_path / "in" / "cut.safetensors")
     cut = tmp_path / "in" / "cut.safetensors"
     cut.write_bytes(cut.read_bytes()[:-4])
-    np.save(tmp_path / "in" / "wide.npy", np.ones((4, 5), np.float32))
+    np.save(tmp_path / "in" / "wide.npy", np.ones((6, 5), np.float32))
     np.save(tmp_path / "in" / "none.npy", np.ones((0, 3), np.float32))
     done = bring(tmp_path / "in", tmp_path / "s", made_by="hand")
     said = dict(done.failed)
@@ -198,7 +198,7 @@ def test_files_that_cannot_be_read_cost_only_themselves(tmp_path: Path) -> None:
     assert "Python objects" in said["objects"]
     assert "it was cut short, or is no npz file" in said["short"]
     assert "cannot be read" in said["pickled"]
-    assert "has the shape [4, 5]; its kind is declared as [L, 3]" in said["wide"]
+    assert "has the shape [6, 5]; its kind is declared as [L, 3]" in said["wide"]
     assert "is empty: [0, 3]" in said["none"]
     assert done.added == 1
 
@@ -255,6 +255,35 @@ def test_labels_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"'a/x' has two rows of labels"):
         matched(read_labels(path), ["a/x"])
     assert matched(read_labels(path), ["a/x", "b/x"]) == ({}, ["x.mp4", "x"])
+
+
+@pytest.mark.parametrize(
+    ("written", "record"),
+    [
+        ("/home/user/SH_Train/01_9001_i3d.npy", "01_9001"),
+        ("G:\\UCF_Train\\Abuse901_x264_i3d.npy", "Abuse901_x264"),
+        ("AAAAAAAAAA0", "v_AAAAAAAAAA0"),
+        ("v_BBBBBBBBBB1.mp4", "BBBBBBBBBB1"),
+        ("walk/c", "walk/c.mp4"),
+        ("c", "walk/c.mp4"),
+    ],
+)
+def test_a_row_names_its_record_as_others_call_it(written: str, record: str) -> None:
+    others = ["01_9001", "Abuse901_x264", "v_AAAAAAAAAA0", "BBBBBBBBBB1", "walk/c.mp4", "run/d.mp4"]
+    rows, strangers = matched([Annotation(written, "x")], others)
+    assert (list(rows), strangers) == ([record], [])
+
+
+@pytest.mark.parametrize("separator", ",;\t")
+def test_tables_of_labels_in_every_form(tmp_path: Path, separator: str) -> None:
+    """Spreadsheets write semicolons, tabs, a byte order mark and carriage returns; rows may end early."""
+    lines = [["Name", "Label", "Split"], ["b/two", '"sit, down; slowly"', "Training"], ["a/one", "walk"]]
+    text = "\ufeff" + "".join(separator.join(line) + "\r\n" for line in lines)
+    (tmp_path / "l.csv").write_bytes(text.encode())
+    rows = read_labels(tmp_path / "l.csv")
+    assert rows == (Annotation("b/two", "sit, down; slowly", "train"), Annotation("a/one", "walk"))
+    (tmp_path / "l.jsonl").write_text('{"path": "b/two", "class": "sit", "more": 1}\n{"path": "a/one", "class": 7}\n')
+    assert read_labels(tmp_path / "l.jsonl") == (Annotation("b/two", "sit"), Annotation("a/one", "7"))
 
 
 def test_what_holds_nothing(tmp_path: Path) -> None:
