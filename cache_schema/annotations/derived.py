@@ -17,7 +17,7 @@ from vfc.cache_schema.values.recipe import canonical
 from vfc.cache_schema.values.record import Json
 
 from .rows import Annotations, annotation_files, read_annotations, write_annotations
-from .tables import matched_to, read_table
+from .tables import is_table, matched_to, read_table
 
 _ORIGIN: Final = "parent.json"
 
@@ -36,7 +36,7 @@ def load(store_root: Path, name_or_file: str = "default", say: Callable[[str], N
     versions = [(store, read_annotations(files[name_or_file])) for store, files in sets if name_or_file in files]
     if not versions:
         file = Path(name_or_file)
-        if file.suffix in (".csv", ".tsv", ".ndjson"):
+        if is_table(file) and not name_or_file.endswith(".jsonl"):
             return matched_to(read_table(file), _names(store_root))
         if name_or_file.endswith(".jsonl") or file.is_file():
             return read_annotations(file, any_split=False)

@@ -6,12 +6,14 @@ from typer.core import TyperGroup
 
 from vfc.cli.app import Lazy, group
 
-from . import derive, exchange, inspect, repair
+from . import annotate, derive, exchange, inspect, repair
 
 
 def store() -> TyperGroup:
     """`vfc store`."""
-    verbs = {each.name.split()[-1]: each for part in (inspect, repair, derive, exchange) for each in part.COMMANDS}
+    verbs = {
+        each.name.split()[-1]: each for part in (inspect, repair, derive, annotate, exchange) for each in part.COMMANDS
+    }
     entries = {name: Lazy(name, each.help, None, each.build) for name, each in verbs.items()}
     return group(
         "store", "Inspect, verify and repair stores, make new ones from them, import and export features.", entries

@@ -47,13 +47,7 @@ def read_listing(file: Path, options: ListOptions = NO_OPTIONS) -> Listing:
         BadInput: a file that cannot be read, or a malformed line, with file and line number.
         UnknownName: a --label that the list does not have.
     """
-    try:
-        # A lone carriage return ends a line too: old spreadsheets write so.
-        text = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{file} is not UTF-8 text (byte {error.start}).", "Save it as UTF-8.") from None
-    except OSError as error:
-        raise BadInput(f"{file} cannot be read: {error.strerror}.", "Give a readable list of videos.") from error
+    text = _text(file)
     suffix = file.suffix.lower()
     listing = recognise(Document(file, text, options))
     if listing is None and suffix == ".json":
@@ -67,6 +61,21 @@ def read_listing(file: Path, options: ListOptions = NO_OPTIONS) -> Listing:
     if options.label and not listing.labels:
         raise label_error(file, options.label, ())
     return listing
+
+
+def _text(file: Path) -> str:
+    try:
+        # A lone carriage return ends a line too: old spreadsheets write so.
+        return file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{file} is not UTF-8 text (byte {error.start}).", "Save it as UTF-8.") from None
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read: {error.strerror}.", "Give a readable list of videos.") from error
+
+
+def is_official(file: Path) -> bool:
+    """Whether a file is a list in the form of a data set; raises as `read_listing` does."""
+    return file.is_file() and recognise(Document(file, _text(file))) is not None
 
 
 def _json_remedy(text: str) -> str:
