@@ -26,7 +26,7 @@ def pooled_spec(spec: ArraySpec, pool: str, grid: str = "") -> ArraySpec:
     layout = Layout.parse(spec.layout)
     if layout.order == RAGGED_GRID and spec.ragged:
         return spec
-    if layout.order == FRAME_MAJOR and len(spec.shape) == 3 and layout.leading <= 1:
+    if layout.order == FRAME_MAJOR and len(spec.shape) == 3:
         return _pooled_frames(spec, layout, pool, cells, grid)
     if layout.order == PATCH_MAJOR and len(spec.shape) == 2:
         return _pooled_patches(spec, layout, pool, cells or (1, 1), grid)
@@ -36,11 +36,11 @@ def pooled_spec(spec: ArraySpec, pool: str, grid: str = "") -> ArraySpec:
 
 
 def _pooled_frames(spec: ArraySpec, layout: Layout, pool: str, cells: tuple[int, int] | None, grid: str) -> ArraySpec:
-    """The class token of each frame stays; a grid is stated where it was stated before."""
+    """The leading tokens of each frame stay; a grid is stated where it was stated before."""
     frames, tokens, width = spec.shape
     leading = layout.leading
     if cells is None:
-        shape = (frames, 2, width) if leading else (frames, width)
+        shape = (frames, leading + 1, width) if leading else (frames, width)
         return dataclasses.replace(spec, shape=shape, layout=str(dataclasses.replace(layout, grid=None)))
     rows, columns = _token_grid(spec, (tokens or 0) - leading, grid)
     if cells[0] > rows or cells[1] > columns:
@@ -66,9 +66,9 @@ def pool_values(values: Array, spec: ArraySpec, pool: str, grid: str = "", token
     A grid `RxC` averages the tokens of every frame into R x C cells. Where the token grid is no multiple of it, cell r
     of R takes the rows floor(r*H/R) up to ceil((r+1)*H/R), so that neighbours overlap by a row (the rule of the usual
     adaptive average pooling). `mean` averages all tokens of a frame, or, where an array has one vector per frame or
-    step, all of these. A class token that is first in each frame is not averaged with the others: it stays first,
-    as it is (so `mean` leaves two tokens per frame, class token and mean). So does the one class token of a video that
-    stands before patches in `cls first, patch-major` (so `mean` leaves 1 + T tokens).
+    step, all of these. Class and register tokens that are first in each frame are not averaged with the others: they
+    stay first, as they are (so `mean` leaves two tokens per frame, class token and mean). So does the one class token
+    of a video that stands before patches in `cls first, patch-major` (so `mean` leaves 1 + T tokens).
 
     Args:
         values: `[T, N, D]`, `[L, D]`, `[1 + N*T, D]` or `[T, D]`, as `spec` says.

@@ -35,18 +35,19 @@ def slow_cells(frame: Values, rows: int, columns: int, out_rows: int, out_column
 sizes = st.integers(1, 7)
 
 
-@given(st.integers(1, 3), sizes, sizes, st.data(), st.booleans())
-def test_a_grid_is_the_mean_of_its_cells(frames: int, rows: int, columns: int, data: st.DataObject, cls: bool) -> None:
+@given(st.integers(1, 3), sizes, sizes, st.data(), st.sampled_from((0, 1, 5)))
+def test_a_grid_is_the_mean_of_its_cells(frames: int, rows: int, columns: int, data: st.DataObject, cls: int) -> None:
     out_rows, out_columns = data.draw(st.integers(1, rows)), data.draw(st.integers(1, columns))
     values = some(frames, rows * columns + cls, 3)
-    layout = "frame-major, cls first in frame" if cls else "frame-major"
+    words = {0: "", 1: ", cls first in frame", 5: ", cls and 4 more first in frame"}
+    layout = f"frame-major{words[cls]}"
     spec = ArraySpec("layer1.visual", "fp32", values.shape, layout)
     pool, grid = f"{out_rows}x{out_columns}", f"{rows}x{columns}"
     got = pool_values(values, spec, pool, grid)
-    wanted = np.stack([slow_cells(frame[int(cls) :], rows, columns, out_rows, out_columns) for frame in values])
+    wanted = np.stack([slow_cells(frame[cls:], rows, columns, out_rows, out_columns) for frame in values])
     if cls:
-        np.testing.assert_array_equal(got[:, 0], values[:, 0])
-    np.testing.assert_allclose(got[:, int(cls) :], wanted, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(got[:, :cls], values[:, :cls])
+    np.testing.assert_allclose(got[:, cls:], wanted, rtol=1e-5, atol=1e-6)
     after = pooled_spec(spec, pool, grid)
     assert after == ArraySpec("layer1.visual", "fp32", got.shape, layout)
     assert got.dtype == np.float32
@@ -111,6 +112,13 @@ def test_mean() -> None:
     np.testing.assert_array_equal(with_cls[:, 0], cls[:, 0])
     np.testing.assert_array_equal(with_cls[:, 1], got)
     assert pooled_spec(spec, "mean").shape == (4, 2, 5)
+
+    registers = ArraySpec("x", "fp32", (4, 14, 5), "frame-major, cls and 4 more first in frame, grid 3x3")
+    leading = some(4, 5, 5, seed=2)
+    with_registers = pool_values(np.concatenate([leading, tokens], axis=1), registers, "mean")
+    np.testing.assert_array_equal(with_registers, np.concatenate([leading, got[:, None]], axis=1))
+    after = ArraySpec("x", "fp32", (4, 6, 5), "frame-major, cls and 4 more first in frame")
+    assert pooled_spec(registers, "mean") == after
 
     flat = ArraySpec("x", "fp32", (None, 5), "ragged grid")
     np.testing.assert_array_equal(pool_values(tokens.reshape(-1, 5), flat, "mean", "", (4, 3, 3)), got)
