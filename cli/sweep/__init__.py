@@ -75,7 +75,14 @@ def run_sweep(name: str, config: Any, chosen: SweepConfig, progress: Progress) -
         points.append(Point(shown, settings.task, settings.head, settings.train))
     if errors:
         raise combined(errors)
-    result = sweep(name, points, config.train.out or _default_folder(name, config, chosen.grid), chosen.test, progress)
+    result = sweep(
+        name,
+        points,
+        config.train.out or _default_folder(name, config, chosen.grid),
+        chosen.test,
+        progress,
+        prune=chosen.prune,
+    )
     text = f"{tables_text(result.tables())}\n\nRun folders, and the table at any time: vfc report {result.folder}"
     failed = any(trial.state == "failed" for trial in result.trials)
     return Outcome(result.to_json(), text, 3 if failed else 0)

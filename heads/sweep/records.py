@@ -20,7 +20,7 @@ from vfc.heads.runs.paired_statistics import Group, Run
 SWEEP_FILE: Final = "sweep.json"
 _TRIALS: Final = "trials.jsonl"
 
-State = Literal["waiting", "trained", "tested", "failed"]
+State = Literal["waiting", "trained", "tested", "pruned", "failed"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class Setting:
         """Mean and standard deviation over seeds."""
         scores = self._scores()
         if scores is None:
-            return "failed" if self.failed else "none" if self.trials[0].state != "waiting" else "waiting"
+            states = {trial.state for trial in self.trials}
+            return next((state for state in ("failed", "pruned", "waiting") if state in states), "none")
         return percent(float(np.mean(scores)), float(np.std(scores, ddof=1)) if len(scores) > 1 else None)
 
     def _scores(self) -> list[float] | None:
@@ -165,8 +166,10 @@ class SweepResult:
         finished = sum(trial.state in ("trained", "tested") for trial in self.trials)
         title = f"Sweep of {self.head}: {finished} of {len(self.trials)} trials, {self._tested_in_words()}"
         drawn = [Table(title, (*self.knobs, *columns), tuple(rows))]
-        failed = tuple((trial.folder, trial.reason) for trial in self.trials if trial.state == "failed")
-        return [*drawn, Table("Failed", ("trial", "reason"), failed)] if failed else drawn
+        for title, state in (("Failed", "failed"), ("Pruned", "pruned")):
+            rows_of_state = tuple((trial.folder, trial.reason) for trial in self.trials if trial.state == state)
+            drawn += [Table(title, ("trial", "reason"), rows_of_state)] if rows_of_state else []
+        return drawn
 
     def _tested_in_words(self) -> str:
         if len(self.settings) == 1:

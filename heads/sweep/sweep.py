@@ -17,6 +17,7 @@ from vfc.cache_schema.values.settings import setting
 from vfc.heads.contract.head import Task
 from vfc.heads.data.features import Features
 from vfc.heads.lookup import find, task_of
+from vfc.heads.results.tables import percent
 from vfc.heads.runs.lock import locked
 from vfc.heads.runs.run_folder import claim
 from vfc.heads.training.fit import finished, measure
@@ -25,8 +26,9 @@ from vfc.heads.training.prepared_run import PreparedRun, prepare_run, prepare_ta
 from vfc.heads.training.process import own_draws, refuse_ranks
 from vfc.heads.training.trial import Trial
 
+from .halving import Halving
 from .point import Point, by_stream
-from .records import SweepResult, TrialRecord, write_sweep, write_trials
+from .records import SWEEP_FILE, SweepResult, TrialRecord, read_sweep, write_sweep, write_trials
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,20 @@ class SweepConfig(SeedsConfig):
         "Sweep",
         choices=("winner", "all"),
     )
+    prune: bool = setting(
+        False,
+        "Successive halving: after a quarter and after half of the updates, the trials with the worse validation end. "
+        "The first seed decides; other seeds train what it leaves.",
+        "Sweep",
+    )
 
 
-def sweep(name: str, points: Sequence[Point], folder: Path, test: str, progress: Progress) -> SweepResult:
+def sweep(
+    name: str, points: Sequence[Point], folder: Path, test: str, progress: Progress, *, prune: bool = False
+) -> SweepResult:
     """Train all `points` of the head `name` in folders of `folder`, and test those that `test` says.
+
+    `prune`: by `Halving`, within each group of trials on the same data.
 
     What is finished stays; what was interrupted goes on from its checkpoint. A trial that fails is recorded with its
     reason, and the others go on.
@@ -69,7 +81,7 @@ def sweep(name: str, points: Sequence[Point], folder: Path, test: str, progress:
         BadInput: nothing is held out to choose by; a head of which no sweep is made; see the task.
     """
     refuse_ranks()
-    return _Sweep(name, points, folder, test, progress).run()
+    return _Sweep(name, points, folder, test, progress, prune).run()
 
 
 @dataclass(frozen=True)
@@ -82,19 +94,24 @@ class _Group:
 
 
 class _Sweep:
-    def __init__(self, name: str, points: Sequence[Point], folder: Path, test: str, progress: Progress) -> None:
+    def __init__(
+        self, name: str, points: Sequence[Point], folder: Path, test: str, progress: Progress, prune: bool
+    ) -> None:
         if not getattr(task_of(find(name)), "SWEEPS", True):
             raise BadInput(
                 f"{name} writes labels for other heads into the store, and only one run can.",
                 f"Train it once: vfc train-head {name}.",
             )
-        self.name, self.folder, self.progress = name, folder, progress
+        self.name, self.folder, self.progress, self.prune = name, folder, progress, prune
         self.points = [point.within(folder) for point in points]
         knobs = tuple(dict.fromkeys(knob for point in points for knob in point.values))
         self.records = {
             point.folder_name: TrialRecord(point.folder_name, point.values, point.train.seed) for point in points
         }
         self.errors: list[Exception] = []
+        # A decision is kept: without the trials that are tested by now it could not be made again.
+        before = read_sweep(folder).trials if prune and (folder / SWEEP_FILE).exists() else ()
+        self.pruned = {trial.folder: trial for trial in before if trial.state == "pruned"}
         self.result = SweepResult(folder, name, knobs, test, ())
 
     def run(self) -> SweepResult:
@@ -147,7 +164,7 @@ class _Sweep:
             raise self.errors[0]
 
     def _require_validation(self, groups: Sequence[_Group]) -> None:
-        if self.result.test == "all" or len(self._now().settings) == 1:
+        if not self.prune and (self.result.test == "all" or len(self._now().settings) == 1):
             return
         lasts = [point.train.select == "last" for point in self.points]
         if any(lasts) or any(group.task.validate([]) is None for group in groups):
@@ -171,6 +188,10 @@ class _Sweep:
                     seconds = float(row["circumstances"]["seconds"])
                     self.records[folder] = self.records[folder].reached("tested", row, seconds)
                     continue
+                pruned = self.pruned.get(folder) or self._pruned_with_others(folder)
+                if pruned is not None:
+                    self.records[folder] = pruned
+                    continue
                 with self._failing(folder):
                     trials[folder] = self._trial(folder, run, group.device, progress if not trials else Silent())
             names = {id(trial): folder for folder, trial in trials.items()}
@@ -183,10 +204,31 @@ class _Sweep:
                 trials.pop(folder)
                 return True
 
-            Lockstep([*trials.values()], group.task, progress, drop).run()
+            halving = Halving([trials[folder] for folder in trials if self.prune and not self._other_seeds(folder)])
+            Lockstep([*trials.values()], group.task, progress, drop, halving).run()
+            for trial, (update, score) in halving.ended.items():
+                reason = f"Among the worse half at update {update}: validation {percent(score)}."
+                self.records[names[id(trial)]] = replace(
+                    self.records[names[id(trial)]].reached("pruned", trial.summary(), trial.state.seconds),
+                    reason=reason,
+                )
+                trials.pop(names[id(trial)])
             for folder, trial in trials.items():
                 seconds = float(str(trial.circumstances()["seconds"]))
                 self.records[folder] = self.records[folder].reached("trained", trial.summary(), seconds)
+
+    def _other_seeds(self, folder: str) -> list[TrialRecord]:
+        """The trials of the same setting that have been begun: the first of them has decided whether it goes on."""
+        record = self.records[folder]
+        others = [other for other in self.records.values() if other.values == record.values and other is not record]
+        return [other for other in others if other.state != "waiting"]
+
+    def _pruned_with_others(self, folder: str) -> TrialRecord | None:
+        """The record of a trial that is not begun, since another seed of its setting was left out."""
+        seeds = [other.seed for other in self._other_seeds(folder) if other.state in ("pruned", "failed")]
+        if not self.prune or not seeds:
+            return None
+        return replace(self.records[folder], state="pruned", reason=f"Its seed {seeds[0]} was left out.")
 
     def _trial(self, folder: str, run: PreparedRun, device: torch.device, progress: Progress) -> Trial:
         updates = run.in_updates(progress)

@@ -16,6 +16,9 @@ from .trial import Trial
 Drop = Callable[[Trial, Exception], bool]
 """Told of an error of one trial; True: the trial is left out and the others go on; False: the error is raised."""
 
+Prune = Callable[[Sequence[Trial]], Sequence[Trial]]
+"""Given the trials after every validation, before the first batch too: those that are not to go on."""
+
 
 class Lockstep:
     """Trials on one task, trained together from one stream of batches; a trial behind the others catches up first.
@@ -24,13 +27,21 @@ class Lockstep:
     everything of the head and the optimizer may differ.
     """
 
-    def __init__(self, trials: Sequence[Trial], task: Task, progress: Progress, drop: Drop = lambda *_: False) -> None:
-        self._trials, self._task, self._progress, self._drop = list(trials), task, progress, drop
+    def __init__(
+        self,
+        trials: Sequence[Trial],
+        task: Task,
+        progress: Progress,
+        drop: Drop = lambda *_: False,
+        prune: Prune = lambda _: (),
+    ) -> None:
+        self._trials, self._task, self._progress, self._drop, self._prune = list(trials), task, progress, drop, prune
 
     def run(self) -> None:
         """Train all trials for their remaining updates, with checkpoints at their validations."""
         self._progress.begin("Train", sum(trial.config.steps for trial in self._trials), "updates")
         self._progress.advance(sum(trial.state.update for trial in self._trials))
+        self._leave_out()
         while active := self._active():
             self._train_from(min(trial.position for trial in active))
         for trial in self._trials:
@@ -51,7 +62,14 @@ class Lockstep:
                 if not trials:
                     return
                 self._give(trials, batches)
-                self._validate([trial for trial in self._trials if trial.awaits_validation])
+                due = [trial for trial in self._trials if trial.awaits_validation]
+                self._validate(due)
+                if due:
+                    self._leave_out()
+
+    def _leave_out(self) -> None:
+        for trial in self._prune(self._trials):
+            self._trials.remove(trial)
 
     def _give(self, trials: Sequence[Trial], batches: Iterator[Any]) -> None:
         """Read the next batch and train every trial on it; the time waited for it is divided among them."""

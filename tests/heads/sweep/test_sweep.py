@@ -154,13 +154,16 @@ def test_the_winner_alone_is_tested_with_all_its_seeds(make_store: MakeStore, tm
 
 
 @pytest.mark.parametrize("resident", ["off", "auto"])
-def test_a_batch_is_read_once_for_all_trials(make_store: MakeStore, tmp_path: Path, resident: str) -> None:
+def test_a_batch_is_read_once_for_all_trials(
+    make_store: MakeStore, tmp_path: Path, resident: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = make_store(noise=0.3)
     task = {**FEWSHOT, "resident": resident}
     points = points_of("prototype", store, task, {"width": ("4", "6", "8")})
 
     def read(chosen: list[Point], out: str) -> int:
         before = Features.bytes_read
+        monkeypatch.setenv("VFC_CACHE", str(tmp_path / f"cache-{out}"))  # each scores its baselines
         result = sweep("prototype", chosen, tmp_path / out, "winner", Silent())
         assert result.bytes_read == Features.bytes_read - before
         return result.bytes_read or 0
@@ -296,6 +299,41 @@ def test_the_report_shows_a_sweep_at_any_time(make_store: MakeStore, tmp_path: P
     assert result.left_out == ()
     assert len(result.groups) == 1
     assert {path.name for path in (tmp_path / "figures").glob("sweep-*.svg")} == {"sweep-s-lr.svg", "sweep-s-width.svg"}
+
+
+@pytest.mark.parametrize("kills", [(), (5, 30)])
+def test_the_worse_half_ends_at_each_rung(make_store: MakeStore, tmp_path: Path, kills: Sequence[int]) -> None:
+    """The decisions are those that the curves of full trainings give by hand; who survives is trained as without."""
+    grid: dict[str, Any] = {"own": {"width": ("4", "8")}, "lr": ("0.03", "0.01", "0.003"), "seeds": (0, 1)}
+    points = points_of("prototype", make_store(noise=0.3), FEWSHOT, **grid, steps=16, validate_every=2)
+    sweep("prototype", points, tmp_path / "whole", "all", Silent())
+    curves = {p.folder_name: read_rows(tmp_path / "whole" / p.folder_name / "curve.jsonl") for p in points}
+    left = [point.folder_name for point in points if point.train.seed == 0]
+    ends: dict[str, int] = {}
+    for rung in (4, 8):
+        best = {n: max(r["validation"] for r in curves[n] if "validation" in r and r["step"] <= rung) for n in left}
+        ranked = sorted(left, key=lambda name: -best[name])
+        ends |= dict.fromkeys(ranked[-(-len(left) // 2) :], rung)
+        left = [name for name in left if name not in ends]
+    assert sorted(ends.values()) == [4, 4, 4, 8]
+    for update in kills:
+        with pytest.raises(Killed):
+            sweep("prototype", points, tmp_path / "s", "winner", KilledAt(update), prune=True)
+    result = sweep("prototype", points, tmp_path / "s", "winner", Silent(), prune=True)
+    first = {trial.folder: trial for trial in result.trials if trial.seed == 0}
+    assert {name: trial.updates for name, trial in first.items() if trial.state == "pruned"} == ends
+    others = {trial.folder: trial for trial in result.trials if trial.seed == 1}
+    for name, trial in others.items():
+        assert (trial.state == "pruned") == (first[name.replace("seed=1", "seed=0")].state == "pruned")
+        assert trial.updates == (0 if trial.state == "pruned" else 16)
+    for trial in result.trials:
+        if trial.state != "pruned":
+            assert same_training(tmp_path / "s" / trial.folder, tmp_path / "whole" / trial.folder)
+    assert result.winner is not None
+    assert all(trial.state == "tested" for trial in result.winner.trials)
+    again = sweep("prototype", points, tmp_path / "s", "winner", KilledAt(1), prune=True)  # trains nothing
+    assert [trial.state for trial in again.trials] == [trial.state for trial in result.trials]
+    assert result.tables()[1].title == "Pruned"
 
 
 def test_names_of_folders_are_plain_and_apart() -> None:
