@@ -41,6 +41,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "From videos to a store",
         "Show how a list or a folder of videos is understood.",
     ),
+    "datasets": (
+        "datasets:datasets",
+        "From videos to a store",
+        "Presets of data sets: lists, splits, and what is missing on disk.",
+    ),
     "plan": ("extract:plan", "From videos to a store", "Estimate what extract would do: records, bytes, time."),
     "store": ("store:store", "The store", "Inspect, verify, repair, compact, merge, convert, compare ..."),
     "models": (

@@ -32,13 +32,26 @@ class ExtractConfig:
     """
 
     videos: Path = setting(
-        Path("videos"), "Folder (class per subfolder), CSV, JSONL or published list of videos", "Input"
+        Path("videos"),
+        "Folder (class per subfolder), CSV, JSONL or published list of videos",
+        "Input",
+        unless="dataset",
     )
     root: Path | None = setting(
         None,
         "Folder that names, and paths in a list, are relative to; default: that of the videos or the list",
         "Input",
     )
+    dataset: str | None = setting(
+        None,
+        "Instead of --videos: a preset of list, splits, frames and test views; see vfc datasets list",
+        "Input",
+        metavar="NAME",
+    )
+    dataset_list: tuple[Path, ...] = setting(
+        (), "Official lists of --dataset, or their folder, where vfc does not hold them", "Input", metavar="FILE,..."
+    )
+    dataset_views: bool = setting(True, "Take the test views of the papers with --dataset", "Input")
     label: str | None = setting(
         None, "Which label of a list that has several: verb, noun, action (EPIC-KITCHENS), or a column", "Input"
     )
@@ -204,6 +217,7 @@ class ExtractConfig:
     world_size: int | None = setting(None, "Number of processes that share the work", "Performance")
 
     def __post_init__(self) -> None:
+        self._take_preset()
         for name in ("num_frames", "batch", "threads", "decode_workers", "fit_records", "max_pixels", "tail"):
             self._check(name, least=1)
         for name in ("seed", "stream"):
@@ -227,6 +241,28 @@ class ExtractConfig:
                     f"--template {template!r} has no {{label}}, so all texts would be the same.",
                     "Put {label} where each text belongs, as in --template 'a video of {label}'.",
                 )
+
+    def _take_preset(self) -> None:
+        """Frames and test views of the preset, where no others are given."""
+        if self.dataset is None:
+            if self.dataset_list or not self.dataset_views:
+                flag = "--dataset-list" if self.dataset_list else "--no-dataset-views"
+                raise BadInput(f"{flag} is given without --dataset.", "Name a preset: vfc datasets list.")
+            return
+        from .collection.presets.catalogue import find
+
+        preset = find(self.dataset)
+        if self.videos != type(self).videos:
+            raise BadInput(
+                f"--videos {self.videos} and --dataset {self.dataset} are both given.",
+                "--dataset has its own list; --root says where the videos are.",
+            )
+        settings: dict[str, Any] = {"frames": preset.frames, "num_frames": preset.num_frames}
+        if self.dataset_views and not self.views:
+            settings |= {"views": preset.views, "pipeline": preset.pipeline}
+        for name, value in settings.items():
+            if getattr(self, name) == getattr(type(self), name) and value is not None:
+                object.__setattr__(self, name, value)
 
     def _check(self, name: str, *, least: int) -> None:
         value = getattr(self, name)

@@ -19,6 +19,7 @@ _INPUTS: Final = {
     "against": "Give the folder of a finished run, or a folder of such folders.",
     "class_list": "Give a file with one class name per line, in the order of the class ids.",
     "config": "Give the config.json of an earlier run.",
+    "dataset_list": "Give the official lists of the data set, or their folder.",
     "descriptions": "Write both files with vfc describe.",
     "episodes": "Write a list with: vfc episodes --out FILE.",
     "frame_classifier": "Give the folder that vfc train-head frame-classifier named.",

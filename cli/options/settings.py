@@ -44,7 +44,9 @@ def build(config: type[Config], typed: Mapping[str, Any], file: Path | None = No
         except VfcError as error:
             errors.append(error)
     if paths:
-        errors += [error for flag in listed if flag.path in values for error in path_errors(flag, values[flag.path])]
+        replaced = {flag.path for flag in listed if values.get((*flag.path[:-1], flag.metadata.get("unless", "")))}
+        checked = (flag for flag in listed if flag.path in values and flag.path not in replaced)
+        errors += [error for flag in checked for error in path_errors(flag, values[flag.path])]
     result = None if len(values) < len(listed) else _assemble(config, values, errors)
     if errors or result is None:
         raise combined(errors)

@@ -119,9 +119,34 @@ def collect_listed(
     if root is None:
         root = next((listing.folder for listing in listings if listing.folder), files[0].parent)
     rows, more_notes = _rows(listings, options, alone=len(files) == 1)
+    kinds = tuple((str(listing.file), listing.kind) for listing in listings)
+    collection = located(rows, root, must_exist=must_exist)
+    return replace(collection, notes=(*notes, *more_notes, *collection.notes), formats=kinds)
+
+
+def listed_rows(sources: Sequence[Path], options: ListOptions = NO_OPTIONS) -> list[Row]:
+    """The rows of lists, or of the lists in a folder, with splits and names of classes; no video is looked up.
+
+    Raises:
+        BadInput: as `collect_listed`.
+    """
+    whole_folder = len(sources) == 1 and sources[0].is_dir()
+    files = list_files(sources[0]) if whole_folder else list(sources)
+    if not files:
+        raise BadInput(f"{sources[0]} holds no list of videos.", "Give the lists of the data set, or their folder.")
+    listings, _ = _read(files, options, whole_folder)
+    return list(_rows(listings, options, alone=len(files) == 1)[0])
+
+
+def located(rows: Sequence[Row], root: Path, *, must_exist: bool) -> Collection:
+    """The videos of rows below `root`, those without a file among `missing`.
+
+    Raises:
+        BadInput: a video listed in two ways, none of the files exists.
+    """
     entries = _entries(rows, root, must_exist)
     missing = [name for name, entry in entries.items() if not entry.exists]
-    notes += more_notes
+    notes = []
     if len(missing) == len(entries) and must_exist:
         raise BadInput(
             f"None of the {len(entries)} listed videos is below {root}: no {some(missing)}.",
@@ -132,8 +157,7 @@ def collect_listed(
     if missing and must_exist:
         notes.append(_missing_note([entries[name].video for name in missing], len(entries)))
     videos = tuple(entries[name].video for name in sorted(entries))
-    kinds = tuple((str(listing.file), listing.kind) for listing in listings)
-    return Collection(videos, missing=tuple(sorted(missing)), notes=tuple(notes), formats=kinds)
+    return Collection(videos, missing=tuple(sorted(missing)), notes=tuple(notes))
 
 
 def _missing_note(videos: Sequence[Video], total: int) -> str:

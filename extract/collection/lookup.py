@@ -96,6 +96,8 @@ class Lookup:
         for stem in (stem_of(path), *row.other_stems):
             yield self._by_stem.get(name_of(stem), [])
             yield self._by_spelling.get(spelling(name_of(stem)), [])
+        if row.search == "id" and len(stem_of(path)) == 11:  # a list that names clips of Kinetics without their times
+            yield self._by_youtube_id.get(stem_of(path), [])
         clip = _KINETICS.fullmatch(stem_of(path))
         if clip and row.search in ("stem", "id"):
             if self._clips_of_id[clip["id"]] <= 1 or row.search == "stem":
@@ -122,6 +124,10 @@ class Lookup:
             elif len(stem) == 11:
                 pairs.append(((stem, None), path))
         return _grouped(pairs)
+
+    @cached_property
+    def _by_youtube_id(self) -> dict[str, list[str]]:
+        return _grouped((key[0], path) for key, paths in self._by_id.items() for path in paths)
 
 
 def _is_there(path: Path) -> bool:

@@ -14,7 +14,8 @@ from vfc.cache_schema.values.errors import BadInput, ReadOnlyTarget
 from vfc.cache_schema.values.progress import Progress
 from vfc.extract.backbones.i3d.flow import METHODS
 from vfc.extract.backbones.i3d.flow import source as flow_source
-from vfc.extract.collection import Collection, collect
+from vfc.extract.collection import Collection, collect, selected
+from vfc.extract.collection.presets import find, preset_collection
 from vfc.extract.collection.video import is_video
 from vfc.extract.config import ExtractConfig
 from vfc.extract.decode.pictures import ASSUMED_FPS
@@ -57,7 +58,19 @@ def read_inputs(config: ExtractConfig, progress: Progress) -> Inputs:
         _check_flow(config, config.flow, view_list)
     if config.episodes is not None and any("options" in prompt.fields for prompt in prompts):
         EpisodeList.read(config.episodes)
-    collection = collect(
+    collection = _collection(config)
+    annotations = collection.annotations()
+    texts = read_class_texts(config.texts, config.template, annotations.labels()) if config.texts is not None else ()
+    _report(collection, config.fps, progress)
+    return Inputs(collection, annotations, view_list, texts, reduction)
+
+
+def _collection(config: ExtractConfig) -> Collection:
+    if config.dataset is not None:
+        preset = find(config.dataset)
+        collection = preset_collection(preset, config.root, config.dataset_list, config.class_list)
+        return selected(collection, config.include, config.exclude, config.classes)
+    return collect(
         config.videos,
         root=config.root,
         include=config.include,
@@ -67,10 +80,6 @@ def read_inputs(config: ExtractConfig, progress: Progress) -> Inputs:
         class_list=config.class_list,
         split_folders=config.split_folders,
     )
-    annotations = collection.annotations()
-    texts = read_class_texts(config.texts, config.template, annotations.labels()) if config.texts is not None else ()
-    _report(collection, config.fps, progress)
-    return Inputs(collection, annotations, view_list, texts, reduction)
 
 
 def _check_out(out: Path) -> None:

@@ -24,7 +24,7 @@ def commands(group: TyperGroup, path: tuple[str, ...] = ()) -> Iterator[tuple[st
 
 
 ALL = sorted(commands(app.root()))
-NEEDS_MORE = ("store", "models", "predict", "describe", "videos")
+NEEDS_MORE = ("store", "models", "predict", "describe", "videos", "datasets")
 """Commands that cannot do without a store, a model or a run being named."""
 
 

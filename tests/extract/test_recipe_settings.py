@@ -43,7 +43,7 @@ CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
     "videomae": videomae_checkpoint,
 }
 NOT_OF_THE_FEATURES = (
-    "videos root label class_list split_folders fps "
+    "videos root dataset dataset_list dataset_views label class_list split_folders fps "
     "include exclude classes out retry_failed part_mb part_seconds worker device batch decode_workers "
     "seconds_per_video rank world_size refresh check_content prune tail texts template text_layer cut_texts episodes"
 ).split()
