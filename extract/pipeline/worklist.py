@@ -33,6 +33,7 @@ from vfc.extract.prompting.prompt_assignment import PromptAssignment, assign_pro
 from .failures import Failed, KnownFailures, read_failures
 from .frames_and_numerics import frames_and_numerics
 from .inputs import Inputs, read_inputs
+from .other_names import refuse_other_names
 from .publish_tail import missing_flags, with_tail
 from .ranks import Rank
 from .reduction import Reducer
@@ -141,6 +142,7 @@ def build_work_list(config: ExtractConfig, rank: Rank, progress: Progress, *, ne
             reader.recipe.require_equal(work.recipe, str(config.out))
         _require_equal_kinds(reader, work.specs)
         _require_equal_axes(reader, work.axes)
+        refuse_other_names(reader, inputs.collection, inputs.root, config.out)
         return _remaining(config, work, reader)
 
 
