@@ -33,7 +33,8 @@ def refuse_other_names(reader: StoreReader, collection: Collection, root: Path, 
     new = {name: path for name, path in names.items() if name not in stored}
     pairs_of: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for name, old in _same_ends(new, stored, names):
-        size = (reader.metadata(stored[old]).get("file") or {}).get("size")
+        file = reader.metadata(stored[old]).get("file")
+        size = file.get("size") if isinstance(file, dict) else None
         if size is not None and new[name].is_file() and new[name].stat().st_size == size:
             longer = len(name) > len(old)
             folders = (name.removesuffix(old), "") if longer else ("", old.removesuffix(name))
