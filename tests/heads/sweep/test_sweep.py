@@ -331,7 +331,10 @@ def test_the_worse_half_ends_at_each_rung(make_store: MakeStore, tmp_path: Path,
             assert same_training(tmp_path / "s" / trial.folder, tmp_path / "whole" / trial.folder)
     assert result.winner is not None
     assert all(trial.state == "tested" for trial in result.winner.trials)
-    again = sweep("prototype", points, tmp_path / "s", "winner", KilledAt(1), prune=True)  # trains nothing
+    lengths = {trial.folder: len(read_rows(tmp_path / "s" / trial.folder / "curve.jsonl")) for trial in result.trials}
+    again = sweep("prototype", points, tmp_path / "s", "winner", Silent(), prune=True)
+    after = {trial.folder: len(read_rows(tmp_path / "s" / trial.folder / "curve.jsonl")) for trial in result.trials}
+    assert after == lengths  # nothing is trained
     assert [trial.state for trial in again.trials] == [trial.state for trial in result.trials]
     assert result.tables()[1].title == "Pruned"
 
