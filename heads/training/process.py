@@ -67,15 +67,39 @@ def make_accelerator() -> Accelerator:
 
 @contextlib.contextmanager
 def own_draws(device: torch.device) -> Iterator[None]:
-    """The device is the current one; draws inside, on the CPU and on the device, do not change those after it."""
+    """The device is the current one; draws inside, on the CPU and on the device, do not change those after it.
+
+    On a CPU, gradients are the same in every run with as many threads (`_in_fixed_order`).
+    """
     numbers = [] if device.type in ("cpu", "mps") else [device.index or 0]
     mps_state = torch.mps.get_rng_state() if device.type == "mps" else None  # fork_rng has no place for it
     try:
-        with current(device), torch.random.fork_rng(numbers, device_type=device.type if numbers else None):
+        with (
+            _in_fixed_order(device),
+            current(device),
+            torch.random.fork_rng(numbers, device_type=device.type if numbers else None),
+        ):
             yield
     finally:
         if mps_state is not None:
             torch.mps.set_rng_state(mps_state)
+
+
+@contextlib.contextmanager
+def _in_fixed_order(device: torch.device) -> Iterator[None]:
+    """On a CPU, the gradient of `values[index]` is summed in a fixed order; torch's default is that of the threads."""
+    if device.type != "cpu":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # which costs time and changes nothing that is used
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 def numeric_variables() -> dict[str, Json]:

@@ -22,6 +22,7 @@ from vfc.heads.results.tables import read_rows
 from vfc.heads.runs.lock import locked
 from vfc.heads.tasks import fewshot
 from vfc.heads.training.fit import train
+from vfc.heads.training.process import own_draws
 
 QUICK = TrainConfig(steps=5, batch=4, validate_every=5, device="cpu")
 ACCELERATE = {
@@ -181,3 +182,26 @@ def test_a_lock_is_free_again_after_an_error(tmp_path: Path) -> None:
     with locked(tmp_path / "run"), pytest.raises(BadInput, match="is in use by process"), locked(tmp_path / "run"):
         pass
     assert not (tmp_path / "run" / "lock").exists()
+
+
+def test_gradients_on_a_cpu_do_not_depend_on_which_thread_was_first() -> None:
+    """Rows that several tasks share sum their gradients; without a fixed order three runs gave three results."""
+    values = torch.randn(40, 8192, requires_grad=True)
+    index = torch.randint(40, (600,))
+    factors = torch.randn(600, 8192)
+
+    def gradient() -> torch.Tensor:
+        (values[index] * factors).sum().backward()
+        assert values.grad is not None
+        grad, values.grad = values.grad, None
+        return grad
+
+    threads, before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(4)
+    try:
+        with own_draws(torch.device("cpu")):
+            first, *others = [gradient() for _ in range(8)]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(first, other) for other in others)
+    assert torch.are_deterministic_algorithms_enabled() == before
