@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import torch
 from accelerate import Accelerator
@@ -92,14 +92,15 @@ def _in_fixed_order(device: torch.device) -> Iterator[None]:
         yield
         return
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    library: Any = torch.utils.deterministic
+    filled = library.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # which costs time and changes nothing that is used
+    library.fill_uninitialized_memory = False  # which costs time and changes nothing that is used
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        library.fill_uninitialized_memory = filled
 
 
 def numeric_variables() -> dict[str, Json]:
