@@ -81,7 +81,7 @@ def import_foreign(source: Source, place: Path, out: Path, options: ImportOption
         failed=tuple((key.name, reason) for key, _, reason in sorted(intake.failed)),
         trimmed=tuple(trimmed),
         arrays=specs,
-        notes=(*source.notes, *settled.notes),
+        notes=(*source.notes, *settled.notes, *_repeated_rows(time_first(first.values, settled.time))),
     )
 
 
@@ -128,6 +128,16 @@ def _begun_with(out: Path) -> str:
         return ""
     imported = read_root(out).fields.get("imported")
     return str(imported.get("told_by") or "") if isinstance(imported, dict) else ""
+
+
+def _repeated_rows(values: Array) -> list[str]:
+    """A note where most rows are those before them: features of every frame that were computed once a second."""
+    if values.ndim != 2 or len(values) < 2:
+        return []
+    repeated = int((values[1:] == values[:-1]).all(axis=1).sum())
+    if 2 * repeated <= len(values):
+        return []
+    return [f"{repeated} of the {len(values)} rows of the first file repeat the row before; all of them are kept."]
 
 
 def _recipe(source: Source, options: ImportOptions, settled: Settled, first: _First) -> Recipe:

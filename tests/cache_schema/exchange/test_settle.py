@@ -89,6 +89,15 @@ def test_files_of_one_shape_are_said_to_be(tmp_path: Path) -> None:
     assert bring(place, tmp_path / "u").notes == ()
 
 
+def test_rows_that_repeat_are_said_to(tmp_path: Path) -> None:
+    """AntGPT keeps a row per frame, of which one in thirty was computed."""
+    place = folder_of(tmp_path / "in", {"a": steps(3).repeat(30, axis=0), "b": steps(2).repeat(30, axis=0)})
+    assert bring(place, tmp_path / "s").notes == (
+        "87 of the 90 rows of the first file repeat the row before; all of them are kept.",
+    )
+    assert lengths_of(tmp_path / "s") == {"a": 90, "b": 60}
+
+
 @pytest.mark.parametrize(
     ("lengths", "words"),
     [
