@@ -43,9 +43,11 @@ def files(folder: Path, dataset: str) -> Source:
         raise refuse_pickle(pickles[0])
     lost = [(path.relative_to(folder).with_suffix("").as_posix(), path, _no_pickle(path)) for path in pickles]
     if not paths:
+        suffixes = ", ".join(sorted({path.suffix or "no suffix" for path in visible if path.is_file()})[:8])
         raise BadInput(
-            f"{folder} holds no {', '.join(FILES)} file and is no MS-TCN folder (features/, groundTruth/).",
-            "Give the folder with one feature file per video, an HDF5 file, or the folder of an export.",
+            f"{folder} holds no {', '.join(FILES)} file and is no MS-TCN folder (features/, groundTruth/); "
+            f"its files are: {suffixes or 'none'}.",
+            "Give the folder with one feature file per video, the HDF5 or MATLAB file itself, or an export of vfc.",
         )
     by_video = video_features(folder, paths, dataset)
     if by_video is not None:

@@ -288,7 +288,7 @@ def test_tables_of_labels_in_every_form(tmp_path: Path, separator: str) -> None:
 
 def test_what_holds_nothing(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    with pytest.raises(BadInput, match=r"holds no \.npy, \.npz, .* file and is no MS-TCN folder"):
+    with pytest.raises(BadInput, match=r"holds no \.npy, \.npz, .* file and is no MS-TCN folder .*its files are: none"):
         bring(tmp_path / "in", tmp_path / "s")
     (tmp_path / "x.h5").write_text("no")
     with pytest.raises(BadInput, match=r"x\.h5 is no HDF5 file"):
