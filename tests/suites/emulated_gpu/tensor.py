@@ -28,11 +28,12 @@ INDEXING: Final = frozenset("index index_put _index_put_impl _unsafe_index _unsa
 
 
 class Memory:
-    """A block of the device's memory: who wrote it last, who used it where, and whether it may be given back."""
+    """A block of the device's memory: who wrote, read and used it last, and whether it may be given back."""
 
     def __init__(self) -> None:
         self.born = TIMELINE.current
         self.written = (self.born.number, self.born.tick)
+        self.read: dict[int, int] = {}
         self.used: dict[int, tuple[Stream, int]] = {}
         self.recorded: set[int] = set()
 
@@ -99,17 +100,23 @@ def on_device(device: Any) -> bool:
 
 
 def _launch(name: str, *tensors: Any, written: tuple[Emulated, ...] = ()) -> None:
-    """One operation of the current stream: its inputs must have been written before, by the order of the streams."""
+    """One operation of the current stream: by the order of the streams, its inputs must have been written before, and
+    what it writes must have been read before.
+    """
     stream = TIMELINE.current
     tick = stream.advance()
     for tensor in tensors:
         memory = tensor.memory
         if not stream.covers(*memory.written):
             TIMELINE.counts.fault(f"{name} reads what another stream may still be writing")
+        memory.read[stream.number] = tick
         if stream.number != memory.born.number:
             memory.used[stream.number] = (stream, tick)
     for tensor in written:
-        tensor.memory.written = (stream.number, tick)
+        memory = tensor.memory
+        if not all(stream.covers(*use) for use in (*memory.read.items(), memory.written)):
+            TIMELINE.counts.fault(f"{name} overwrites what another stream may still be using")
+        memory.written = (stream.number, tick)
     TIMELINE.counts.launches[name] += 1
 
 
