@@ -75,15 +75,19 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Let a local language model write sentences about each class.",
     ),
 }
-# What takes less memory, per command; extract says it by itself.
-_LESS_MEMORY: Final = {
-    "train-head": "Give a smaller --batch with a larger --accumulate, --resident off, or --device cpu.",
-    "sweep": "Give fewer trials, a smaller --batch, --resident off, or --device cpu.",
-    "predict": "Give fewer clips per call, or --device cpu.",
-    "bench": "Give a smaller --batch, --no-online, or --device cpu.",
-    "describe": "Give a smaller model, or --device cpu.",
+# What takes less memory, per command, as flags and in words; extract says it by itself.
+_LESS_MEMORY: Final[dict[str, tuple[str, ...]]] = {
+    "train-head": ("a smaller --batch with a larger --accumulate", "--resident off", "--device cpu"),
+    "sweep": ("fewer trials", "a smaller --batch", "--resident off", "--device cpu"),
+    "predict": ("fewer clips per call", "--device cpu"),
+    "eval": ("a single --layer", "--device cpu"),
+    "probe-layers": ("fewer layers with --layer", "--device cpu"),
+    "plan": ("a smaller --batch", "fewer frames with --num-frames", "--device cpu"),
+    "bench": ("a smaller --batch", "--no-online", "--device cpu"),
+    "describe": ("a smaller model", "--device cpu"),
 }
-_POOLED: Final = "Close other programs, or use a store with fewer tokens: vfc store materialize --pool."
+_POOLED: Final = "use a store with fewer tokens: vfc store materialize --pool"
+_READS_STORE: Final = ("train-head", "sweep", "eval", "probe-layers")
 _SLOW: Final = {"episodes", "eval", "probe-layers"}
 
 
@@ -228,7 +232,14 @@ def _of_memory(error: Exception, argv: Sequence[str]) -> VfcError | None:
     if not is_out_of_memory(error):
         return None
     command = next((word for word in argv if word in COMMANDS), "")
-    return Refused(f"Out of memory: {first_line(error)}", _LESS_MEMORY.get(command, _POOLED))
+    given = f" {' '.join(argv).replace('=', ' ')} "
+    # A flag that is there already helps no more, nor does the CPU where it is the one that has no memory left.
+    on_cpu = isinstance(error, MemoryError) or "CPU" in str(error)
+    helps = [one for one in _LESS_MEMORY.get(command, ()) if f" {one} " not in given]
+    helps = [one for one in helps if not (on_cpu and one == "--device cpu")]
+    advice = f"Give {', or '.join(helps)}" if helps else "Close other programs"
+    pooled = f"; or {_POOLED}" if command in _READS_STORE or not helps else ""
+    return Refused(f"Out of memory: {first_line(error)}", f"{advice}{pooled}.")
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

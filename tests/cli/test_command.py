@@ -221,18 +221,40 @@ def test_too_little_memory_is_no_bug(
     assert json.loads(out)["error"] == "Refused"
 
 
-@pytest.mark.parametrize("command", ["train-head", "predict", "describe"])
+GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("command", [*app._LESS_MEMORY])
 def test_the_flags_named_where_memory_runs_out_are_flags_of_the_command(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    remedy = app._of_memory(MemoryError(), [command])
+    remedy = app._of_memory(GPU, [command])
     assert remedy is not None
-    line = [command, "prototype"] if command == "train-head" else [command]
-    assert app.run([*line, "--help"]) == 0
+    line = {"train-head": [command, "prototype"], "sweep": [command, "prototype"], "bench": [command, "efficiency"]}
+    assert app.run([*line.get(command, [command]), "--help"]) == 0
     help_text = capsys.readouterr().out
-    named = re.findall(r"--[a-z-]+", remedy.remedy)
-    assert named
+    named = re.findall(r"--[a-z-]+", remedy.remedy.replace("materialize --pool", ""))
+    assert "--device" in named
     assert all(flag in help_text for flag in named)
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "named"),
+    [
+        (GPU, "train-head fsar --batch 2", "--device cpu"),
+        (GPU, "train-head fsar --device cpu --resident=off", "--accumulate"),
+        (MemoryError(), "eval --cache s", "--layer"),
+        (GPU, "store verify s", "Close other programs"),
+    ],
+)
+def test_what_is_so_already_is_not_advised(error: Exception, line: str, named: str) -> None:
+    refused = app._of_memory(error, line.split())
+    assert refused is not None
+    assert named in refused.remedy
+    for flag in ("--device cpu", "--resident off"):
+        assert flag not in refused.remedy or flag not in line.replace("=", " ")
+    if isinstance(error, MemoryError):
+        assert "--device cpu" not in refused.remedy
 
 
 @pytest.mark.parametrize(
