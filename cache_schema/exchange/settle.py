@@ -70,6 +70,8 @@ def settle(source: Source, options: ImportOptions) -> tuple[Source, Settled]:
     if time != _default(source) and options.time == "auto":
         notes.append(f"Time is the {time} axis: the other one has the same length in most of {len(shapes)} files.")
     widths = Counter(each.shape[0 if time == "last" else -1] for each in shapes if len(each.shape) == 2)
+    if not source.streams:
+        _require_most(shapes, time, options)
     notes += _of_one_shape(shapes, options)
     ratio = _ratio([each for each in shapes if each.labels], time)
     if ratio != 1 and not options.resample_labels:
@@ -141,6 +143,36 @@ def _time(shapes: Sequence[_Shape], source: Source, options: ImportOptions) -> L
     if apart[0] != apart[1]:
         return "first" if apart[0] < apart[1] else "last"
     return _default(source)
+
+
+def _require_most(shapes: Sequence[_Shape], time: str, options: ImportOptions) -> None:
+    """Refuse axes that fit less than half of the files, before a store is begun with the first of them.
+
+    Raises:
+        BadInput: widths that differ, or lengths that differ where one is needed; with what would fit.
+    """
+    shown = ", ".join(str(list(each.shape)) for each in shapes[:3])
+    matrices = [each.shape for each in shapes if len(each.shape) == 2]
+    axis = 0 if time == "first" else 1
+    widths, lengths = (Counter(shape[each] for shape in matrices) for each in (1 - axis, axis))
+    all_of_tokens = bool(shapes) and all(len(each.shape) == 3 for each in shapes)
+    fixed = options.layout == "frame-major" or all_of_tokens
+    if fixed:
+        most = Counter(each.shape for each in shapes).most_common(1)[0][1] if shapes else 0
+        if len(shapes) > 1 and 2 * most <= len(shapes):
+            raise BadInput(
+                f"The files have different shapes ({shown}); frame-major features have one.",
+                "--layout steps takes [T, D] of any T, --layout crops [T, crops, D].",
+            )
+    elif len(matrices) > 1:
+        most = widths.most_common(1)[0][1]
+        turned_over = len(lengths) == 1 and 2 * most <= len(matrices)
+        if turned_over or 2 * most < len(matrices):
+            other = "last" if time == "first" else "first"
+            raise BadInput(
+                f"With time as the {time} axis the files have different widths: {shown}.",
+                f"Give --time {other}." if turned_over else "Give one folder per kind of features.",
+            )
 
 
 def _of_one_shape(shapes: Sequence[_Shape], options: ImportOptions) -> list[str]:

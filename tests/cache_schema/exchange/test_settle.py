@@ -72,6 +72,27 @@ def test_one_file_that_is_turned_does_not_decide(tmp_path: Path) -> None:
     assert open_store(tmp_path / "s").recipe.fields["imported"]["told_by"] == "b"
 
 
+def test_axes_that_fit_few_files_begin_no_store(tmp_path: Path) -> None:
+    """The corrected line needs no other store, and no --replace."""
+    arrays = {name: steps(count).T for name, count in [("a", 9), ("b", 4), ("c", 7)]}
+    place = folder_of(tmp_path / "in", arrays)
+    with pytest.raises(
+        BadInput, match=r"(?s)time as the first axis .* widths: \[6, 9\], \[6, 4\], .*\nGive --time last"
+    ):
+        bring(place, tmp_path / "s", time="first")
+    with pytest.raises(BadInput, match=r"different shapes \(\[6, 9\], .*\n--layout steps takes"):
+        bring(place, tmp_path / "s", layout="frame-major")
+    assert not (tmp_path / "s").exists()
+    assert bring(place, tmp_path / "s").added == 3
+    tokens = folder_of(tmp_path / "tokens", {name: np.ones((n, 4, 3)) for name, n in [("a", 7), ("b", 5)]})
+    with pytest.raises(BadInput, match=r"(?s)different shapes .*--layout crops \[T, crops, D\]"):
+        bring(tokens, tmp_path / "t")
+    assert bring(tokens, tmp_path / "t", layout="crops").added == 8
+    mixed = folder_of(tmp_path / "mixed", {name: np.ones((n, n + 1)) for name, n in [("a", 7), ("b", 5), ("c", 3)]})
+    with pytest.raises(BadInput, match=r"Give one folder per kind of features"):
+        bring(mixed, tmp_path / "u")
+
+
 def test_one_labelled_file_by_its_labels(tmp_path: Path) -> None:
     place = mstcn_of(tmp_path / "in", [(30, 30)])
     np.save(place / "features/v0.npy", steps(30))
