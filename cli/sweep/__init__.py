@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from vfc.cli.command import Command, Outcome, tables_text
 from vfc.cli.head_settings import about_head, head_settings
 from vfc.cli.options import flags
 
-from .grid import changed, grid_of, seeds_of
+from .grid import changed, combinations, grid_of, seeds_of
 
 if TYPE_CHECKING:
     from vfc.heads.sweep.sweep import SweepConfig
@@ -55,14 +55,22 @@ def run_sweep(name: str, config: Any, chosen: SweepConfig, progress: Progress) -
     Raises:
         VfcError: values of the grid that are not allowed, all of them together; see `sweep.sweep`.
     """
+    from vfc.cache_schema.reader import open_store
+    from vfc.heads.evaluation.probe import stored_layers
     from vfc.heads.sweep.point import Point
     from vfc.heads.sweep.sweep import sweep
 
-    swept = [*grid_of(chosen.grid, [flag for flag in flags(type(config)) if flag.path[0] != "sweep"])]
+    def layers(written: Sequence[str]) -> Sequence[str]:
+        with open_store(config.task.cache) as reader:
+            return stored_layers(reader, tuple(written))
+
+    own = [flag for flag in flags(type(config)) if flag.path[0] != "sweep"]
+    swept = [*grid_of(chosen.grid, own, layers)]
     listed = [flag for flag, _ in swept]
+    drawn = combinations([values for _, values in swept], chosen.search, chosen.trials, chosen.search_seed)
     seeds = seeds_of(chosen.seeds, config.train.seed)
     points, errors = [], list[VfcError]()
-    for seed, *values in itertools.product(seeds, *(values for _, values in swept)):
+    for seed, values in itertools.product(seeds, drawn):
         changes = {
             flag.path: flag.typed([text] if flag.many else text) for flag, text in zip(listed, values, strict=True)
         }

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from vfc.cache_schema.values.errors import BadInput, VfcError, combined, unknown_name
 from vfc.cli.options import Flag, path_errors
@@ -29,8 +35,33 @@ def seeds_of(seeds: tuple[int, ...], first: int) -> list[int]:
     return [*seeds]
 
 
-def grid_of(texts: tuple[str, ...], listed: list[Flag]) -> Iterator[tuple[Flag, list[Any]]]:
-    """Each swept flag with the texts of its values (of a switch: true and false).
+Layers = Callable[[Sequence[str]], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers of which random values are drawn: whole ones evenly, others on a log scale where `low` is above 0."""
+
+    low: float
+    high: float
+    whole: bool
+
+    def draw(self, generator: np.random.Generator) -> str:
+        """A value, as it would be typed."""
+        if self.whole:
+            return str(generator.integers(int(self.low), int(self.high) + 1))
+        if self.low > 0:
+            return f"{math.exp(generator.uniform(math.log(self.low), math.log(self.high))):.3g}"
+        return f"{generator.uniform(self.low, self.high):.3g}"
+
+
+Values = list[Any] | Range
+
+
+def grid_of(texts: tuple[str, ...], listed: list[Flag], layers: Layers) -> Iterator[tuple[Flag, Values]]:
+    """Each swept flag with the texts of its values (of a switch: true and false), or with its range.
+
+    `layers` gives the stored layers that a range of layers stands for.
 
     Raises:
         VfcError: all that is wrong with the grid.
@@ -49,7 +80,13 @@ def grid_of(texts: tuple[str, ...], listed: list[Flag]) -> Iterator[tuple[Flag, 
             if flag.name in names:
                 raise BadInput(f"--grid {key} is given twice.", "Give all values of a flag at once.")
             names.add(flag.name)
+            drawn = _range_of(flag, values)
+            if drawn is not None:
+                yield flag, drawn
+                continue
             pieces = [piece.strip() for piece in values.split(";" if ";" in values else ",") if piece.strip()]
+            if flag.name == "layer" and any(re.search(r"\d[-:]\d|^all$", piece) for piece in pieces):
+                pieces = [*layers(pieces)]
             if len({*pieces}) < len(pieces):
                 raise BadInput(f"--grid {text} has a value twice.", "Give each value once.")
             typed = [_as_typed(flag, piece) for piece in pieces]
@@ -58,6 +95,52 @@ def grid_of(texts: tuple[str, ...], listed: list[Flag]) -> Iterator[tuple[Flag, 
             errors.append(error)
     if errors:
         raise combined(errors)
+
+
+def combinations(values: Sequence[Values], search: str, trials: int, seed: int) -> list[tuple[Any, ...]]:
+    """The combinations of values that are tried: all of them, or `trials` different ones drawn with `seed`.
+
+    Raises:
+        BadInput: a range without random search; fewer combinations than trials.
+    """
+    if search == "grid":
+        ranges = [each for each in values if isinstance(each, Range)]
+        if ranges:
+            raise BadInput(
+                f"--grid with the range {ranges[0].low:g}..{ranges[0].high:g} has no end of values.",
+                "Add --search random --trials 20, or list the values.",
+            )
+        return [*itertools.product(*(each for each in values if not isinstance(each, Range)))]
+    generator = np.random.default_rng(seed)
+    drawn: dict[tuple[Any, ...], None] = {}
+    for _ in range(100 * trials):
+        if len(drawn) == trials:
+            break
+        one = [
+            each.draw(generator) if isinstance(each, Range) else each[generator.integers(len(each))] for each in values
+        ]
+        drawn[tuple(one)] = None
+    if len(drawn) < trials:
+        raise BadInput(
+            f"--trials {trials} is more than the {len(drawn)} combinations of the grid.",
+            "Give fewer trials, more values, or leave out --search random.",
+        )
+    return [*drawn]
+
+
+def _range_of(flag: Flag, text: str) -> Range | None:
+    """`1e-4..1e-2` of a number; None for a list of values.
+
+    Raises:
+        BadInput: the ends are no numbers of the flag, or not in order.
+    """
+    if flag.scalar not in (int, float) or flag.many or ".." not in text:
+        return None
+    low, _, high = text.partition("..")
+    ends = flag.typed(low.strip()), flag.typed(high.strip())
+    if not ends[0] < ends[1]:
+        raise BadInput(f"--grid {flag.name}={text} is no range.", "Give the lower end first, as in lr=1e-5..1e-2.")
+    return Range(*ends, flag.scalar is int)
 
 
 def _not_swept(name: str, by_name: Mapping[str, Flag]) -> VfcError:

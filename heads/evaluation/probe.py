@@ -169,7 +169,7 @@ def probe_layers(config: ProbeConfig, progress: Progress) -> ProbeResult:
     chosen_device(config.device)
     with contextlib.ExitStack() as stack:
         readers = [stack.enter_context(open_store(store)) for store in config.stores]
-        layers = [_layers(reader, config.layers) for reader in readers]
+        layers = [stored_layers(reader, config.layers) for reader in readers]
         if any(of_store != layers[0] for of_store in layers):
             listed = "; ".join(f"{r.root}: {', '.join(of)}" for r, of in zip(readers, layers, strict=True))
             raise BadInput(f"The stores hold different layers: {listed}.", "Name layers that all have: --layer 8,16.")
@@ -263,7 +263,7 @@ def _variants(config: ProbeConfig, metric: str) -> list[tuple[str, Literal["eucl
     return [(metric, config.distance)]
 
 
-def _layers(reader: StoreReader, chosen: tuple[str, ...]) -> list[str]:
+def stored_layers(reader: StoreReader, chosen: tuple[str, ...]) -> list[str]:
     """Layers with a visual array of fixed shape, in order of depth; `norm` comes last."""
     stored = {ArrayName.parse(spec.name).layer for spec in reader.kinds.get("video", ()) if servable(spec)}
     layers = sorted(stored - {""}, key=_depth)

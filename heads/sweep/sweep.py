@@ -47,11 +47,17 @@ class SweepConfig(SeedsConfig):
     grid: tuple[str, ...] = setting(
         (),
         "A flag of this head and the values to try; give it again for more flags. Values with commas are separated by "
-        "';', as in --grid 'rates=1,2;1,2,4'.",
+        "';', as in --grid 'rates=1,2;1,2,4'. layer takes ranges of stored layers: 0-32, 0:32:4, all. With --search "
+        "random, numbers may be a range: lr=1e-5..1e-2 (even on a log scale), dim=32..256.",
         "Sweep",
         commas=False,
         metavar="FLAG=A,B,...",
     )
+    search: Literal["grid", "random"] = setting(
+        "grid", "grid: every combination; random: --trials of them.", "Sweep", choices=("grid", "random")
+    )
+    trials: int = setting(0, "With --search random: how many combinations are drawn, all different.", "Sweep")
+    search_seed: int = setting(0, "With --search random: seed of the draws.", "Sweep")
     test: Literal["winner", "all"] = setting(
         "winner",
         "What is tested: the setting with the best validation (all its seeds), or every trial.",
@@ -64,6 +70,13 @@ class SweepConfig(SeedsConfig):
         "The first seed decides; other seeds train what it leaves.",
         "Sweep",
     )
+
+    def __post_init__(self) -> None:
+        if (self.search == "random") != (self.trials > 0) or self.search_seed < 0:
+            raise BadInput(
+                f"--search {self.search} and --trials {self.trials} do not go together.",
+                "Give --search random --trials 20, or leave both out for every combination.",
+            )
 
 
 def sweep(

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from suites.motion_store import make_store
 
 from vfc.cli import app
+from vfc.cli.sweep.grid import Range
 from vfc.heads.methods import names
 from vfc.heads.results.tables import read_rows
 
@@ -81,6 +83,43 @@ def test_seeds_of_one_setting(store: Path, tmp_path: Path, capsys: pytest.Captur
     assert alone["accuracy"] == row["accuracy"]
 
 
+def test_random_search_draws_what_its_seed_says(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("sweep", "prototype", "--cache", store, "--grid", "lr=1e-4..1e-1", "--grid", "width=4..9")
+    words = (*words, "--grid", "optimizer=adam,adamw", "--search", "random", "--trials", "5")  # type: ignore[assignment]
+    drawn = []
+    for number, seed in enumerate((0, 0, 1)):
+        code, content = document(capsys, *words, "--search-seed", seed, "--out", tmp_path / str(number))
+        assert code == 0
+        drawn.append([trial["values"] for trial in content["trials"]])
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len({str(values) for values in drawn[0]}) == 5
+    for values in drawn[0] + drawn[2]:
+        assert 1e-4 <= float(values["lr"]) <= 1e-1
+        assert 4 <= int(values["width"]) <= 9
+        assert values["optimizer"] in ("adam", "adamw")
+
+
+def test_random_rates_are_even_on_a_log_scale() -> None:
+    generator = np.random.default_rng(0)
+    rates = [float(Range(1e-5, 1e-1, whole=False).draw(generator)) for _ in range(2000)]
+    shares = np.histogram(np.log10(rates), bins=4, range=(-5, -1))[0] / 2000
+    assert np.abs(shares - 0.25).max() < 0.04
+    widths = [int(Range(4, 7, whole=True).draw(generator)) for _ in range(400)]
+    assert {*widths} == {4, 5, 6, 7}
+
+
+def test_ranges_of_layers_are_those_of_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A token store of layer 3 alone: of 0-8 only that layer is there."""
+    tokens = make_store(tmp_path / "tokens", noise=0.3, tokens=2)
+    code, content = document(
+        capsys, "sweep", "prototype", "--cache", tokens, "--grid", "layer=0-8", "--out", tmp_path / "s"
+    )
+    assert code == 0
+    assert [trial["values"] for trial in content["trials"]] == [{"layer": "3"}]
+
+
 def test_a_failed_trial_is_exit_code_3(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, content = document(
         capsys, "sweep", "prototype", "--cache", store, "--grid", "lr=0.01,1e30", "--out", tmp_path / "s"
@@ -102,6 +141,10 @@ def test_a_failed_trial_is_exit_code_3(store: Path, tmp_path: Path, capsys: pyte
         (("--grid", "lr=-1"), "lr", "0"),
         (("--grid", "cache=none"), "There is no store at none.", "vfc extract"),
         (("--grid", "schedule=cosin"), "Did you mean 'cosine'?", "Known: "),
+        (("--grid", "lr=1e-4..1e-2"), "0.0001..0.01 has no end of values.", "--search random"),
+        (("--grid", "lr=1e-2..1e-4", "--search", "random", "--trials", "2"), "is no range.", "lower end first"),
+        (("--grid", "lr=1,2", "--search", "random", "--trials", "3"), "more than the 2 combinations", "fewer trials"),
+        (("--search", "random"), "do not go together", "--trials 20"),
         (("--seeds", "0"), "--seeds 0 trains nothing.", "--seeds 3"),
         (("--seeds", "1,1"), "a seed twice", "--seeds 0,1,2"),
         (("--test", "some"), "test", "winner"),
