@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from vfc.cache_schema.values.errors import BadInput, VfcError, combined, unknown_name
 from vfc.cli.options import Flag, path_errors
@@ -46,10 +45,10 @@ class Range:
     high: float
     whole: bool
 
-    def draw(self, generator: np.random.Generator) -> str:
+    def draw(self, generator: random.Random) -> str:
         """A value, as it would be typed."""
         if self.whole:
-            return str(generator.integers(int(self.low), int(self.high) + 1))
+            return str(generator.randint(int(self.low), int(self.high)))
         if self.low > 0:
             return f"{math.exp(generator.uniform(math.log(self.low), math.log(self.high))):.3g}"
         return f"{generator.uniform(self.low, self.high):.3g}"
@@ -111,14 +110,12 @@ def combinations(values: Sequence[Values], search: str, trials: int, seed: int) 
                 "Add --search random --trials 20, or list the values.",
             )
         return [*itertools.product(*(each for each in values if not isinstance(each, Range)))]
-    generator = np.random.default_rng(seed)
+    generator = random.Random(seed)
     drawn: dict[tuple[Any, ...], None] = {}
     for _ in range(100 * trials):
         if len(drawn) == trials:
             break
-        one = [
-            each.draw(generator) if isinstance(each, Range) else each[generator.integers(len(each))] for each in values
-        ]
+        one = (each.draw(generator) if isinstance(each, Range) else generator.choice(each) for each in values)
         drawn[tuple(one)] = None
     if len(drawn) < trials:
         raise BadInput(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def test_random_search_draws_what_its_seed_says(
 
 
 def test_random_rates_are_even_on_a_log_scale() -> None:
-    generator = np.random.default_rng(0)
+    generator = random.Random(0)
     rates = [float(Range(1e-5, 1e-1, whole=False).draw(generator)) for _ in range(2000)]
     shares = np.histogram(np.log10(rates), bins=4, range=(-5, -1))[0] / 2000
     assert np.abs(shares - 0.25).max() < 0.04
