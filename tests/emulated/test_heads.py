@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from suites.emulated_gpu import DEVICE, Counts, counted, table
+from suites.emulated_gpu import DEVICE, Counts, table
 from suites.family_stores import ADAPTED, TEXTS, extract_family, write_videos
 from suites.language import llama_tokenizer
 from suites.sequence_store import write_made_up
@@ -23,7 +23,6 @@ from vfc.cli import matrix
 from vfc.heads import lookup
 from vfc.heads.evaluation.predict import Run, SequenceSettings, predict, predict_classes, predict_sequences
 from vfc.heads.results.tables import read_rows
-from vfc.heads.training import loop
 from vfc.heads.training.fit import train
 
 Train = Callable[[str, str, str, str], "Trained"]
@@ -128,20 +127,6 @@ def predicted(run: Run, store: Path, device: str) -> Any:
     if not sequences:
         return np.array(predict_classes(run, store, videos, store, Silent(), device=device).shares)
     return predict_sequences(run, store, videos, Silent(), SequenceSettings(device=device)).to_json()
-
-
-@pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> list[Counts]:
-    """What each step of a training asks of the device, from its next batch to the end of the optimizer."""
-    each, give = list[Counts](), loop.Lockstep._give
-
-    def counting(self: Any, trials: Any, batches: Any) -> None:
-        with counted(wait=False) as counts:
-            give(self, trials, batches)
-        each.append(counts)
-
-    monkeypatch.setattr(loop.Lockstep, "_give", counting)
-    return each
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)

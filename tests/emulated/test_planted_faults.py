@@ -20,30 +20,21 @@ from vfc.heads.data.device_ring import DeviceRing
 from vfc.heads.methods import prototype
 from vfc.heads.tasks import fewshot
 from vfc.heads.tasks.fewshot import episodic_head
-from vfc.heads.training import loop
 from vfc.heads.training.fit import train
 
 Training = Callable[[], list[Counts]]
 
 
 @pytest.fixture
-def training(_gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Training:
+def training(_gpu: None, tmp_path: Path, steps: list[Counts]) -> Training:
     """Trains a head on a store that is read from disk; what each step after the first asks of the device."""
     store = make_store(tmp_path / "store", noise=0.3)
-    each, give = list[Counts](), loop.Lockstep._give
-
-    def counting(self: Any, trials: Any, batches: Any) -> None:
-        with counted(wait=False) as counts:
-            give(self, trials, batches)
-        each.append(counts)
-
-    monkeypatch.setattr(loop.Lockstep, "_give", counting)
 
     def run() -> list[Counts]:
         task = fewshot.Config(store, way=3, train_queries=2, val_tasks=5, tasks=10, resident="off")
         how = TrainConfig(steps=6, batch=2, validate_every=6, device=DEVICE, out=tmp_path / "run")
         train("prototype", task, prototype.Config(width=8), how, Silent())
-        return each[1:]
+        return steps[1:]
 
     return run
 
