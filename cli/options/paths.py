@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,7 @@ from vfc.cache_schema.values.errors import BadInput, MissingPath, NotAStore, Rea
 from .flag import Flag
 
 _STORES: Final = {"cache", "query_cache", "support_cache", "test_cache", "store", "stores", "here", "there"}
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _OUTPUTS: Final = {"out", "page", "features"}
 # What must exist, and what to do where it does not.
 _INPUTS: Final = {
@@ -71,7 +73,15 @@ def check_words(words: Sequence[str]) -> None:
 
 
 def _errors(name: str, spelled: str, path: Path) -> Iterator[VfcError]:
-    if name in _STORES:
+    scheme = _SCHEME.match(str(path))
+    if scheme and name in (*_STORES, *_OUTPUTS, *_INPUTS) and not path.exists():
+        # A path keeps one slash of two: without this, `--out s3://bucket` would make a folder called `s3:`.
+        yield BadInput(
+            f"{spelled} {scheme[1]}://{str(path)[scheme.end() :].lstrip('/')} is a URL, and only paths of this machine "
+            "are read and written.",
+            "Copy it here and give that path, or write here and copy the result.",
+        )
+    elif name in _STORES:
         from vfc.cache_schema.root import read_root
 
         try:

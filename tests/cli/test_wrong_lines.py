@@ -67,6 +67,13 @@ TABLE = [
     Wrong("extract --videos folder --batch 2 --mode deterministic", "contradicts", "Leave --batch out"),
     Wrong("extract --videos folder --episodes none.jsonl", "--episodes none.jsonl does not", "vfc episodes --out"),
     Wrong("extract --bogus 1", "No such option: --bogus", "See vfc extract --help."),
+    Wrong(
+        "extract --videos folder --out s3://bucket/x", "--out s3://bucket/x is a URL, and only paths", "Copy it here"
+    ),
+    Wrong("extract --videos https://a.org/v --out x", "--videos https://a.org/v is a URL", "Copy it here"),
+    Wrong("store verify gs://bucket/store", "gs://bucket/store is a URL", "Copy it here"),
+    Wrong("eval --cache=hf://datasets/a/b", "--cache hf://datasets/a/b is a URL", "Copy it here"),
+    Wrong("train-head fsar --cache s3://b/s --out file://x", "--cache s3://b/s is a URL", "Copy it here"),
     Wrong("plan --videos none --out file.txt/x", "does not exist. --out file.txt/x lies below", "Give another --out."),
     Wrong("plan --videos folder --num-frames 4 --frames fps:2", "would change nothing.", "Leave --num-frames out"),
     Wrong("extract --videos folder --no-flip", "no view is drawn at random", "Leave --no-flip out"),
