@@ -22,7 +22,8 @@ from .command import HELP, print_document
 from .options.paths import check_words
 
 _INTERRUPTED: Final = 128 + signal.SIGINT
-_TERMINATED: Final = 128 + signal.SIGTERM
+_HANG_UP: Final = getattr(signal, "SIGHUP", None)
+_STOPPED: Final = (_INTERRUPTED, *(128 + number for number in (signal.SIGTERM, _HANG_UP) if number))
 
 # name -> (module of this folder : function that builds the command, panel, one line).
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -255,7 +256,7 @@ def run(argv: Sequence[str]) -> int:
         return int(code or 0)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
-        return _stopped(code, json=json) if code in (_INTERRUPTED, _TERMINATED) else code
+        return _stopped(code, json=json) if code in _STOPPED else code
     except VfcError as error:
         return _fail(type(error).__name__, error.problem, error.remedy, error.exit_code, json=json)
     except TyperException as error:
@@ -271,4 +272,6 @@ def run(argv: Sequence[str]) -> int:
 def main() -> None:
     """The entry point of the script `vfc`."""
     signal.signal(signal.SIGTERM, _terminate)
+    if _HANG_UP and signal.getsignal(_HANG_UP) != signal.SIG_IGN:  # nohup ignores it
+        signal.signal(_HANG_UP, _terminate)
     sys.exit(run(sys.argv[1:]))

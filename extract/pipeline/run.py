@@ -55,7 +55,7 @@ from .writer_thread import FailedRecord, FinishedRecord, WriterThread
 def extract(config: ExtractConfig, progress: Progress | None = None, *, projections: Path | None = None) -> Summary:
     """Make the records that the settings ask for and the store lacks.
 
-    Ctrl-C and SIGTERM finish the current record, commit, and give a Summary with exit code 130 or 143.
+    Ctrl-C, SIGTERM and SIGHUP finish the current record, commit, and give a Summary with exit code 128 + signal.
 
     Args:
         config: What to make.

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: between records they stop the run, within a record they wait until it is written."""
+"""Ctrl-C, SIGTERM and SIGHUP: between records they stop the run, within a record they wait until it is written."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
+
+
+def stopping_signals() -> list[int]:
+    """The signals that stop a run in good order; SIGHUP (a closed terminal) not under `nohup`, which ignores it."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
+    return [*numbers, hang_up] if hang_up and signal.getsignal(hang_up) != signal.SIG_IGN else [*numbers]
 
 
 class Interrupted(SystemExit):
@@ -22,7 +29,7 @@ class Interrupted(SystemExit):
 
 
 class Interrupts:
-    """While entered, SIGINT and SIGTERM raise Interrupted in the main thread, but never inside `shielded`.
+    """While entered, the `stopping_signals` raise Interrupted in the main thread, but never inside `shielded`.
 
     There it is raised at the end of the block. A second signal raises at once and gives up the current record.
     Outside the main thread, where Python allows no handlers, this does nothing.
@@ -35,7 +42,7 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._on) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {number: signal.signal(number, self._on) for number in stopping_signals()}
         return self
 
     def __exit__(
