@@ -24,9 +24,11 @@ def task_of(method: Method) -> TaskFile:
 def configs(name: str) -> dict[str, Any]:
     """Default settings of a method: `task`, `head`, `train`. The command line makes flags of them.
 
-    Training defaults are the method's `TRAIN`, else the task's, else `TrainConfig()`.
+    Training defaults are the method's `TRAIN`, else the task's, else `TrainConfig()`; those of the task are the
+    method's `PROTOCOL`, else the task's own.
     """
     method = find(name)
     task = task_of(method)
     train = getattr(method, "TRAIN", None) or getattr(task, "TRAIN", None) or TrainConfig()
-    return {"task": task.Config(), "head": method.Config(), "train": train}
+    protocol = getattr(method, "PROTOCOL", None) or task.Config()
+    return {"task": protocol, "head": method.Config(), "train": train}

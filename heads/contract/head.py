@@ -94,8 +94,8 @@ class Head(nn.Module, ABC):
 class Method(Protocol):
     """What a file in `methods/` defines.
 
-    It may also define `TRAIN`, the method's own training defaults, and `EXAMPLE`, a command for its help where
-    `vfc train-head <method> --cache ./store` alone would not work.
+    It may also define `TRAIN` and `PROTOCOL`, the method's own defaults of training and of its task's settings, and
+    `EXAMPLE`, a command for its help where `vfc train-head <method> --cache ./store` alone would not work.
     """
 
     TASK: str

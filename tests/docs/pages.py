@@ -35,6 +35,7 @@ SMALL: dict[str, str] = {
     "train-head trx": "--way 2 --steps 2 --batch 2 --tasks 20 --val-tasks 5 --width 16",
     "train-head fsar": "--way 2 --steps 2 --batch 2 --tasks 20 --val-tasks 5 --dim 16 --down-hidden 12 --ffn-dim 20 "
     "--attention-heads 2",
+    "train-head attentive-probe": "--epochs 1 --least-steps 2",
     "train-head linear-probe": "--epochs 1 --least-steps 2",
     "train-head mean-pool": "--epochs 1 --least-steps 2",
     "train-head mote": "--epochs 1 --least-steps 2 --warmup-epochs 0 --layers 1",

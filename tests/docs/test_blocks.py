@@ -25,6 +25,7 @@ PLACES: dict[str, Callable[[Path], None]] = {
     "docs/guides/sweeps.md": places.image_store,
     "docs/guides/cluster.md": places.few_videos,
     "docs/heads/actionllm.md": places.frame_labels,
+    "docs/heads/attentive-probe.md": places.clip_store,
     "docs/heads/frame-classifier.md": places.sequence_store,
     "docs/heads/fsar.md": places.videos,
     "docs/heads/futr.md": places.sequence_store,

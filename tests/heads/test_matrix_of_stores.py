@@ -32,7 +32,7 @@ from vfc.heads.similarity.matching import METRICS
 from vfc.heads.training.fit import train
 
 FEWSHOT = ("prototype", "trx", "fsar")
-HEADS = (*FEWSHOT, "linear-probe", "mean-pool", "vidprism", "mote", "text-zero-shot", "msta")
+HEADS = (*FEWSHOT, "linear-probe", "attentive-probe", "mean-pool", "vidprism", "mote", "text-zero-shot", "msta")
 NO_TEXTS = ("mote", "text-zero-shot", "msta")
 TASKS: dict[str, Any] = {"way": 2, "shot": 1, "classes": "seeded", "tasks": 8}
 FRAMES_NEEDED = {("videomae", "trx")}

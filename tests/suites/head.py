@@ -367,12 +367,15 @@ class ClassifierHeadSuite(HeadSuite):
         return replace(batch, clips={role: v[order] for role, v in batch.clips.items()}, labels=batch.labels[order])
 
     def ragged(self, poison: float) -> classification.ClipBatch:
-        """Clips have one size, as they are served to these heads; texts of classes differ in their number of rows."""
-        batch = self.batch(seed=11)
-        return replace(batch, classes=padding.ragged_texts(batch.classes, poison))
+        """Clips differ in size if the head takes masks; texts of classes differ in their number of rows."""
+        batch, clips = self.batch(seed=11), {}
+        if self.head().masks:
+            of_clips = {role: spec for role, spec in self.specs.items() if not role.startswith("class")}
+            clips = padding.ragged_videos(of_clips, len(batch.labels), poison)
+        return replace(batch, clips={**batch.clips, **clips}, classes=padding.ragged_texts(batch.classes, poison))
 
     def trimmed(self, batch: classification.ClipBatch) -> classification.ClipBatch:
-        return replace(batch, classes=padding.trimmed(batch.classes))
+        return replace(batch, clips=padding.trimmed(batch.clips), classes=padding.trimmed(batch.classes))
 
     def without_answers(self, batch: classification.ClipBatch) -> classification.ClipBatch:
         return replace(batch, labels=torch.zeros_like(batch.labels))
