@@ -142,10 +142,16 @@ def library() -> Any:
         "num_hidden_layers": 1,
         "pred_hidden_size": 24,
     }
-    sizes |= {"pred_num_attention_heads": 2, "pred_num_hidden_layers": 1, "crop_size": 32, "frames_per_clip": 4}
+    sizes |= {
+        "pred_num_attention_heads": 2,
+        "pred_num_hidden_layers": 1,
+        "crop_size": 32,
+        "frames_per_clip": 4,
+        "num_labels": 5,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = VJEPA2ForVideoClassification(VJEPA2Config(**sizes, num_pooler_layers=3, num_labels=5)).double().eval()
+        model = VJEPA2ForVideoClassification(VJEPA2Config(**sizes, num_pooler_layers=3)).double().eval()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(0.2 * torch.randn_like(parameter) + ("norm" in name and name.endswith("weight")))
