@@ -188,7 +188,7 @@ def test_a_kill_loses_no_update_and_changes_no_number(make_store: MakeStore, tmp
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_a_process_that_is_killed_for_real_is_taken_up_again(make_store: MakeStore, tmp_path: Path) -> None:
     store = make_store(noise=0.3)
-    line = f"sweep prototype --cache {store} --grid lr=0.01,0.001 --grid width=4,8 --way 3 --steps 400 --batch 2 "
+    line = f"sweep prototype --cache {store} --grid lr=0.01,0.001 --grid width=4,8 --way 3 --steps 160 --batch 2 "
     line += f"--validate-every 20 --val-tasks 20 --tasks 30 --device cpu --progress none --out {tmp_path}/s"
     command = [sys.executable, "-c", "from vfc.cli.app import main; main()", *line.split()]
     curve = tmp_path / "s" / "lr=0.01_width=4_seed=0" / "curve.jsonl"
@@ -202,7 +202,7 @@ def test_a_process_that_is_killed_for_real_is_taken_up_again(make_store: MakeSto
     subprocess.run(command, check=True, capture_output=True)
     result = read_sweep(tmp_path / "s")
     assert sorted(trial.state for trial in result.trials) == ["tested", "trained", "trained", "trained"]
-    assert {trial.updates for trial in result.trials} == {400}
+    assert {trial.updates for trial in result.trials} == {160}
 
 
 def test_a_trial_that_fails_is_told_with_its_reason_and_the_others_go_on(
