@@ -40,6 +40,42 @@ def in_chunks(config: ExtractConfig, backbone: Backbone, items: Sequence[WorkIte
     )
 
 
+class _Rows:
+    """The rows of a record, in one tensor per array that doubles where it is full.
+
+    A small tensor per window would lie between the large ones of the model, whose memory could then not be given back:
+    half an hour of video took 270 MB so.
+    """
+
+    def __init__(self) -> None:
+        self._whole: dict[str, Tensor] = {}
+        self._length: dict[str, int] = {}
+        self._last: Mapping[str, Tensor] = {}
+
+    def append(self, part: Mapping[str, Tensor]) -> None:
+        """Take the next rows. They may still be on their way from the device until those after them come."""
+        self._take()
+        self._last = part
+
+    def joined(self) -> dict[str, Tensor]:
+        """All rows."""
+        self._take()
+        return {name: whole[: self._length[name]].clone() for name, whole in self._whole.items()}
+
+    def _take(self) -> None:
+        for name, rows in self._last.items():
+            start = self._length.get(name, 0)
+            end = self._length[name] = start + len(rows)
+            whole = self._whole.get(name)
+            if whole is None or len(whole) < end:
+                larger = torch.empty((2 * end, *rows.shape[1:]), dtype=rows.dtype)
+                if whole is not None:
+                    larger[:start] = whole[:start]
+                whole = self._whole[name] = larger
+            whole[start:end] = rows
+        self._last = {}
+
+
 class ChunkedVideo:
     """One work item whose chunks are decoded while it is encoded.
 
@@ -81,11 +117,13 @@ class ChunkedVideo:
         """
         with closing(self._chunks()) as chunks:
             while True:
+                rows = _Rows()
                 try:
-                    parts = list(self._parts(chunks))
+                    for part in self._parts(chunks):
+                        rows.append(part)
                 except _Restart:
                     continue
-                return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+                return rows.joined()
 
     def _parts(self, chunks: Iterator[Clip | None]) -> Iterator[dict[str, Tensor]]:
         """The rows of each chunk on the CPU; a GPU is at work on a chunk while the next one is sent to it."""

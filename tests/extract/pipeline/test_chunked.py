@@ -18,6 +18,7 @@ from vfc.extract.backbone import Chunking
 from vfc.extract.config import PlanConfig
 from vfc.extract.decode import Decoders, chunks
 from vfc.extract.decode.decoding import IndexMismatch
+from vfc.extract.pipeline import chunked
 from vfc.extract.pipeline import prefetch as prefetch_module
 from vfc.extract.pipeline.plan import plan
 from vfc.extract.pipeline.run import ExtractConfig, Summary, extract
@@ -132,3 +133,27 @@ def test_a_plan_looks_at_a_few_pieces_and_tells_the_rows_of_whole_videos(
     assert kind.arrays[0].rows == pytest.approx(10)
     assert found.calibration is not None
     assert found.calibration.videos == 4
+
+
+def test_rows_of_a_record_are_joined_as_they_came_and_taken_only_once_the_next_ones_come() -> None:
+    generator = torch.Generator().manual_seed(0)
+    parts = [
+        {
+            "frames": torch.rand(length, 3, generator=generator).half(),
+            "seconds": torch.rand(length, generator=generator),
+        }
+        for length in (1, 1, 0, 4, 1, 9, 2)
+    ]
+    rows = chunked._Rows()
+    for part in parts:
+        on_its_way = {name: torch.zeros_like(values) for name, values in part.items()}
+        rows.append(on_its_way)
+        for name, values in part.items():  # the copy from the device ends later
+            on_its_way[name].copy_(values)
+    joined = rows.joined()
+    assert joined.keys() == parts[0].keys()
+    for name, values in joined.items():
+        expected = torch.cat([part[name] for part in parts])
+        assert values.dtype == expected.dtype
+        assert torch.equal(values, expected)
+        assert values.untyped_storage().nbytes() == expected.nbytes
