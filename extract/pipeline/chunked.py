@@ -48,7 +48,7 @@ class _Rows:
     """
 
     def __init__(self) -> None:
-        self._whole: dict[str, Tensor] = {}
+        self._buffers: dict[str, Tensor] = {}
         self._length: dict[str, int] = {}
         self._last: Mapping[str, Tensor] = {}
 
@@ -60,19 +60,19 @@ class _Rows:
     def joined(self) -> dict[str, Tensor]:
         """All rows."""
         self._take()
-        return {name: whole[: self._length[name]].clone() for name, whole in self._whole.items()}
+        return {name: buffer[: self._length[name]].clone() for name, buffer in self._buffers.items()}
 
     def _take(self) -> None:
         for name, rows in self._last.items():
             start = self._length.get(name, 0)
             end = self._length[name] = start + len(rows)
-            whole = self._whole.get(name)
-            if whole is None or len(whole) < end:
+            buffer = self._buffers.get(name)
+            if buffer is None or len(buffer) < end:
                 larger = torch.empty((2 * end, *rows.shape[1:]), dtype=rows.dtype)
-                if whole is not None:
-                    larger[:start] = whole[:start]
-                whole = self._whole[name] = larger
-            whole[start:end] = rows
+                if buffer is not None:
+                    larger[:start] = buffer[:start]
+                buffer = self._buffers[name] = larger
+            buffer[start:end] = rows
         self._last = {}
 
 
