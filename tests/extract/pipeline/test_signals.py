@@ -73,7 +73,7 @@ def test_signals_do_not_interrupt_the_last_commit() -> None:
     assert steps == ["committed", "committed"]
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signalled_process_commits_and_leaves_with_its_code(signum: int, code: int, tmp_path: Path) -> None:
     write_clips(tmp_path / "clips", 12)
     out = tmp_path / "store"
@@ -123,6 +123,16 @@ def test_outside_the_main_thread_it_stays_out_of_the_way() -> None:
     thread.start()
     thread.join(10)
     assert outcome == [True]
+
+
+def test_a_closed_terminal_stops_a_run() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with pytest.raises(Interrupted) as stopped, Interrupts():
+            strike(signal.SIGHUP)
+        assert stopped.value.code == 129
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_closed_terminal_stops_nothing_under_nohup() -> None:
